@@ -1,0 +1,291 @@
+"""Records are checked on the way in and out, and written whole or not at all."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from gradsae import records
+from gradsae.errors import UserError
+from gradsae.provenance import _command, reduce_paths
+from gradsae.records import Record, load, load_folder, mean_interval, save
+
+
+def make(seed: int = 0, **changes: Any) -> Record:
+    fields: dict[str, Any] = {
+        "task": {"name": "recovery", "version": 1},
+        "config": {
+            "label": "TopK K=20",
+            "source": {"name": "two_sparsity", "n": 128, "seed": seed},
+            "trainer": {"name": "topk", "k": 20},
+        },
+        "seeds": {"world": seed, "data": seed, "init": seed, "eval": 0},
+        "scores": {"recovery/mcc": 0.9, "sparsity/l0": 20},
+        "intervals": {"recovery/mcc": [0.85, 0.95]},
+        "n": {"recovery/mcc": 128},
+        "skipped": {"lm/kl": "the source is not a language model"},
+        "series": {"training/curve": {"step": [0, 1], "fvu": [1.0, 0.5]}},
+        "cost": {"seconds": 1.5, "forward_equivalents": None, "tokens": 10, "peak_bytes": None},
+        "provenance": {
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "dirty": False,
+            "versions": {"python": "3.11"},
+            "device": "cpu",
+            "command": "python -m benchmarks.run",
+        },
+    }
+    return Record(**{**fields, **changes})
+
+
+def damage(tmp_path: Path, change: Any) -> Path:
+    """A saved record after `change(data)` was applied to its JSON."""
+    data = asdict(make())
+    change(data)
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_a_saved_record_is_read_back_equal(tmp_path: Path):
+    record = make()
+    path = save(record, tmp_path / "new" / "folder")
+    assert path.name == f"{record.id}.json"
+    assert load(path) == record
+
+
+def test_a_record_has_the_keys_of_the_contract():
+    contract = {
+        *("schema_version", "id", "created", "task", "config", "seeds", "scores", "intervals"),
+        *("n", "skipped", "series", "cost", "provenance", "artifacts"),
+    }
+    assert set(asdict(make())) == contract
+
+
+def test_a_record_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        make().id = "x"  # type: ignore[misc]
+
+
+def test_content_id_is_the_hash_of_sorted_compact_json():
+    # printf '{"a":[1,2.5],"b":null}' | sha256sum
+    expected = "f66b2c50ccae61e3"
+    assert records.content_id({"b": None, "a": [1.0, 2.5]}) == expected
+
+
+def test_the_id_ignores_bookkeeping_and_scores_but_not_the_config_or_the_seeds():
+    record = make()
+    config = {**record.config, "label": "other", "device": "cuda", "tracking": {"mode": "none"}}
+    assert make(config=config).id == record.id
+    assert make(scores={"recovery/mcc": 0.1, "sparsity/l0": 3}).id == record.id
+    assert make(seed=1).id != record.id
+    assert make(config={**record.config, "steps": 5}).id != record.id
+    assert make(task={"name": "recovery", "version": 2}).id != record.id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("scores"), "lacks the key scores"),
+        (lambda d: d.update(extra=1), "unknown key extra"),
+        (lambda d: d.update(schema_version=2), "schema_version is 2; it must be 1"),
+        (lambda d: d.update(schema_version="1"), "schema_version is '1'"),
+        (lambda d: d.update(schema_version=True), "schema_version is True"),
+        (lambda d: d.update(id="0" * 16), "id is '0000000000000000'; it must be [0-9a-f]{16}"),
+        (lambda d: d.update(created="yesterday"), "created is 'yesterday'; it must be a UTC time"),
+        (lambda d: d.update(created="2026-01-01T00:00:00"), "must be a UTC time"),
+        (lambda d: d.update(task="recovery"), "task is 'recovery'"),
+        (lambda d: d["task"].update(version=0), "task.version is 0"),
+        (lambda d: d["seeds"].pop("world"), "seeds lacks the key world"),
+        (lambda d: d["seeds"].update(init="a"), "seeds.init is 'a'; it must be a whole number"),
+        (lambda d: d["scores"].update({"recovery/mcc": "0.9"}), r"scores\[recovery/mcc\] is '0.9'"),
+        (lambda d: d["scores"].update({"recovery/mcc": True}), r"scores\[recovery/mcc\] is True"),
+        (lambda d: d["scores"].update({"mcc": 0.9}), "'mcc'; it must be kind/score"),
+        (lambda d: d["scores"].update({"a/b/c/d": 1}), "'a/b/c/d'; it must be kind/score"),
+        (lambda d: d["scores"].update({"a/<b>": 1}), "'a/<b>'; it must be kind/score"),
+        (lambda d: d["scores"].update({"lm/kl": 1}), r"skipped\[lm/kl\]"),
+        (lambda d: d["intervals"].update({"recovery/mcc": [1, 0]}), r"\[1, 0\].*low not above"),
+        (
+            lambda d: d["intervals"].update({"recovery/mcc": [1]}),
+            r"\[1\]; it must be \[low",
+        ),
+        (lambda d: d["intervals"].update({"recovery/f1": [0, 1]}), "the name of a score"),
+        (lambda d: d["n"].update({"recovery/mcc": 1.5}), r"n\[recovery/mcc\] is 1.5"),
+        (lambda d: d["skipped"].update({"lm/ce": ""}), r"skipped\[lm/ce\].*reason"),
+        (lambda d: d["series"]["training/curve"]["fvu"].pop(), "columns of one length"),
+        (lambda d: d["series"].update({"a/b": {}}), r"series\[a/b\]"),
+        (lambda d: d["series"].update({"a/b": {"x": [0] * 20_001}}), "20001; it must be at most"),
+        (lambda d: d["series"].update({"a/b": {"x": [[1]]}}), r"series\[a/b\].x\[0\] is \[1\]"),
+        (lambda d: d["series"].update({"a/b": {"x": ["y" * 4001]}}), "at most 4000 characters"),
+        (lambda d: d["cost"].update(seconds=-1), "cost.seconds is -1"),
+        (lambda d: d["provenance"].pop("commit"), "also commit"),
+        (lambda d: d["provenance"].update(commit="main"), "provenance.commit is 'main'"),
+        (lambda d: d["provenance"].update(dirty="no"), "provenance.dirty is 'no'"),
+        (lambda d: d["artifacts"].update(checkpoint=5), "artifacts.checkpoint is 5"),
+    ],
+)
+def test_a_damaged_record_is_refused_with_its_file_and_field(tmp_path: Path, change, message):
+    path = damage(tmp_path, change)
+    with pytest.raises(UserError, match=f"(?s){path.name}.*{message}"):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, text: str):
+    path = save(make(), tmp_path)
+    path.write_text(path.read_text().replace('"recovery/mcc": 0.9', f'"recovery/mcc": {text}'))
+    with pytest.raises(UserError, match="finite"):
+        load(path)
+    with pytest.raises(UserError, match=r"scores.recovery/mcc is (nan|-?inf).*skipped"):
+        make(scores={"recovery/mcc": float(text), "sparsity/l0": 1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[" * 100_000, '{"id": 1, "id": 2}', "[1]", "\xff", '{"a": ' + "9" * 5000 + "}"],
+)
+def test_a_file_that_is_no_record_gives_one_clear_error(tmp_path: Path, text: str):
+    path = tmp_path / "x.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"damaged record .*x\.json"):
+        load(path)
+
+
+def test_a_missing_file_and_a_folder_in_its_place_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"cannot read .*none\.json"):
+        load(tmp_path / "none.json")
+    with pytest.raises(UserError, match="cannot read"):
+        load(tmp_path)
+
+
+def test_a_damaged_record_is_reported_and_the_others_are_kept(tmp_path: Path):
+    save(make(0), tmp_path)
+    save(make(1), tmp_path / "a-collaborator")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "renamed.json").write_bytes((tmp_path / f"{make(0).id}.json").read_bytes())
+    found, problems = load_folder(tmp_path)
+    assert {record.id for record in found} == {make(0).id, make(1).id}
+    assert len(problems) == 2
+    assert "broken.json" in problems[0]
+    assert f"must be {make(0).id}.json" in problems[1]
+    with pytest.raises(UserError, match=r"broken\.json"):
+        load_folder(tmp_path, strict=True)
+
+
+def test_a_missing_folder_holds_no_records(tmp_path: Path):
+    assert load_folder(tmp_path / "none") == ([], [])
+
+
+def test_a_full_disk_leaves_the_old_record_and_no_rest(tmp_path: Path, monkeypatch):
+    path = save(make(), tmp_path)
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write record .*No space left on device"):
+        save(replace(make(), scores={"recovery/mcc": 0.1, "sparsity/l0": 2}), tmp_path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UserError, match="No space left"):
+        records.check_writable(tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_a_clear_error(tmp_path: Path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="cannot write record"):
+        save(make(), tmp_path / "taken")
+    with pytest.raises(UserError, match="cannot write to"):
+        records.check_writable(tmp_path / "taken")
+    records.check_writable(tmp_path / "fine")
+    assert list((tmp_path / "fine").iterdir()) == []
+
+
+def test_rows_have_one_line_per_score():
+    lines = records.rows([make()])
+    assert [(line["score"], line["value"], line["low"], line["high"]) for line in lines] == [
+        ("recovery/mcc", 0.9, 0.85, 0.95),
+        ("sparsity/l0", 20, None, None),
+    ]
+    assert lines[0]["trainer"] == "topk"
+    assert lines[0]["seed_init"] == 0
+    assert lines[0]["n"] == 128
+
+
+def test_records_that_differ_only_in_their_seeds_form_one_group():
+    other = {**make().config, "trainer": {"name": "topk", "k": 30}}
+    found = records.group_by_seed([make(2), make(0), make(1, config=other), make(1)])
+    assert [[record.seeds["init"] for record in group] for group in found] == [[0, 1, 2], [1]]
+
+
+def test_two_versions_of_a_task_are_never_mixed():
+    both = [make(0), make(1, task={"name": "recovery", "version": 2})]
+    assert len(records.group_by_seed(both)) == 2
+    with pytest.raises(UserError, match="versions 1 and 2"):
+        records.check_one_version(both)
+    records.check_one_version(both[:1])
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [0.98, 1.0, 0.99, 0.97, 1.0], [3, 3, 3]])
+def test_the_interval_over_seeds_is_students(values: list):
+    found = mean_interval(values)
+    scale = stats.sem(values)
+    if scale:
+        low, high = stats.t.interval(0.95, len(values) - 1, loc=found.mean, scale=scale)
+    else:
+        low = high = found.mean
+    assert found == pytest.approx((sum(values) / len(values), low, high, len(values)), rel=1e-9)
+
+
+def test_one_value_has_no_interval():
+    assert mean_interval([0.5]) == (0.5, None, None, 1)
+
+
+def test_provenance_names_no_path_and_no_host():
+    found = records.provenance("cpu", model={"note": "4-bit-rounded weights"})
+    text = json.dumps(found)
+    assert str(Path.cwd()) not in text
+    assert os.uname().nodename not in text
+    assert found["model"] == {"note": "4-bit-rounded weights"}
+    assert found["versions"]["numpy"]
+    assert make(provenance=found).provenance == found
+
+
+def test_a_commit_can_be_told_where_there_is_no_git(monkeypatch):
+    monkeypatch.setenv("GRADSAE_COMMIT", "0123abc-dirty")
+    found = records.provenance("cpu")
+    assert (found["commit"], found["dirty"]) == ("0123abc", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("source.file=/home/someone/data/x.txt", "source.file=x.txt"),
+        ("[/a/b.txt,/c/d.txt]", "[b.txt,d.txt]"),
+        ("source.site=resid_post.15/x", "source.site=resid_post.15/x"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("~/models/llama", "llama"),
+        ("../there", "../there"),
+    ],
+)
+def test_absolute_paths_are_cut_to_their_last_part(text: str, expected: str):
+    assert reduce_paths(text) == expected
+
+
+def test_the_command_can_be_typed_again():
+    root = str(records.ROOT)
+    argv = [f"{root}/benchmarks/run.py", "-m", "trainer=topk,l1", "seed=0,1", "note=a b"]
+    assert _command(argv) == "python -m benchmarks.run -m trainer=topk,l1 seed=0,1 'note=a b'"
+    assert _command([f"{root}/benchmarks/figures/__main__.py"]) == "python -m benchmarks.figures"
+
+
+def test_records_are_read_without_torch_or_scipy():
+    code = "import sys, gradsae.records as r; assert not {'torch', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
