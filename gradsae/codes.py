@@ -1,0 +1,137 @@
+"""Codes: what an SAE's encoder returns. Sparse by default, dense where most latents are open.
+
+Both classes answer the same questions, so a trainer or a metric never asks which one it holds.
+A latent is *open* (fires) on a row when its stored value is above zero; a sparse code may store
+closed entries (a TopK row whose k-th value was negative keeps a zero).
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Transpose(NamedTuple):
+    """The entries of a sparse code sorted by latent (compressed columns)."""
+
+    order: Int[Tensor, " nnz"]
+    """Position in the row-major arrays of each entry."""
+    rows: Int[Tensor, " nnz"]
+    """Row (sample) of each entry."""
+    offsets: Int[Tensor, " d_sae_plus_1"]
+    """Entries of latent j are offsets[j] to offsets[j + 1]."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SparseCodes:
+    """Codes in compressed-row form: entries of row i are offsets[i] to offsets[i + 1]."""
+
+    values: Float[Tensor, " nnz"]
+    latents: Int[Tensor, " nnz"]
+    offsets: Int[Tensor, " rows_plus_1"]
+    d_sae: int
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def rows(self) -> Int[Tensor, " nnz"]:
+        """Row of each stored entry."""
+        index = torch.arange(self.n_rows, device=self.offsets.device)
+        return index.repeat_interleave(self.offsets.diff())
+
+    @cached_property
+    def transpose(self) -> Transpose:
+        """The same entries by latent; computed once a batch, used by every backward."""
+        order = self.latents.argsort(stable=True)
+        counts = torch.bincount(self.latents, minlength=self.d_sae)
+        offsets = torch.zeros(self.d_sae + 1, dtype=torch.int64, device=counts.device)
+        torch.cumsum(counts, 0, out=offsets[1:])
+        return Transpose(order, self.rows[order], offsets)
+
+    def with_values(self, values: Float[Tensor, " nnz"]) -> "SparseCodes":
+        """Return codes with the same stored entries and other values."""
+        return replace(self, values=values)
+
+    def to_dense(self) -> Float[Tensor, "batch d_sae"]:
+        dense = self.values.new_zeros(self.n_rows, self.d_sae)
+        return dense.index_put((self.rows, self.latents), self.values, accumulate=True)
+
+    def n_open(self) -> Int[Tensor, " batch"]:
+        """Number of open latents of each row."""
+        open_ = (self.values > 0).long()
+        return torch.zeros_like(self.offsets[:-1]).index_add(0, self.rows, open_)
+
+    def fired(self) -> Int[Tensor, " d_sae"]:
+        """Number of rows on which each latent is open."""
+        return torch.bincount(self.latents[self.values > 0], minlength=self.d_sae)
+
+    def peak(self) -> Float[Tensor, " d_sae"]:
+        """Largest value of each latent in this batch; 0 where it never opened."""
+        peak = self.values.new_zeros(self.d_sae)
+        return peak.scatter_reduce(0, self.latents, self.values.detach(), "amax").relu()
+
+    def weighted_sum(self, weight: Float[Tensor, " d_sae"]) -> Float[Tensor, " batch"]:
+        """Sum over latents of value times weight, for each row (the l1 penalty)."""
+        products = self.values * weight[self.latents]
+        return products.new_zeros(self.n_rows).index_add(0, self.rows, products)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DenseCodes:
+    """Codes as a full matrix, for methods whose codes are still dense."""
+
+    values: Float[Tensor, "batch d_sae"]
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.values)
+
+    @property
+    def d_sae(self) -> int:
+        return self.values.shape[1]
+
+    def to_dense(self) -> Float[Tensor, "batch d_sae"]:
+        return self.values
+
+    def n_open(self) -> Int[Tensor, " batch"]:
+        return (self.values > 0).sum(1)
+
+    def fired(self) -> Int[Tensor, " d_sae"]:
+        return (self.values > 0).sum(0)
+
+    def peak(self) -> Float[Tensor, " d_sae"]:
+        return self.values.detach().amax(0).relu()
+
+    def weighted_sum(self, weight: Float[Tensor, " d_sae"]) -> Float[Tensor, " batch"]:
+        return self.values @ weight
+
+
+Codes = SparseCodes | DenseCodes
+
+
+def from_dense(dense: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+    """Return the sparse codes that hold the non-zero entries of a matrix."""
+    rows, latents = dense.nonzero(as_tuple=True)
+    offsets = torch.zeros(len(dense) + 1, dtype=torch.int64, device=dense.device)
+    torch.cumsum(torch.bincount(rows, minlength=len(dense)), 0, out=offsets[1:])
+    return SparseCodes(
+        values=dense[rows, latents], latents=latents, offsets=offsets, d_sae=dense.shape[1]
+    )
+
+
+def from_rows(
+    values: Float[Tensor, "batch k"], latents: Int[Tensor, "batch k"], d_sae: int
+) -> SparseCodes:
+    """Return codes with the same number of stored entries, k, on every row."""
+    batch, k = latents.shape
+    offsets = torch.arange(batch + 1, device=latents.device) * k
+    return SparseCodes(
+        values=values.reshape(-1), latents=latents.reshape(-1), offsets=offsets, d_sae=d_sae
+    )

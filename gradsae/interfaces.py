@@ -1,0 +1,172 @@
+"""What a contributor can add: a source, a trainer, a metric.
+
+Shape names, used all over the package:
+    batch   activations in a batch        d_in        width of one activation
+    d_sae   latents of an SAE             n_features  true directions (known sources only)
+    nnz     stored entries of a code      pos, vocab  token positions, vocabulary
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradsae.codes import SparseCodes
+from gradsae.lm import LM
+from gradsae.optim import Optim
+from gradsae.sae import SAE, Pass
+from gradsae.sites import Site
+
+
+class Stream(ABC):
+    """An endless stream of training activations whose position can be saved."""
+
+    @abstractmethod
+    def next(self) -> Float[Tensor, "batch d_in"]:
+        """Return the next batch."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Return what `restore` needs to go on with exactly the batch that `next` would return."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Tensor]) -> None: ...
+
+
+class HeldOut(NamedTuple):
+    """Activations that no training stream returns."""
+
+    x: Float[Tensor, "batch d_in"]
+    truth: SparseCodes | None = None
+    """True coefficients over the source's features, where they are known."""
+    outlier: Bool[Tensor, " batch"] | None = None
+    """Rows that the source's filter keeps out of training (norm far above the median)."""
+
+
+class Source(ABC):
+    """Where activations come from. A frozen dataclass; its field `seed` fixes the world."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def d_in(self) -> int: ...
+
+    @abstractmethod
+    def stream(self, batch_size: int, seed: int, device: torch.device) -> Stream:
+        """Return training batches; the same seed gives the same batches."""
+
+    @abstractmethod
+    def held_out(self, n: int, seed: int) -> HeldOut:
+        """Return up to `n` rows on the CPU; the same seed gives the same rows."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return what shapes the data (JSON-able): part of every id made from it."""
+
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Return what a reader must know of the data and does not shape it (notes, counts)."""
+
+
+class KnownSource(Source):
+    """A source whose true features are known."""
+
+    @abstractmethod
+    def features(self) -> Float[Tensor, "n_features d_in"]:
+        """Unit-norm true directions."""
+
+    @abstractmethod
+    def rates(self) -> Float[Tensor, " n_features"]:
+        """Probability that each feature is active on a sample."""
+
+
+class ModelSource(Source):
+    """A source that reads a hook site of a language model."""
+
+    @abstractmethod
+    def lm(self) -> LM:
+        """Return the loaded model (loaded once a process)."""
+
+    @abstractmethod
+    def site(self) -> Site: ...
+
+    @abstractmethod
+    def eval_windows(self, n: int, seed: int) -> Sequence[Int[Tensor, " pos"]]:
+        """Return `n` token windows of held-out documents."""
+
+    @abstractmethod
+    def dropped(
+        self, token_ids: Int[Tensor, "batch pos"], acts: Float[Tensor, "batch pos d_in"]
+    ) -> Bool[Tensor, "batch pos"]:
+        """Return the positions an SAE of this source never saw: special tokens and outliers."""
+
+
+class Progress(NamedTuple):
+    step: int
+    n_steps: int
+
+
+class Loss(NamedTuple):
+    total: Float[Tensor, ""]
+    parts: dict[str, Tensor]
+    """Zero-dimensional tensors, logged as they are; never read back by the training loop."""
+
+
+class Trainer(ABC):
+    """One training method: its fields are hyperparameters, its state is buffers of the SAE."""
+
+    name: ClassVar[str]
+    d_sae: int
+    optim: Optim
+
+    @abstractmethod
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        """Return an untrained SAE on the CPU.
+
+        `sample` is raw training activations: normalisation constants, the centre and initial
+        biases come from it, and from nothing else.
+        """
+
+    @abstractmethod
+    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+        """Return what is minimised on one batch."""
+
+    @abstractmethod
+    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+        """Adjust the SAE outside the gradient: norms, biases, dead latents. No gradient here."""
+
+
+@final
+@dataclass(frozen=True)
+class Skipped:
+    """A metric that does not apply to this run, and why."""
+
+    reason: str
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Named numbers (`kind/score` or `kind/score/variant`) and what a reader needs with them."""
+
+    scores: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    n: dict[str, int] = field(default_factory=dict)
+    series: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    """Small tables that figures draw; all columns of one series are equally long."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Scores that could not be given although the metric applies, and why."""
+    forward_equivalents: float = 0.0
+    """Model forward passes spent (a backward counts as two); 0 without a language model."""
+
+
+class Metric(ABC):
+    """One question asked of a trained SAE."""
+
+    @abstractmethod
+    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+        """Return named scores, or why there are none. `seed` fixes what is drawn."""

@@ -1,0 +1,58 @@
+"""Adam with a learning-rate schedule: the optimiser every trainer here uses."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import nn
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """Adam; the rate rises linearly, stays, then decays over the last part of the run."""
+
+    lr: float
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup: float = 0.0
+    """Share of all steps over which the rate rises from 0."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    decay_share: float = 0.2
+    """Share of all steps, at the end, over which the rate decays."""
+    final: float = 0.0
+    """Rate at the end of the decay, as a share of the peak."""
+    clip: float | None = None
+    """Largest gradient norm over all parameters, or None."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lr, (int, float)) or not self.lr > 0:
+            raise ValueError(f"lr must be a number above 0, got {self.lr!r}")
+        for name in ("warmup", "decay_share", "final"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1, got {value!r}")
+        if self.decay not in ("none", "linear", "cosine"):
+            raise ValueError(f"decay must be none, linear or cosine; got {self.decay!r}")
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+        trainable = [p for p in parameters if p.requires_grad]
+        b1, b2 = self.betas
+        return torch.optim.Adam(trainable, lr=self.lr, betas=(b1, b2), eps=self.eps, fused=True)
+
+    def lr_at(self, step: int, n_steps: int) -> float:
+        """Return the learning rate of step 0 <= step < n_steps."""
+        rise = self.warmup * n_steps
+        if step < rise:
+            return self.lr * (step + 1) / (rise + 1)
+        start = n_steps * (1 - self.decay_share)
+        if self.decay == "none" or step < start:
+            return self.lr
+        done = (step - start) / max(n_steps - start, 1)
+        left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.lr * (self.final + (1 - self.final) * left)

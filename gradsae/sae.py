@@ -1,0 +1,200 @@
+"""The sparse autoencoder: encode, decode, save, load. Every method trains this one class."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradsae import kernels
+from gradsae.codes import Codes, DenseCodes, SparseCodes
+from gradsae.errors import UserError
+from gradsae.kernels.gates import Gate, ThresholdGate, TopKGate
+from gradsae.normalise import Mode, Normaliser, check_mode
+
+FORMAT = 1
+"""Version of the checkpoint folder: `sae.safetensors` and `sae.json`."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What is needed to rebuild an SAE around saved weights."""
+
+    d_in: int
+    d_sae: int
+    gate: Literal["topk", "relu", "jump"]
+    k: int | None = None
+    """Open latents per row; only for gate=topk."""
+    tied: bool = False
+    """Decode with W_enc; then there is no W_dec."""
+    scaled: bool = False
+    """A learned output scale per latent (the a_m of the GBA paper)."""
+    pre_bias: bool = True
+    """Subtract b_dec from the input before encoding."""
+    normalise: Mode = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("d_in", "d_sae"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.gate not in ("topk", "relu", "jump"):
+            raise ValueError(f"gate must be topk, relu or jump; got {self.gate!r}")
+        if self.gate == "topk" and not 1 <= (self.k or 0) <= self.d_sae:
+            raise ValueError(f"k must be between 1 and d_sae={self.d_sae}, got k={self.k}")
+        check_mode("normalise", self.normalise)
+
+    def build_gate(self) -> Gate:
+        if self.gate == "topk":
+            assert self.k is not None
+            return TopKGate(k=self.k)
+        return ThresholdGate(jump=self.gate == "jump")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One forward pass. Quantities ending in `_in` are in the SAE's own, normalised units."""
+
+    x_in: Float[Tensor, "batch d_in"]
+    recon_in: Float[Tensor, "batch d_in"]
+    codes: Codes
+    """Values are in normalised units, before the output scale."""
+    scale: Float[Tensor, "batch 1"]
+    """Raw units per normalised unit."""
+    recon: Float[Tensor, "batch d_in"]
+    """Reconstruction in raw units."""
+
+
+@final
+class SAE(nn.Module):
+    """recon = decode(gate(W_enc (x - b_dec) + b_enc)) + b_dec, inside a normaliser.
+
+    Parameters: W_enc and W_dec [d_sae, d_in], b_enc [d_sae], b_dec [d_in], output_scale [d_sae].
+    A method may register buffers of its own (names starting with `state_`); they are saved.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        self.gate = arch.build_gate()
+        shape = (arch.d_sae, arch.d_in)
+        self.W_enc = nn.Parameter(torch.zeros(shape))
+        self.b_enc = nn.Parameter(torch.zeros(arch.d_sae))
+        self.W_dec = None if arch.tied else nn.Parameter(torch.zeros(shape))
+        self.b_dec = nn.Parameter(torch.zeros(arch.d_in))
+        self.output_scale = nn.Parameter(torch.ones(arch.d_sae)) if arch.scaled else None
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(arch.d_in))
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def normaliser(self) -> Normaliser:
+        return Normaliser(mode=self.arch.normalise, mean=self.mean, scale=self.scale)
+
+    def set_normaliser(self, normaliser: Normaliser) -> None:
+        """Take over the constants of a fitted normaliser of this SAE's mode."""
+        self.mean.copy_(normaliser.mean)
+        self.scale.copy_(normaliser.scale)
+
+    def decoder(self) -> Float[Tensor, "d_sae d_in"]:
+        """Return the direction that one unit of each latent writes, in normalised units."""
+        W = self.W_enc if self.W_dec is None else self.W_dec
+        return W if self.output_scale is None else W * self.output_scale[:, None]
+
+    def encode_in(self, x_in: Float[Tensor, "batch d_in"]) -> Codes:
+        """Return the codes of activations that are already normalised."""
+        b_pre = self.b_dec if self.arch.pre_bias else None
+        return kernels.encode(x_in, self.W_enc, self.b_enc, b_pre, self.gate)
+
+    def decode_in(self, codes: Codes) -> Float[Tensor, "batch d_in"]:
+        """Return the reconstruction in normalised units."""
+        W = self.W_enc if self.W_dec is None else self.W_dec
+        return kernels.decode(_scaled(codes, self.output_scale), W) + self.b_dec
+
+    def forward(self, x: Float[Tensor, "batch d_in"]) -> Pass:
+        x_in, scale = self.normaliser.apply(x)
+        codes = self.encode_in(x_in)
+        recon_in = self.decode_in(codes)
+        recon = self.normaliser.undo(recon_in, scale)
+        return Pass(x_in=x_in, recon_in=recon_in, codes=codes, scale=scale, recon=recon)
+
+    def save(self, folder: Path, extra: dict[str, Any]) -> None:
+        """Write `sae.safetensors` and `sae.json` (architecture and `extra`) into `folder`."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
+        save_file(tensors, folder / "sae.safetensors")
+        meta = {"format": FORMAT, "architecture": vars(self.arch), "extra": extra}
+        (folder / "sae.json").write_text(json.dumps(meta, indent=1))
+
+
+def _scaled(codes: Codes, scale: Float[Tensor, " d_sae"] | None) -> Codes:
+    if scale is None:
+        return codes
+    if isinstance(codes, SparseCodes):
+        return codes.with_values(codes.values * scale[codes.latents])
+    return DenseCodes(values=codes.values * scale)
+
+
+def load(folder: Path, device: str | torch.device = "cpu") -> SAE:
+    """Return the SAE saved in `folder`.
+
+    Raises UserError, naming the file, for a missing, damaged or foreign checkpoint.
+    """
+    meta = read_meta(folder)
+    try:
+        sae = SAE(Architecture(**meta["architecture"]))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'sae.json'}: bad architecture: {error}") from None
+    tensors = _read_tensors(folder / "sae.safetensors")
+    for name, tensor in tensors.items():
+        if name.startswith("state_"):
+            sae.register_buffer(name, torch.zeros_like(tensor))
+    try:
+        sae.load_state_dict(tensors)
+    except RuntimeError as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"{folder}: weights do not fit the architecture: {message}") from None
+    return sae.to(device)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Return the content of `sae.json`; raise UserError if it is absent, damaged or of another
+    format."""
+    path = folder / "sae.json"
+    try:
+        meta = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no SAE here (sae.json is missing)") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged JSON ({error}); delete {folder} to retrain") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        raise UserError(f"{path}: checkpoint format must be {FORMAT}, got {found!r}")
+    return meta
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: weights are missing; delete the folder to retrain") from None
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: damaged weights ({error}); delete the folder to retrain"
+        ) from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(
+                f"{path}: {name} holds non-finite numbers; delete the folder to retrain"
+            )
+    return tensors

@@ -1,0 +1,78 @@
+"""l1: ReLU codes with a penalty on their size, weighted by the decoder norms."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.normalise import Mode, fit_normaliser
+from gradsae.optim import Optim
+from gradsae.sae import SAE, Architecture, Pass
+from gradsae.trainers.common import fvu, l0, random_directions
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class L1(Trainer):
+    """ReLU autoencoder: ||x - recon||^2 + l1 * sum_i f_i ||W_dec_i||, decoder norms free.
+
+    Reference: Anthropic, Circuits Updates April 2024 ("Update on how we train SAEs"): inputs with
+    mean squared norm d_in, encoder = decoder transposed at the start with norm 0.1, zero biases, no
+    pre-encoder bias, l1 = 5, its linear warm-up over the first 5 % of steps, rate decay over the
+    last 20 %, gradient norm clipped to 1. Differs: the learning rate is set for short runs.
+    """
+
+    name: ClassVar[str] = "l1"
+
+    d_sae: int
+    l1: float
+    """Penalty per unit of decoder-weighted code, inputs at mean squared norm d_in."""
+    optim: Optim
+    l1_warmup: float = 0.05
+    """Share of all steps over which the penalty rises from 0."""
+    tied: bool = False
+    normalise: Mode = "sqrt_d"
+    init_norm: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.d_sae < 1:
+            raise ValueError(f"d_sae must be at least 1, got {self.d_sae}")
+        if not self.l1 >= 0:
+            raise ValueError(f"l1 must be at least 0, got {self.l1!r}")
+        if not 0 <= self.l1_warmup <= 1:
+            raise ValueError(f"l1_warmup is a share between 0 and 1, got {self.l1_warmup!r}")
+
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        d_in = sample.shape[1]
+        sae = SAE(
+            Architecture(
+                d_in=d_in,
+                d_sae=self.d_sae,
+                gate="relu",
+                tied=self.tied,
+                pre_bias=False,
+                normalise=self.normalise,
+            )
+        )
+        sae.set_normaliser(fit_normaliser(sample, self.normalise))
+        directions = self.init_norm * random_directions(self.d_sae, d_in, generator)
+        with torch.no_grad():
+            sae.W_enc.copy_(directions)
+            if sae.W_dec is not None:
+                sae.W_dec.copy_(directions)
+        return sae
+
+    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+        W_dec = sae.W_enc if sae.W_dec is None else sae.W_dec
+        error = (out.x_in - out.recon_in).square().sum(1).mean()
+        penalty = out.codes.weighted_sum(W_dec.norm(dim=1)).mean()
+        warm = min(1.0, (progress.step + 1) / max(1.0, self.l1_warmup * progress.n_steps))
+        left = fvu(out.x_in, out.recon_in)
+        parts = {"fvu": left.detach(), "l0": l0(out.codes), "l1": penalty.detach()}
+        return Loss(error + self.l1 * warm * penalty, parts)
+
+    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+        """Nothing: decoder norms are free, the penalty accounts for them."""

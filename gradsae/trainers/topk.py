@@ -1,0 +1,99 @@
+"""TopK: keep the k largest latents of each sample; an auxiliary loss revives dead ones."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from gradsae import kernels
+from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.kernels.gates import TopKGate
+from gradsae.normalise import Mode, fit_normaliser
+from gradsae.optim import Optim
+from gradsae.sae import SAE, Architecture, Pass
+from gradsae.trainers.common import geometric_median, l0, random_directions
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TopK(Trainer):
+    """TopK autoencoder with AuxK.
+
+    Loss: FVU of the batch + aux_coefficient * FVU of the residual, as rebuilt by the `aux_k`
+    largest of the dead latents. Reference: Gao et al. 2024, https://arxiv.org/abs/2406.04093,
+    sections 2.3 and A.2. Differs from the paper: one scalar normalises the inputs (the paper
+    standardises each token), the decoder gradient keeps its part parallel to the atoms, and there
+    is no weight average.
+    """
+
+    name: ClassVar[str] = "topk"
+
+    d_sae: int
+    k: int
+    optim: Optim
+    tied: bool = False
+    normalise: Mode = "unit"
+    aux_k: int | None = None
+    """Dead latents that explain the residual; None is d_in / 2 (section A.2)."""
+    aux_coefficient: float = 1 / 32
+    """0 switches AuxK off."""
+    dead_after: int = 100_000
+    """Samples without firing after which a latent counts as dead (the paper: 10 M tokens)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.d_sae:
+            raise ValueError(f"k must be between 1 and d_sae={self.d_sae}, got k={self.k}")
+        if self.aux_coefficient < 0 or self.dead_after < 1:
+            raise ValueError("aux_coefficient must be at least 0 and dead_after at least 1")
+
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        d_in = sample.shape[1]
+        sae = SAE(
+            Architecture(
+                d_in=d_in,
+                d_sae=self.d_sae,
+                gate="topk",
+                k=self.k,
+                tied=self.tied,
+                normalise=self.normalise,
+            )
+        )
+        normaliser = fit_normaliser(sample, self.normalise)
+        sae.set_normaliser(normaliser)
+        directions = random_directions(self.d_sae, d_in, generator)
+        with torch.no_grad():
+            sae.W_enc.copy_(directions)
+            if sae.W_dec is not None:
+                sae.W_dec.copy_(directions)
+            sae.b_dec.copy_(geometric_median(normaliser.apply(sample).x))
+        sae.register_buffer("state_idle", torch.zeros(self.d_sae, dtype=torch.int64))
+        return sae
+
+    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+        error = out.x_in - out.recon_in
+        total_variance = (out.x_in - out.x_in.mean(0)).square().sum()
+        fvu = error.square().sum() / total_variance
+        aux = self._aux(sae, out, error.detach())
+        parts = {"fvu": fvu.detach(), "l0": l0(out.codes), "aux": aux.detach()}
+        return Loss(fvu + self.aux_coefficient * aux, parts)
+
+    def _aux(self, sae: SAE, out: Pass, error: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
+        """Share of the residual's energy that the dead latents leave; 0 where none is dead."""
+        dead = (sae.get_buffer("state_idle") >= self.dead_after).nonzero().squeeze(1)
+        if self.aux_coefficient == 0 or len(dead) == 0:
+            return error.new_zeros(())
+        wanted = self.aux_k or max(1, sae.arch.d_in // 2)
+        W_dec = sae.W_enc if sae.W_dec is None else sae.W_dec
+        gate = TopKGate(k=min(wanted, len(dead)))
+        codes = kernels.encode(out.x_in, sae.W_enc[dead], sae.b_enc[dead], sae.b_dec.detach(), gate)
+        rebuilt = kernels.decode(codes, W_dec[dead])
+        return (error - rebuilt).square().sum() / error.square().sum().clamp_min(1e-12)
+
+    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+        W_dec = sae.W_enc if sae.W_dec is None else sae.W_dec
+        W_dec.copy_(normalize(W_dec, dim=1))
+        idle = sae.get_buffer("state_idle")
+        idle.add_(len(out.x_in)).masked_fill_(out.codes.fired() > 0, 0)

@@ -1,0 +1,136 @@
+"""Every fast path equals the plain one, forward and backward."""
+
+import pytest
+import torch
+
+from gradsae import kernels
+from gradsae.codes import SparseCodes, from_dense, from_rows
+from gradsae.kernels import builtin, cpu, reference
+from gradsae.kernels.gates import ThresholdGate, TopKGate
+
+BACKENDS = [builtin, cpu]
+every_backend = pytest.mark.parametrize("run", BACKENDS, ids=lambda m: m.__name__)
+
+
+def ragged(generator: torch.Generator, dtype: torch.dtype, batch=7, d_sae=11) -> SparseCodes:
+    """Codes with an empty row, a full row, a latent nobody uses and one everybody uses."""
+    dense = torch.randn(batch, d_sae, generator=generator, dtype=dtype)
+    dense *= torch.rand(batch, d_sae, generator=generator) < 0.4
+    dense[2] = 0
+    dense[3] = 1.5
+    dense[:, 5] = 0
+    dense[:, 6] = -2.0
+    return from_dense(dense)
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_three_products_equal_the_reference(run, dtype, empty, generator):
+    codes = ragged(generator, dtype)
+    if empty:
+        codes = from_dense(torch.zeros(7, 11, dtype=dtype))
+    W = torch.randn(11, 5, generator=generator, dtype=dtype)
+    g = torch.randn(7, 5, generator=generator, dtype=dtype)
+    v, j, o = codes.values, codes.latents, codes.offsets
+    torch.testing.assert_close(run.gather_sum(codes, v, W), reference.gather_sum(v, j, o, W))
+    torch.testing.assert_close(run.row_dots(codes, W, g), reference.row_dots(j, o, W, g))
+    torch.testing.assert_close(
+        run.scatter_outer(codes, v, g), reference.scatter_outer(v, j, o, g, 11)
+    )
+
+
+@every_backend
+def test_non_contiguous_operands_are_read_right(run, generator):
+    codes = ragged(generator, torch.float32)
+    W = torch.randn(5, 11, generator=generator).mT
+    g = torch.randn(5, 7, generator=generator).mT
+    dense = codes.to_dense()
+    torch.testing.assert_close(run.gather_sum(codes, codes.values, W), dense @ W)
+    torch.testing.assert_close(run.scatter_outer(codes, codes.values, g), dense.mT @ g)
+
+
+def test_bfloat16_takes_the_builtin_path(generator):
+    codes = ragged(generator, torch.bfloat16)
+    W = torch.randn(11, 5, generator=generator).bfloat16()
+    assert kernels.backend(W) is builtin
+    expected = (codes.to_dense().float() @ W.float()).bfloat16()
+    torch.testing.assert_close(kernels.decode(codes, W), expected, rtol=0.05, atol=0.05)
+
+
+def dense_gate(pre, b_enc, gate):
+    """The textbook forward of each gate, for autograd to differentiate."""
+    if isinstance(gate, TopKGate):
+        kth = pre.sort(1, descending=True).values[:, gate.k - 1 : gate.k]
+        return torch.where(pre >= kth, pre.relu(), 0.0)
+    return torch.where(pre > 0, pre - b_enc.detach() * gate.jump, 0.0)
+
+
+GATES = [TopKGate(k=1), TopKGate(k=3), TopKGate(k=11), ThresholdGate(jump=False)]
+
+
+@pytest.mark.parametrize("gate", [*GATES, ThresholdGate(jump=True)], ids=repr)
+@pytest.mark.parametrize("shift", [0.0, -2.0, -1e3], ids=["dense", "sparse", "closed"])
+@pytest.mark.parametrize("pre_bias", [False, True])
+def test_encode_and_decode_equal_plain_autograd(gate, shift, pre_bias, generator):
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x, target = draw(7, 5), draw(7, 5)
+    jump = isinstance(gate, ThresholdGate) and gate.jump
+    params = [draw(11, 5), -draw(11).abs() + shift, draw(11, 5), draw(5)]
+    ours = [p.clone().requires_grad_() for p in params]
+    plain = [p.clone().requires_grad_() for p in params]
+
+    W_enc, b_enc, W_dec, b_pre = ours
+    codes = kernels.encode(
+        x, W_enc, b_enc.detach() if jump else b_enc, b_pre if pre_bias else None, gate
+    )
+    (kernels.decode(codes, W_dec) - target).square().sum().backward()
+
+    W_enc, b_enc, W_dec, b_pre = plain
+    u = (x - b_pre * pre_bias) @ W_enc.mT
+    pre = u + (b_enc.detach() if jump else b_enc)
+    value = torch.where(pre > 0, u, 0.0) if jump else dense_gate(pre, b_enc, gate)
+    (value @ W_dec - target).square().sum().backward()
+
+    torch.testing.assert_close(codes.to_dense(), value)
+    for a, b in zip(ours, plain, strict=True):
+        expected = torch.zeros_like(a) if b.grad is None else b.grad
+        torch.testing.assert_close(torch.zeros_like(a) if a.grad is None else a.grad, expected)
+
+
+def test_the_sparse_backward_passes_gradcheck(generator):
+    codes = ragged(generator, torch.float64)
+    W = torch.randn(11, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    values = codes.values.clone().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda v, W: kernels.decode(codes.with_values(v), W), (values, W)
+    )
+
+
+def test_top_k_of_tied_values_keeps_exactly_k():
+    codes = TopKGate(k=2).select(torch.ones(3, 6), torch.zeros(6))
+    assert codes.n_open().tolist() == [2, 2, 2]
+
+
+def test_negative_values_in_the_top_k_are_closed():
+    pre = torch.tensor([[-1.0, 3.0, -2.0]])
+    codes = TopKGate(k=2).select(pre, torch.zeros(3))
+    assert codes.to_dense().tolist() == [[0.0, 3.0, 0.0]]
+    assert codes.n_open().tolist() == [1]
+
+
+def test_dense_and_sparse_codes_answer_alike(generator):
+    sparse = ragged(generator, torch.float32)
+    dense = kernels.DenseCodes(values=sparse.to_dense())
+    weight = torch.rand(11, generator=generator)
+    assert torch.equal(sparse.n_open(), dense.n_open())
+    assert torch.equal(sparse.fired(), dense.fired())
+    assert torch.equal(sparse.peak(), dense.peak())
+    torch.testing.assert_close(sparse.weighted_sum(weight), dense.weighted_sum(weight))
+
+
+def test_from_rows_holds_k_entries_a_row():
+    codes = from_rows(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0, 2], [1, 0]]), 3)
+    assert codes.to_dense().tolist() == [[1.0, 0.0, 2.0], [4.0, 3.0, 0.0]]
