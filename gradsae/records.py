@@ -4,11 +4,8 @@ Files are the truth: the board, tables and figures read records and nothing else
 holds numbers and text; reading one never runs or builds anything.
 """
 
-import contextlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradsae.errors import UserError
+from gradsae.files import check_writable as check_writable
+from gradsae.files import write_whole
 from gradsae.provenance import ROOT
 from gradsae.provenance import provenance as provenance
 from gradsae.schema import SCHEMA_VERSION, check, content_id, identity
@@ -87,25 +86,13 @@ def save(record: Record, folder: Path | str) -> Path:
     text = _text(asdict(record))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / f"{record.id}.json", text)
+        write_whole(folder / f"{record.id}.json", text)
     except OSError as error:
         raise UserError(
             f"cannot write record {record.id} to {folder}: {error.strerror or error}. "
             "Nothing there was changed; free some space or mend the permissions and run again."
         ) from error
     return folder / f"{record.id}.json"
-
-
-def check_writable(folder: Path | str) -> None:
-    """Raise UserError before the work starts, not after it."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:
-            probe.write(b"x" * 4096)
-            probe.flush()
-            os.fsync(probe.fileno())
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 def load(path: Path | str) -> Record:
@@ -260,21 +247,6 @@ def _part(value: Any) -> str:
         return json.dumps(value, allow_nan=False)
     lines = (f"    {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in value.items())
     return "{\n" + ",\n".join(lines) + "\n  }"
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 def _no_constant(name: str) -> Any:

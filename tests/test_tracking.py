@@ -1,0 +1,163 @@
+"""W&B is a mirror: an offline run is a real one, "none" is silent, and failures are clear."""
+
+import json
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from gradsae.errors import UserError
+from gradsae.tracking import MAX_KEYS, MAX_ROWS, NoRun, Run, Tracking
+
+CONF = Path(__file__).parents[1] / "conf" / "tracking"
+
+
+def start(tracking: Tracking, run_id: str = "0123456789abcdef") -> Run:
+    return tracking.start(
+        name="TopK K=20",
+        group="gba_toy",
+        tags=["topk", "two_sparsity"],
+        job_type="recovery",
+        run_id=run_id,
+        config={"trainer": {"name": "topk", "k": 20}},
+    )
+
+
+def frames(path: Path) -> Iterator[bytes]:
+    """The LevelDB-style log: a 7-byte head, 32 KiB blocks of (crc32, length, type, data)."""
+    data, at, part = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        piece = data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield part + piece if kind == 4 else piece
+            part = b""
+        else:
+            part = piece if kind == 2 else part + piece
+
+
+def messages(path: Path) -> list[Any]:
+    """All protobuf records of a finished run; W&B's writer may lag behind `finish`."""
+    schema: Any = import_module("wandb.proto.wandb_internal_pb2")
+    for _ in range(200):
+        found = [schema.Record.FromString(frame) for frame in frames(path)]
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"no end in {path}")
+
+
+def read_back(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
+    """History rows, summary and the run message of one .wandb file."""
+    history, summary, run = [], {}, None
+    for record in messages(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
+            items = record.history.item
+            history.append(
+                {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items}
+            )
+        elif kind == "summary":
+            items = record.summary.update
+            summary |= {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items}
+        elif kind == "run":
+            run = record.run
+    return history, summary, run
+
+
+@pytest.mark.parametrize("mode", ["offline", "online", "none"])
+def test_each_config_file_builds_its_mode(mode: str):
+    values = yaml.safe_load((CONF / f"{mode}.yaml").read_text())
+    assert values.pop("_target_") == "gradsae.tracking.Tracking"
+    assert Tracking(**values) == Tracking(mode=mode)  # type: ignore[arg-type]
+
+
+def test_a_misspelt_mode_and_an_empty_project_are_refused():
+    with pytest.raises(Exception, match="ofline"):
+        Tracking(mode="ofline")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="name of a project"):
+        Tracking(project="")
+
+
+def test_none_imports_no_wandb_and_writes_nothing(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # an import would now fail
+    with start(Tracking(mode="none", dir=str(tmp_path))) as run:
+        run.log(0, {"train/fvu": 1.0})
+        run.histogram("sparsity/rate", [1.0])
+        run.table("t", ["a"], [[1]])
+        run.summary({"recovery/mcc": 0.5})
+        run.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_offline_run_can_be_read_back(tmp_path: Path, capfd):
+    with start(Tracking(mode="offline", dir=str(tmp_path))) as run:
+        for step in range(3):
+            run.log(step, {"train/fvu": 1 / (step + 1), "train/l0": 20})
+        run.histogram("sparsity/rate", np.arange(1000.0))
+        run.table("steering/samples", ["before", "after"], [["a", "b"]])
+        run.summary({"recovery/mcc": 0.5})
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*-0123456789abcdef")
+    history, summary, about = read_back(folder / "run-0123456789abcdef.wandb")
+    curve = [(row["_step"], row["train/fvu"]) for row in history if "train/fvu" in row]
+    assert curve == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+    counts = next(row["sparsity/rate.values"] for row in history if "sparsity/rate.values" in row)
+    assert sum(counts) == 1000
+    assert summary["recovery/mcc"] == 0.5
+    assert (about.run_id, about.run_group, about.job_type) == (
+        *("0123456789abcdef", "gba_toy", "recovery"),
+    )
+    assert set(about.tags) == {"topk", "two_sparsity"}
+    config = {item.key: json.loads(item.value_json) for item in about.config.update}
+    assert config["trainer"] == {"name": "topk", "k": 20}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_two_jobs_of_a_sweep_in_one_process_stay_apart(tmp_path: Path):
+    tracking = Tracking(mode="offline", dir=str(tmp_path))
+    for run_id in ("aaaa", "bbbb"):
+        with start(tracking, run_id) as run:
+            run.log(0, {f"train/{run_id}": 1.0})
+            run.finish()  # again on exit: does nothing
+    for run_id, other in (("aaaa", "bbbb"), ("bbbb", "aaaa")):
+        (path,) = tmp_path.rglob(f"run-{run_id}.wandb")
+        history, _, _ = read_back(path)
+        keys = {key for row in history for key in row}
+        assert f"train/{run_id}" in keys
+        assert f"train/{other}" not in keys
+
+
+def test_per_latent_scalars_and_endless_tables_are_refused():
+    scores = {f"latent/{i}": 0.0 for i in range(MAX_KEYS + 1)}
+    with pytest.raises(ValueError, match=r"201 scalars .* histogram or a table"):
+        NoRun().log(0, scores)
+    with pytest.raises(ValueError, match="201 scalars"):
+        NoRun().summary(scores)
+    with pytest.raises(ValueError, match=r"10001 rows.*sample it"):
+        NoRun().table("t", ["a"], [[0]] * (MAX_ROWS + 1))
+
+
+def test_online_without_a_key_is_one_clear_error(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"no API key.*tracking=offline or tracking=none"):
+        start(Tracking(mode="online", dir=str(tmp_path)))
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*taken"):
+        start(Tracking(mode="offline", dir=str(tmp_path / "taken")))
