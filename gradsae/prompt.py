@@ -8,21 +8,49 @@ so the SAE's reconstruction error is taken from the clean pass and held fixed, a
 nothing leaves the logits bit-equal, and the encoder plays no part in any gradient.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradsae.codes import DenseCodes, from_dense
 from gradsae.errors import UserError
+from gradsae.interfaces import ModelSource
 from gradsae.lm import LM, Suffix
 from gradsae.sae import SAE
 from gradsae.sites import Site
 
 
+class NoActiveLatentError(UserError):
+    """Nothing to edit: no latent is open on this prompt."""
+
+
+@runtime_checkable
+class Tail(Protocol):
+    """The model after the site, for one prompt: `gradsae.lm.Suffix`, or a plain function."""
+
+    @property
+    def clean(self) -> Float[Tensor, "pos d_in"]:
+        """The site's activation in the unedited pass."""
+        ...
+
+    @property
+    def fraction(self) -> float:
+        """Share of the whole model that `logits` runs per row, in [0, 1]."""
+        ...
+
+    def logits(
+        self, activation: Float[Tensor, "batch pos d_in"], positions: Sequence[int] | None = None
+    ) -> Float[Tensor, "batch n_positions vocab"]:
+        """Logits with the site's activation replaced; differentiable."""
+        ...
+
+
 @final
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SeenPrompt:
     """A prompt, its active latents, and a way to run the model from edited codes on.
 
@@ -30,9 +58,9 @@ class SeenPrompt:
     """
 
     token_ids: Int[Tensor, " pos"]
-    suffix: Suffix
+    suffix: Tail
     latents: Int[Tensor, " active"]
-    """Latent number of each column of `codes`."""
+    """Latent number of each column of `codes`, ascending."""
     codes: Float[Tensor, "pos active"]
     """Values in the SAE's units; zero on positions the SAE never sees (special, outlier)."""
     directions: Float[Tensor, "active d_in"]
@@ -42,8 +70,12 @@ class SeenPrompt:
 
     @property
     def clean(self) -> Float[Tensor, "pos d_in"]:
-        """The model's own activation at the site."""
-        return self.suffix.clean
+        """The model's own activation at the site, in float32 whatever the model's dtype."""
+        return self.suffix.clean.float()
+
+    @property
+    def n_active(self) -> int:
+        return len(self.latents)
 
     def activation(self, codes: Float[Tensor, "*batch pos active"]) -> Tensor:
         """Return the site's activation ([*batch, pos, d_in], raw units) under edited codes."""
@@ -55,7 +87,6 @@ class SeenPrompt:
         return self.clean - gone[:, :, None] * self.directions[columns][:, None, :]
 
 
-@torch.no_grad()
 def see(
     lm: LM,
     site: Site,
@@ -63,25 +94,47 @@ def see(
     token_ids: Int[Tensor, " pos"],
     dropped: Bool[Tensor, " pos"],
 ) -> SeenPrompt:
-    """Run the model once and read the prompt's codes.
+    """Run the model up to the site and read the prompt's codes.
 
     `dropped` marks positions whose codes are left out (all of their activation is error term).
-    Raises UserError if the SAE was made for another width, or if no latent fires.
+    Raises UserError if the SAE was made for another width, NoActiveLatentError if no latent does.
     """
-    suffix = lm.suffix(site, token_ids)
-    d_site = suffix.clean.shape[1]
+    return _seen(lm, site, sae, lm.suffix(site, _row(lm, token_ids)), dropped)
+
+
+def see_from(source: ModelSource, sae: SAE, token_ids: Int[Tensor, " pos"]) -> SeenPrompt:
+    """Like `see`, at the site of a source and leaving out the positions that it never shows."""
+    lm, site = source.lm(), source.site()
+    suffix = lm.suffix(site, _row(lm, token_ids))
+    dropped = source.dropped(suffix.token_ids, suffix.clean[None])[0]
+    return _seen(lm, site, sae, suffix, dropped)
+
+
+def _row(lm: LM, token_ids: Int[Tensor, " pos"]) -> Int[Tensor, "1 pos"]:
+    return token_ids[None].to(lm.device)
+
+
+@torch.no_grad()
+def _seen(
+    lm: LM, site: Site, sae: SAE, suffix: Suffix, dropped: Bool[Tensor, " pos"]
+) -> SeenPrompt:
+    clean = suffix.clean.float()
+    n_pos, d_site = clean.shape
     if sae.arch.d_in != d_site:
         raise UserError(f"the SAE has d_in={sae.arch.d_in}, but {site} of {lm.name} has {d_site}")
-    out = sae(suffix.clean)
-    dense = out.codes.to_dense().masked_fill(dropped[:, None], 0.0)
-    latents = (dense > 0).any(0).nonzero().squeeze(1)
+    out = sae(clean)
+    codes = from_dense(out.codes.values) if isinstance(out.codes, DenseCodes) else out.codes
+    kept = (codes.values > 0) & ~dropped[codes.rows]
+    latents, columns = codes.latents[kept].unique(return_inverse=True)
     if len(latents) == 0:
-        raise UserError(f"no latent fires on this prompt of {len(token_ids)} tokens at {site}")
+        raise NoActiveLatentError(f"no latent fires on this prompt of {n_pos} tokens at {site}")
+    active = clean.new_zeros(n_pos, len(latents))
+    active[codes.rows[kept], columns] = codes.values[kept]
     return SeenPrompt(
-        token_ids=token_ids,
+        token_ids=suffix.token_ids[0],
         suffix=suffix,
         latents=latents,
-        codes=dense[:, latents],
+        codes=active,
         directions=sae.decoder().detach()[latents],
         scale=out.scale,
     )
