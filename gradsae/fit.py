@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.interfaces import Progress, Stream, Trainer
 from gradsae.sae import SAE
@@ -39,9 +40,7 @@ class FitSettings:
     def __post_init__(self) -> None:
         least = {"steps": 0, "batch_size": 1, "init_rows": 1, "log_every": 1, "save_every": 0}
         for name, low in least.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise ValueError(f"fit.{name} must be a whole number from {low}, got {value!r}")
+            checks.whole(f"fit.{name}", getattr(self, name), low)
 
 
 @final

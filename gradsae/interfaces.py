@@ -119,9 +119,13 @@ class Loss(NamedTuple):
 class Trainer(ABC):
     """One training method: its fields are hyperparameters, its state is buffers of the SAE."""
 
-    name: ClassVar[str]
     d_sae: int
     optim: Optim
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name in records."""
 
     @abstractmethod
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:

@@ -49,12 +49,6 @@ class Normaliser:
         return x * scale + self.mean
 
 
-def check_mode(field: str, mode: str) -> None:
-    """Raise ValueError for a mode that does not exist."""
-    if mode not in MODES:
-        raise ValueError(f"{field} must be one of {', '.join(MODES)}; got {mode!r}")
-
-
 def fit_normaliser(
     sample: Float[Tensor, "batch d_in"], mode: Mode, *, centre: bool = False
 ) -> Normaliser:

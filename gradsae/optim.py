@@ -8,6 +8,8 @@ from typing import Literal, final
 import torch
 from torch import nn
 
+from gradsae import checks
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +31,13 @@ class Optim:
     """Largest gradient norm over all parameters, or None."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.lr, (int, float)) or not self.lr > 0:
-            raise ValueError(f"lr must be a number above 0, got {self.lr!r}")
+        checks.number("lr", self.lr, above=0)
+        checks.number("eps", self.eps, above=0)
         for name in ("warmup", "decay_share", "final"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise ValueError(f"{name} is a share between 0 and 1, got {value!r}")
-        if self.decay not in ("none", "linear", "cosine"):
-            raise ValueError(f"decay must be none, linear or cosine; got {self.decay!r}")
+            checks.share(name, getattr(self, name))
+        checks.one_of("decay", self.decay, ("none", "linear", "cosine"))
+        if self.clip is not None:
+            checks.number("clip", self.clip, above=0)
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
 

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradsae import kernels
+from gradsae import checks, kernels
 from gradsae.codes import Codes, DenseCodes, SparseCodes
 from gradsae.errors import UserError
 from gradsae.kernels.gates import Gate, ThresholdGate, TopKGate
-from gradsae.normalise import Mode, Normaliser, check_mode
+from gradsae.normalise import MODES, Mode, Normaliser
 
 FORMAT = 1
 """Version of the checkpoint folder: `sae.safetensors` and `sae.json`."""
@@ -38,14 +38,12 @@ class Architecture:
     normalise: Mode = "none"
 
     def __post_init__(self) -> None:
-        for name in ("d_in", "d_sae"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.gate not in ("topk", "relu", "jump"):
-            raise ValueError(f"gate must be topk, relu or jump; got {self.gate!r}")
-        if self.gate == "topk" and not 1 <= (self.k or 0) <= self.d_sae:
-            raise ValueError(f"k must be between 1 and d_sae={self.d_sae}, got k={self.k}")
-        check_mode("normalise", self.normalise)
+        checks.whole("d_in", self.d_in, 1)
+        checks.whole("d_sae", self.d_sae, 1)
+        checks.one_of("gate", self.gate, ("topk", "relu", "jump"))
+        if self.gate == "topk":
+            checks.whole("k (with gate=topk)", self.k, 1, self.d_sae)
+        checks.one_of("normalise", self.normalise, MODES)
 
     def build_gate(self) -> Gate:
         if self.gate == "topk":

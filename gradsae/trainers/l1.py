@@ -1,14 +1,15 @@
 """l1: ReLU codes with a penalty on their size, weighted by the decoder norms."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae import checks
 from gradsae.interfaces import Loss, Progress, Trainer
-from gradsae.normalise import Mode, fit_normaliser
+from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
 from gradsae.trainers.common import fvu, l0, random_directions
@@ -25,8 +26,6 @@ class L1(Trainer):
     last 20 %, gradient norm clipped to 1. Differs: the learning rate is set for short runs.
     """
 
-    name: ClassVar[str] = "l1"
-
     d_sae: int
     l1: float
     """Penalty per unit of decoder-weighted code, inputs at mean squared norm d_in."""
@@ -38,12 +37,16 @@ class L1(Trainer):
     init_norm: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.d_sae < 1:
-            raise ValueError(f"d_sae must be at least 1, got {self.d_sae}")
-        if not self.l1 >= 0:
-            raise ValueError(f"l1 must be at least 0, got {self.l1!r}")
-        if not 0 <= self.l1_warmup <= 1:
-            raise ValueError(f"l1_warmup is a share between 0 and 1, got {self.l1_warmup!r}")
+        checks.whole("d_sae", self.d_sae, 1)
+        checks.number("l1", self.l1, low=0)
+        checks.share("l1_warmup", self.l1_warmup)
+        checks.number("init_norm", self.init_norm, above=0)
+        checks.flag("tied", self.tied)
+        checks.one_of("normalise", self.normalise, MODES)
+
+    @property
+    def name(self) -> str:
+        return "l1"
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         d_in = sample.shape[1]

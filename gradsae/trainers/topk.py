@@ -1,17 +1,17 @@
 """TopK: keep the k largest latents of each sample; an auxiliary loss revives dead ones."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gradsae import kernels
+from gradsae import checks, kernels
 from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.kernels.gates import TopKGate
-from gradsae.normalise import Mode, fit_normaliser
+from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
 from gradsae.trainers.common import geometric_median, l0, random_directions
@@ -29,8 +29,6 @@ class TopK(Trainer):
     is no weight average.
     """
 
-    name: ClassVar[str] = "topk"
-
     d_sae: int
     k: int
     optim: Optim
@@ -44,10 +42,18 @@ class TopK(Trainer):
     """Samples without firing after which a latent counts as dead (the paper: 10 M tokens)."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= self.d_sae:
-            raise ValueError(f"k must be between 1 and d_sae={self.d_sae}, got k={self.k}")
-        if self.aux_coefficient < 0 or self.dead_after < 1:
-            raise ValueError("aux_coefficient must be at least 0 and dead_after at least 1")
+        checks.whole("d_sae", self.d_sae, 1)
+        checks.whole(f"k (with d_sae={self.d_sae})", self.k, 1, self.d_sae)
+        checks.number("aux_coefficient", self.aux_coefficient, low=0)
+        checks.whole("dead_after", self.dead_after, 1)
+        checks.flag("tied", self.tied)
+        checks.one_of("normalise", self.normalise, MODES)
+        if self.aux_k is not None:
+            checks.whole("aux_k", self.aux_k, 1)
+
+    @property
+    def name(self) -> str:
+        return "topk"
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         d_in = sample.shape[1]

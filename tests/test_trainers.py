@@ -1,0 +1,254 @@
+"""What every trainer must satisfy. A new trainer adds one line to TRAINERS."""
+
+import math
+
+import pytest
+import torch
+
+from gradsae.fit import FitSettings, Training, fit
+from gradsae.interfaces import Progress, Stream, Trainer
+from gradsae.kernels.gates import ThresholdGate
+from gradsae.optim import Optim
+from gradsae.sae import SAE
+from gradsae.seeds import make_generator
+from gradsae.trainers.gba import GBA
+from gradsae.trainers.l1 import L1
+from gradsae.trainers.topk import TopK
+
+OPTIM = Optim(lr=3e-3)
+TRAINERS = [
+    TopK(d_sae=24, k=2, optim=OPTIM),
+    TopK(d_sae=24, k=2, optim=OPTIM, tied=True),
+    L1(d_sae=24, l1=0.1, optim=OPTIM),
+    GBA(d_sae=24, optim=OPTIM, groups=4),
+    GBA(d_sae=24, optim=OPTIM, groups=4, tied=False, scale_init=0.05, bias_init="quantile"),
+    GBA(d_sae=24, optim=OPTIM, groups=1, activation="relu"),
+]
+every_trainer = pytest.mark.parametrize(
+    "trainer", TRAINERS, ids=lambda t: f"{t.name}-{'tied' if t.tied else 'untied'}"
+)
+
+
+class ToyStream(Stream):
+    """Two of 24 random unit directions in 12 dimensions, each with a weight in [0, 1]."""
+
+    def __init__(self, seed: int = 0, batch: int = 256) -> None:
+        self.generator = make_generator(seed, "data")
+        self.batch = batch
+        world = make_generator(0, "world")
+        self.V = torch.nn.functional.normalize(torch.randn(24, 12, generator=world), dim=1)
+
+    def next(self):
+        on = torch.rand(self.batch, 24, generator=self.generator).argsort(1) < 2
+        return (on * torch.rand(self.batch, 24, generator=self.generator)) @ self.V
+
+    def state(self):
+        return {"generator": self.generator.get_state()}
+
+    def restore(self, state):
+        self.generator.set_state(state["generator"])
+
+
+def no_log(i: int, step: int, parts: dict[str, float]) -> None:
+    pass
+
+
+def start(trainer: Trainer, seed: int = 0) -> Training:
+    sample = ToyStream(seed=1000).next()
+    return Training(trainer, trainer.build(sample, make_generator(seed, "init")))
+
+
+def train(trainer: Trainer, steps: int, **kwargs) -> SAE:
+    training = start(trainer)
+    settings = FitSettings(steps=steps, batch_size=256, save_every=10, log_every=1)
+    fit([training], ToyStream(), settings, log=kwargs.pop("log", no_log), **kwargs)
+    return training.sae
+
+
+def held_out_fvu(sae: SAE) -> float:
+    x = ToyStream(seed=2000, batch=2048).next()
+    with torch.no_grad():
+        recon = sae(x).recon
+    return ((x - recon).square().sum() / (x - x.mean(0)).square().sum()).item()
+
+
+@every_trainer
+def test_training_lowers_the_held_out_error(trainer):
+    assert held_out_fvu(train(trainer, 300)) < 0.7 * held_out_fvu(start(trainer).sae)
+
+
+@every_trainer
+def test_the_same_seed_gives_the_same_sae_and_another_seed_another(trainer):
+    a, b = train(trainer, 20), train(trainer, 20)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(start(trainer, seed=0).sae.W_enc, start(trainer, seed=1).sae.W_enc)
+
+
+@every_trainer
+def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(trainer, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(i: int, step: int, parts: dict[str, float]) -> None:
+        if step == 27:
+            raise Killed
+
+    whole = train(trainer, 40)
+    with pytest.raises(Killed):
+        train(trainer, 40, state_dir=tmp_path / "run", log=kill)
+    seen = []
+    resumed = train(trainer, 40, state_dir=tmp_path / "run", log=lambda i, s, p: seen.append(s))
+    assert seen[0] == 20
+    for (name, p), (_, q) in zip(
+        whole.state_dict().items(), resumed.state_dict().items(), strict=True
+    ):
+        assert torch.equal(p, q), name
+    assert not (tmp_path / "run").exists()
+
+
+def test_saes_trained_together_equal_those_trained_alone():
+    together = [start(t) for t in TRAINERS]
+    fit(together, ToyStream(), FitSettings(steps=15, batch_size=256), log=no_log)
+    for trainer, training in zip(TRAINERS, together, strict=True):
+        alone = start(trainer)
+        fit([alone], ToyStream(), FitSettings(steps=15, batch_size=256), log=no_log)
+        for p, q in zip(alone.sae.parameters(), training.sae.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+@every_trainer
+def test_saved_and_loaded_is_the_same_function(trainer, tmp_path):
+    from gradsae.sae import load
+
+    sae = train(trainer, 5)
+    sae.save(tmp_path, {"note": 1})
+    x = ToyStream().next()
+    assert torch.equal(load(tmp_path)(x).recon, sae(x).recon)
+
+
+@every_trainer
+def test_an_untrained_sae_has_not_seen_the_features(trainer):
+    cosine = start(trainer).sae.decoder() @ ToyStream().V.mT
+    norms = start(trainer).sae.decoder().norm(dim=1, keepdim=True)
+    assert (cosine / norms).max(0).values.mean() < 0.8  # 24 random directions in 12 dimensions
+
+
+def test_gba_targets_fall_geometrically_from_htf_to_ltf():
+    targets = GBA(d_sae=30, optim=OPTIM, groups=3, htf=0.1, ltf=0.001).targets()
+    torch.testing.assert_close(targets[[0, 10, 20]], torch.tensor([0.1, 0.01, 0.001]))
+    assert targets.unique().numel() == 3
+
+
+def bias_step(rates: list[float], peaks: list[float], biases: list[float]) -> list[float]:
+    """One bias step of a GBA with targets .5 (latents 0, 1) and .05 (2, 3), gammas .01."""
+    trainer = GBA(d_sae=4, optim=OPTIM, groups=2, htf=0.5, ltf=0.05)
+    sae = trainer.build(torch.eye(3), make_generator(0, "init"))
+    sae.b_enc.data = torch.tensor(biases)
+    sae.get_buffer("state_rows").fill_(1000)
+    sae.get_buffer("state_fired").copy_(torch.tensor(rates) * 1000)
+    sae.get_buffer("state_peak").copy_(torch.tensor(peaks))
+    with torch.no_grad():
+        trainer._adapt(sae)
+    return sae.b_enc.tolist()
+
+
+def test_the_bias_step_is_the_published_rule():
+    # over target: b - .01 * peak; dead: b + .01 * mean peak of its group; in band: unchanged
+    moved = bias_step([0.6, 0.3, 0.2, 0.0], [2.0, 1.0, 3.0, 0.0], [-0.1, -0.2, -0.3, -0.4])
+    assert moved == pytest.approx([-0.1 - 0.02, -0.2, -0.3 - 0.03, -0.4 + 0.03])
+
+
+def test_biases_stay_between_their_clamps():
+    moved = bias_step([1.0, 0.0, 0.2, 0.0], [90.0, 0.0, 90.0, 0.0], [-0.5, -0.1, -0.5, -0.001])
+    assert moved == pytest.approx([-1.0, 0.0, -1.0, 0.0])
+
+
+def test_gba_counts_open_gates_and_their_peaks_with_the_bias():
+    trainer = GBA(d_sae=6, optim=OPTIM, groups=2, normalise="none", bias_every=100)
+    sae = trainer.build(torch.randn(64, 5), make_generator(0, "init"))
+    sae.b_enc.data.fill_(-0.3)
+    x = torch.randn(64, 5)
+    out = sae(x)
+    with torch.no_grad():
+        y = (x - sae.b_dec) @ sae.W_enc.mT + sae.b_enc
+        trainer._count(sae, out)
+    assert torch.equal(sae.get_buffer("state_fired"), (y > 0).sum(0))
+    torch.testing.assert_close(sae.get_buffer("state_peak"), y.amax(0).relu())
+
+
+def test_quantile_biases_make_latents_fire_at_their_targets():
+    trainer = GBA(d_sae=20, optim=OPTIM, groups=2, htf=0.2, ltf=0.02, bias_init="quantile")
+    x = ToyStream(batch=4000).next()
+    sae = trainer.build(x, make_generator(0, "init"))
+    rate = sae(x).codes.fired() / 4000
+    torch.testing.assert_close(rate, trainer.targets(), atol=1e-3, rtol=0)
+
+
+def test_jump_puts_out_the_pre_activation_without_its_bias():
+    gate = ThresholdGate(jump=True)
+    codes = gate.select(torch.tensor([[0.5, -0.1]]), torch.tensor([-0.3, -0.3]))
+    torch.testing.assert_close(codes.to_dense(), torch.tensor([[0.8, 0.0]]))
+
+
+def test_aux_k_rebuilds_the_residual_from_the_dead_latents_alone():
+    trainer = TopK(d_sae=24, k=2, optim=OPTIM, aux_k=3, aux_coefficient=1.0, dead_after=100)
+    x = ToyStream().next()
+    sae = trainer.build(x, make_generator(0, "init"))
+    sae.get_buffer("state_idle")[:5] = 100
+    out = sae(x)
+    loss = trainer.loss(sae, out, Progress(0, 10))
+    assert sae.W_dec is not None
+    pre = (out.x_in - sae.b_dec) @ sae.W_enc[:5].mT + sae.b_enc[:5]
+    kept = pre.topk(3).values[:, 2:]
+    rebuilt = torch.where(pre >= kept, pre.relu(), 0.0) @ sae.W_dec[:5]
+    error = (out.x_in - out.recon_in).detach()
+    expected = (error - rebuilt).square().sum() / error.square().sum()
+    torch.testing.assert_close(loss.parts["aux"], expected.detach())
+
+
+def test_a_latent_that_fires_is_no_longer_idle():
+    trainer = TopK(d_sae=24, k=2, optim=OPTIM, dead_after=100)
+    x = ToyStream().next()
+    sae = trainer.build(x, make_generator(0, "init"))
+    out = sae(x)
+    with torch.no_grad():
+        trainer.after_step(sae, out, Progress(0, 10))
+    idle = sae.get_buffer("state_idle")
+    assert torch.equal(idle == 0, out.codes.fired() > 0)
+    assert set(idle.tolist()) <= {0, 256}
+
+
+def test_l1_loss_is_the_formula():
+    trainer = L1(d_sae=8, l1=2.0, optim=OPTIM, l1_warmup=0.5, normalise="none")
+    x = torch.randn(16, 4)
+    sae = trainer.build(x, make_generator(0, "init"))
+    loss = trainer.loss(sae, sae(x), Progress(4, 20)).total  # half warm
+    assert sae.W_dec is not None
+    f = (x @ sae.W_enc.mT).relu()
+    error = (x - f @ sae.W_dec).square().sum(1).mean()
+    expected = error + 2.0 * 0.5 * (f * sae.W_dec.norm(dim=1)).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: TopK(d_sae=4, k=5, optim=OPTIM), "k .*from 1 to 4, got 5"),
+        (lambda: L1(d_sae=4, l1=-1.0, optim=OPTIM), "l1 must be .*got -1"),
+        (lambda: GBA(d_sae=4, optim=OPTIM, groups=5), "groups .*got 5"),
+        (lambda: GBA(d_sae=40, optim=OPTIM, htf=0.1, ltf=0.2), "ltf <= htf"),
+        (lambda: Optim(lr=-1.0), "lr must be a number above 0, got -1.0"),
+    ],
+)
+def test_bad_values_are_named(build, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        build()
+
+
+def test_the_schedule_rises_stays_and_decays():
+    optim = Optim(lr=1.0, warmup=0.1, decay="linear", decay_share=0.2)
+    rates = [optim.lr_at(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert rates[10:80] == [1.0] * 70
+    assert rates[90] == pytest.approx(0.5)
+    assert all(math.isfinite(r) and r > 0 for r in rates)
