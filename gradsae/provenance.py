@@ -20,7 +20,7 @@ PACKAGES = (
     *("datasets", "safetensors", "gguf", "hydra-core", "omegaconf", "wandb"),
 )
 
-ABSOLUTE_PATH = re.compile(r"(?<![\w./~-])(?:~|[A-Za-z]:)?[/\\](?!/)[^\s,=:;'\"\[\]{}()]+")
+ABSOLUTE_PATH = re.compile(r"(?<![\w./~-])~?/(?!/)[^\s,=:;'\"\[\]{}()]+")
 
 
 def provenance(device: str, **extra: Any) -> dict[str, Any]:

@@ -119,13 +119,13 @@ def load(path: Path | str) -> Record:
 
 
 def load_folder(folder: Path | str, strict: bool = False) -> tuple[list[Record], list[str]]:
-    """All records below a folder, and one message for each file that could not be used.
+    """All records of a folder, and one message for each file that could not be used.
 
     With `strict` the first damaged record is an error. A missing folder holds no records.
     """
     records: list[Record] = []
     problems: list[str] = []
-    for path in sorted(Path(folder).rglob("*.json")):
+    for path in sorted(Path(folder).glob("*.json")):
         try:
             record = load(path)
             if path.stem != record.id:
@@ -219,9 +219,11 @@ def mean_interval(values: Sequence[float | int]) -> Mean:
     n = len(values)
     if n == 0:
         raise ValueError("the mean of no values")
-    mean = math.fsum(values) / n
     if n == 1:
-        return Mean(mean, None, None, 1)
+        return Mean(float(values[0]), None, None, 1)
+    if min(values) == max(values):
+        return Mean(float(values[0]), float(values[0]), float(values[0]), n)
+    mean = math.fsum(values) / n
     from scipy.special import stdtrit
 
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))

@@ -166,7 +166,7 @@ def test_a_missing_file_and_a_folder_in_its_place_are_named(tmp_path: Path):
 
 def test_a_damaged_record_is_reported_and_the_others_are_kept(tmp_path: Path):
     save(make(0), tmp_path)
-    save(make(1), tmp_path / "a-collaborator")
+    save(make(1), tmp_path)
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "renamed.json").write_bytes((tmp_path / f"{make(0).id}.json").read_bytes())
     found, problems = load_folder(tmp_path)

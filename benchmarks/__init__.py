@@ -1,0 +1,1 @@
+"""The commands: thin, and the only place that prints."""

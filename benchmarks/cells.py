@@ -1,0 +1,171 @@
+"""Cells: the records of one method on one source, over their seeds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from benchmarks.reading import Entry
+from benchmarks.scores import format_score
+from gradsae.records import Record, group_by_seed, mean_interval, part
+
+MIN_SEEDS = 3
+"""Below this there is no interval over seeds and no rank."""
+
+METHODS = {"topk": "TopK", "l1": "L1", "gba": "GBA", "ba": "BA"}
+
+SOURCE_PARTS = ("source", "model", "corpus", "store", "activations")
+NOT_HYPERPARAMETERS = {"name", "_target_", "n_latents", "d_sae"}
+
+
+class Estimate(NamedTuple):
+    """A score with its 95 % interval, and over what the interval is taken."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    over: str
+    """`seeds`, `prompts` (within one record), or the empty string where there is none."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Entries that differ in nothing but their seeds, and come from one origin."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def records(self) -> list[Record]:
+        return [entry.record for entry in self.entries]
+
+    @property
+    def first(self) -> Record:
+        return self.entries[0].record
+
+    @property
+    def origin(self) -> str:
+        return self.entries[0].origin
+
+    @property
+    def task(self) -> str:
+        return self.first.task["name"]
+
+    @property
+    def n_seeds(self) -> int:
+        return len(self.entries)
+
+    def part(self, *keys: str) -> Any:
+        return part(self.first, *keys)
+
+    @property
+    def method(self) -> str:
+        return method_of(self.first)
+
+    @property
+    def site(self) -> str:
+        return str(self.part("source", "site") or "")
+
+    @property
+    def depth(self) -> int | None:
+        """Layer number at the end of the site (`resid_post.15`), or None."""
+        tail = self.site.rpartition(".")[2]
+        return int(tail) if tail.isdecimal() else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean over seeds."""
+        known = [s for s in (r.cost["seconds"] for r in self.records) if s is not None]
+        return sum(known) / len(known) if known else None
+
+    def values(self, score: str) -> list[float]:
+        return [float(r.scores[score]) for r in self.records if score in r.scores]
+
+    def estimate(self, score: str) -> Estimate | None:
+        """Over seeds from three seeds on; one record's own interval where it is alone."""
+        values = self.values(score)
+        if not values:
+            return None
+        mean, low, high, n = mean_interval(values)
+        if n >= MIN_SEEDS:
+            return Estimate(mean, low, high, n, "seeds")
+        if n == 1:
+            record = next(r for r in self.records if score in r.scores)
+            if score in record.intervals:
+                low, high = record.intervals[score]
+                return Estimate(mean, low, high, record.n.get(score, 0), "prompts")
+        return Estimate(mean, None, None, n, "")
+
+    def mean(self, score: str) -> float | None:
+        values = self.values(score)
+        return sum(values) / len(values) if values else None
+
+    def series(self, name: str) -> list[dict[str, list[Any]]]:
+        """The series of this name, one per seed that has it."""
+        return [r.series[name] for r in self.records if name in r.series]
+
+
+def method_of(record: Record) -> str:
+    """Short name of the training method, `topk` for one; from the class where there is no name."""
+    name = part(record, "trainer", "name") or part(record, "trainer", "_target_") or "none"
+    return str(name).rpartition(".")[2].lower()
+
+
+def make_cells(entries: Iterable[Entry], task: str | None = None) -> list[Cell]:
+    """Cells of one task (all tasks if None); origins and task versions are never mixed."""
+    chosen = [e for e in entries if task is None or e.record.task["name"] == task]
+    by_record = {id(entry.record): entry for entry in chosen}
+    cells: list[Cell] = []
+    for origin in dict.fromkeys(entry.origin for entry in chosen):
+        of_origin = [entry.record for entry in chosen if entry.origin == origin]
+        for group in group_by_seed(of_origin):
+            cells.append(Cell(tuple(by_record[id(record)] for record in group)))
+    return cells
+
+
+def world(cell: Cell) -> dict[str, Any]:
+    """What a method was tried on, without seeds: rows of one table share it."""
+    config = cell.first.config
+    parts = {key: config[key] for key in SOURCE_PARTS if key in config}
+    return {key: _seedless(value) for key, value in parts.items()}
+
+
+def labels(cells: Sequence[Cell]) -> list[str]:
+    """A name for each cell: its label, or the method and what tells it from its like."""
+    return [_label(cell, [c for c in cells if c.method == cell.method]) for cell in cells]
+
+
+def _label(cell: Cell, alike: Sequence[Cell]) -> str:
+    given = cell.first.config.get("label")
+    if isinstance(given, str) and given.strip():
+        return given.strip()
+    name = METHODS.get(cell.method, cell.method)
+    mine = _hyperparameters(cell)
+    telling = [
+        key
+        for key in mine
+        if key == "k" or any(_hyperparameters(other).get(key) != mine[key] for other in alike)
+    ]
+    return " ".join([name, *(f"{key}={_value(mine[key])}" for key in telling)])
+
+
+def _hyperparameters(cell: Cell) -> dict[str, Any]:
+    trainer = cell.first.config.get("trainer")
+    if not isinstance(trainer, dict):
+        return {}
+    return {
+        key: value
+        for key, value in trainer.items()
+        if key not in NOT_HYPERPARAMETERS and isinstance(value, str | int | float)
+    }
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) if not isinstance(value, int) or value < 10_000 else format_score(value)
+
+
+def _seedless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _seedless(v) for k, v in value.items() if k not in {"seed", "seeds"}}
+    return value

@@ -1,0 +1,215 @@
+"""What each score means, in one place: tables, board and figures take their words from here."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    header: str
+    """Short, for the head of a column."""
+
+    better: str
+    """higher, lower, or the empty string where neither is."""
+
+    bounds: str
+    meaning: str
+
+
+SCORES: dict[str, Score] = {
+    "recovery/frr_0.8": Score(
+        header="FRR .8",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Feature recovery rate: share of true features that some latent matches with "
+        "a cosine above 0.8.",
+    ),
+    "recovery/frr_0.9": Score(
+        header="FRR .9",
+        better="higher",
+        bounds="0 to 1",
+        meaning="The same with a cosine above 0.9.",
+    ),
+    "recovery/mcc": Score(
+        header="MCC",
+        better="higher",
+        bounds="-1 to 1",
+        meaning="Mean cosine of true features and latents in the best one-to-one matching.",
+    ),
+    "recovery/precision_0.9": Score(
+        header="precision .9",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Share of live latents that match some true feature with a cosine above 0.9.",
+    ),
+    "recovery/rate_error": Score(
+        header="rate error",
+        better="lower",
+        bounds="from 0",
+        meaning="Difference between the firing rate of a latent and that of its feature.",
+    ),
+    "detection/f1": Score(
+        header="F1",
+        better="higher",
+        bounds="0 to 1",
+        meaning="How well a latent's firing tells whether its feature is on.",
+    ),
+    "consistency/mcs_0.9": Score(
+        header="MCS .9",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Share of latents that have a latent of another seed with a cosine above 0.9.",
+    ),
+    "consistency/pw_mcc": Score(
+        header="pairwise MCC",
+        better="higher",
+        bounds="-1 to 1",
+        meaning="MCC between the dictionaries of two seeds, mean over pairs.",
+    ),
+    "reconstruction/fvu": Score(
+        header="FVU",
+        better="lower",
+        bounds="from 0",
+        meaning="Fraction of variance unexplained on held-out activations. A good value is no "
+        "sign of recovery.",
+    ),
+    "reconstruction/fvu/with_outliers": Score(
+        header="FVU with outliers",
+        better="lower",
+        bounds="from 0",
+        meaning="The same with the outlier tokens that training and the other scores leave out.",
+    ),
+    "sparsity/l0": Score(
+        header="L0",
+        better="",
+        bounds="0 to the number of latents",
+        meaning="Mean number of active latents per activation. Compare methods at like L0.",
+    ),
+    "sparsity/dead": Score(
+        header="dead",
+        better="lower",
+        bounds="0 to 1",
+        meaning="Share of latents that never fire on held-out activations.",
+    ),
+    "lm/ce_recovered": Score(
+        header="CE recovered",
+        better="higher",
+        bounds="at most 1",
+        meaning="Share of the language model's loss that the spliced reconstruction keeps; 0 is "
+        "what is left when the site is removed.",
+    ),
+    "lm/kl": Score(
+        header="KL",
+        better="lower",
+        bounds="from 0, nats",
+        meaning="KL from the model's next-token distribution to that with the reconstruction.",
+    ),
+    "influence/spearman": Score(
+        header="Spearman",
+        better="higher",
+        bounds="-1 to 1",
+        meaning="Rank correlation over the active latents of a prompt between the estimate and "
+        "the true effect of ablating the latent; mean over prompts.",
+    ),
+    "influence/pearson": Score(
+        header="Pearson",
+        better="higher",
+        bounds="-1 to 1",
+        meaning="Linear correlation of estimate and true effect; mean over prompts.",
+    ),
+    "influence/sign_agreement": Score(
+        header="sign",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Share of active latents whose estimate has the sign of the true effect.",
+    ),
+    "influence/precision_at_10": Score(
+        header="P@10",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Share of the estimate's ten strongest latents that are among the ten with the "
+        "strongest true effect.",
+    ),
+    "influence/cost": Score(
+        header="cost",
+        better="lower",
+        bounds="from 0",
+        meaning="Forward-equivalents per prompt; a backward pass counts as two forward passes.",
+    ),
+    "steering/effect": Score(
+        header="effect",
+        better="higher",
+        bounds="nats",
+        meaning="Change of the target's log-probability under the intervention.",
+    ),
+    "steering/kl_rest": Score(
+        header="KL of the rest",
+        better="lower",
+        bounds="from 0, nats",
+        meaning="KL of the next-token distribution without the target: the side effect.",
+    ),
+    "steering/ppl_ratio": Score(
+        header="perplexity ratio",
+        better="lower",
+        bounds="from 0",
+        meaning="Perplexity on unrelated text with the intervention, over that without it.",
+    ),
+}
+
+ESTIMATORS = ("grad_times_act", "released_gradsae", "mean_act", "random")
+SELECTORS = ("grad_times_act", "mean_act", "random_matched")
+
+VARIANTS = {
+    "grad_times_act": "grad x act",
+    "released_gradsae": "released GradSAE",
+    "mean_act": "mean act",
+    "random": "random",
+    "random_matched": "random, matched",
+    "ablation": "ablation (truth)",
+    "chance": "chance",
+}
+
+CONTROLS = ("random", "random_matched", "chance")
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "recovery": (
+        *("recovery/mcc", "recovery/frr_0.8", "recovery/frr_0.9", "recovery/precision_0.9"),
+        *("recovery/rate_error", "detection/f1", "consistency/mcs_0.9", "reconstruction/fvu"),
+        *("lm/ce_recovered", "lm/kl", "sparsity/l0", "sparsity/dead"),
+    ),
+    "consistency": ("consistency/mcs_0.9", "consistency/pw_mcc"),
+    "influence": (
+        *("influence/spearman", "influence/pearson", "influence/sign_agreement"),
+        *("influence/precision_at_10", "influence/cost"),
+    ),
+    "steering": ("steering/effect", "steering/kl_rest", "steering/ppl_ratio"),
+}
+"""Columns of the tables of a task. Influence and steering have a line per variant."""
+
+ONLY_ON_THE_BOARD = {
+    *("recovery/precision_0.9", "recovery/rate_error", "lm/kl"),
+}
+"""Left out of the tables on the terminal, to keep them narrow."""
+
+
+def header(name: str) -> str:
+    """Column head of any score, known or not."""
+    base, _, variant = name.rpartition("/")
+    if name in SCORES:
+        return SCORES[name].header
+    if base in SCORES:
+        return f"{SCORES[base].header} {VARIANTS.get(variant, variant)}"
+    return name
+
+
+def format_score(value: float | None) -> str:
+    """Three decimals, or three digits of what is larger; a dash for what is absent."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    if value == 0:
+        return "0"
+    if size >= 100_000 or size < 0.0005:
+        return f"{value:.1e}"
+    if size >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if size >= 10 else f"{value:.3f}"

@@ -1,0 +1,81 @@
+"""Plain text tables for the terminal."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.cells import Cell, Estimate, labels, make_cells
+from benchmarks.lines import columns, make_lines
+from benchmarks.reading import LOCAL_ORIGIN, Entry
+from benchmarks.scores import ONLY_ON_THE_BOARD, format_score, header
+from gradsae.records import Record
+
+
+def console_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns under a rule; columns of numbers are set flush right."""
+    cells = [[_clean(text) for text in row] for row in [headers, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(map(_is_numeric, column[1:])) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
+
+
+def summary_table(records: Iterable[Record]) -> str:
+    """Main scores, a table per task, version and source: a row per method, means over seeds."""
+    entries = [Entry(record=r, path=Path(f"{r.id}.json"), origin=LOCAL_ORIGIN) for r in records]
+    tables: dict[tuple[str, int, str], list[Cell]] = {}
+    for cell in make_cells(entries):
+        key = (cell.task, cell.first.task["version"], source_name(cell))
+        tables.setdefault(key, []).append(cell)
+    return "\n\n".join(_summary(cells) for cells in tables.values())
+
+
+def mean_text(estimate: Estimate | None) -> str:
+    """`0.912 ±0.013`: the mean, and half of the 95 % interval over seeds where there is one."""
+    if estimate is None:
+        return "-"
+    text = format_score(estimate.mean)
+    if estimate.over != "seeds" or estimate.high is None:
+        return text
+    return f"{text} ±{format_score(estimate.high - estimate.mean)}"
+
+
+def source_name(cell: Cell) -> str:
+    """`resid_post.15 code` for a layer, the name of the source elsewhere."""
+    parts = [cell.site, cell.part("corpus", "name") or ""]
+    return " ".join(filter(None, map(str, parts))) or str(cell.part("source", "name") or "?")
+
+
+def _summary(cells: Sequence[Cell]) -> str:
+    lines = make_lines(cells, labels(cells))
+    task = cells[0].first.task
+    names = [name for name in columns(task["name"], lines) if name not in ONLY_ON_THE_BOARD]
+    rows = [
+        [
+            line.label,
+            str(line.cell.n_seeds),
+            *(mean_text(line.estimate(name)) for name in names),
+            format_score(line.cell.seconds),
+            line.cell.first.id if line.cell.n_seeds == 1 else f"{line.cell.n_seeds} records",
+        ]
+        for line in lines
+    ]
+    title = f"{task['name']}, version {task['version']}, on {source_name(cells[0])}"
+    headers = ["method", "seeds", *map(header, names), "seconds", "record"]
+    return f"{_clean(title)}\n{console_table(headers, rows)}"
+
+
+def _clean(text: str) -> str:
+    """One printable line: a record from a stranger must not steer the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _is_numeric(text: str) -> bool:
+    return text[:1] in set("0123456789+-.") or text == ""
