@@ -19,9 +19,10 @@ from torch import Tensor
 from gradsae.codes import DenseCodes, from_dense
 from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource
-from gradsae.lm import LM, Suffix
+from gradsae.lm import LM
 from gradsae.sae import SAE
 from gradsae.sites import Site
+from gradsae.suffix import Suffix
 
 
 class NoActiveLatentError(UserError):
@@ -30,7 +31,7 @@ class NoActiveLatentError(UserError):
 
 @runtime_checkable
 class Tail(Protocol):
-    """The model after the site, for one prompt: `gradsae.lm.Suffix`, or a plain function."""
+    """The model after the site, for one prompt: `gradsae.suffix.Suffix`, or a plain function."""
 
     @property
     def clean(self) -> Float[Tensor, "pos d_in"]:

@@ -1,0 +1,63 @@
+"""The truth: what the target loses when one active latent is switched off at every position.
+
+    effect_c = m(codes) - m(codes with column c = 0)
+
+Positive means that the latent supports the target. The SAE's error is held fixed
+(`SeenPrompt.without`) and only the model after the site is run again. This is target T2 of the
+literature's several "truths": one latent at all positions, zero baseline.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradsae.influence.target import Target, evaluate
+from gradsae.prompt import SeenPrompt
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """Effects of some latents of one prompt."""
+
+    columns: Int[Tensor, " ablated"]
+    """Column of `SeenPrompt.codes` of each effect."""
+    effect: Float[Tensor, " ablated"]
+    """In units of the target; positive = the latent supports it."""
+    noise: float
+    """Largest |change| of the target in the rows that were not edited: rounding, no effect."""
+    n_rows: int
+    """Re-runs of the suffix, unedited rows included."""
+
+
+def forward_equivalents(fraction: float, n_ablated: int) -> float:
+    """Cost of one clean pass and one re-run of the suffix per latent, in full forward passes."""
+    return 1 + n_ablated * fraction
+
+
+@torch.no_grad()
+def ablate(
+    seen: SeenPrompt, target: Target, columns: Int[Tensor, " ablated"], *, batch_rows: int
+) -> Ablation:
+    """Switch each latent off in turn, `batch_rows` suffix runs at a time.
+
+    The first row of every batch is unedited: an effect is a difference between two rows of one
+    call, so that kernels which differ between batch sizes cancel.
+    """
+    clean = seen.clean[None]
+    effects, unedited = [], [evaluate(seen, target, clean)]
+    for part in columns.split(batch_rows - 1):
+        rows = torch.cat([clean, seen.without(part)])
+        value = evaluate(seen, target, rows)
+        effects.append(value[:1] - value[1:])
+        unedited.append(value[:1])
+    spread = torch.cat(unedited)
+    return Ablation(
+        columns=columns,
+        effect=torch.cat(effects),
+        noise=(spread - spread[0]).abs().max().item(),
+        n_rows=len(columns) + len(unedited),
+    )

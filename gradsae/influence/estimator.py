@@ -1,0 +1,32 @@
+"""What an estimator of influence is: scores for the active latents, at a stated cost."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae.influence.target import Target
+from gradsae.prompt import SeenPrompt
+
+
+class Estimator(ABC):
+    """Ranks the active latents of a prompt. A frozen dataclass, one per file of `estimators/`."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Variant in score names; fields that change the result are part of it."""
+
+    @abstractmethod
+    def scores(
+        self, seen: SeenPrompt, target: Target, generator: torch.Generator
+    ) -> Float[Tensor, " active"]:
+        """Return one score per active latent; larger = supports the target more."""
+
+    @abstractmethod
+    def forward_equivalents(self, seen: SeenPrompt) -> float:
+        """Cost on this prompt, alone and from the tokens on, in full forward passes.
+
+        A backward counts as two forwards; only the share of the model that is run counts.
+        """

@@ -1,0 +1,1 @@
+"""Estimators of influence, one per file."""

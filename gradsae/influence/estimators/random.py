@@ -1,0 +1,30 @@
+"""Random scores: what agreement looks like by chance."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.target import Target
+from gradsae.prompt import SeenPrompt
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Random(Estimator):
+    """Standard normal draws among the active latents; either sign is equally likely."""
+
+    @property
+    def name(self) -> str:
+        return "random"
+
+    def scores(
+        self, seen: SeenPrompt, target: Target, generator: torch.Generator
+    ) -> Float[Tensor, " active"]:
+        return torch.randn(seen.n_active, generator=generator).to(seen.codes.device)
+
+    def forward_equivalents(self, seen: SeenPrompt) -> float:
+        return 1 - seen.suffix.fraction

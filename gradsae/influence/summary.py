@@ -1,0 +1,123 @@
+"""From studied prompts to scores: means over prompts, intervals, counts and tables for figures."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from gradsae.influence.bootstrap import mean_interval
+from gradsae.influence.case import Case
+from gradsae.interfaces import Scores, Skipped
+from gradsae.lm import LM
+from gradsae.seeds import make_generator
+
+Series = dict[str, list[Any]]
+
+MAX_CHARACTERS = 2_000
+"""Of a prompt in the table of prompts."""
+MAX_VALUES = 20_000
+"""In one table of a record."""
+
+
+def summarise(
+    cases: Sequence[Case], lm: LM, *, seed: int, n_resamples: int, n_scatter: int
+) -> Scores:
+    """Return the scores of `Influence`; there must be a case."""
+    out = Scores(
+        scores={},
+        n={"influence/prompts": len(cases)},
+        series={
+            "influence/per_prompt": per_prompt(cases, lm),
+            "influence/scatter": scatter(cases, n_scatter, seed),
+        },
+        forward_equivalents=sum(case.spent for case in cases),
+    )
+    for name in cases[0].agreement:
+        _add_agreement(out, cases, name, seed, n_resamples)
+    for name in cases[0].cost:
+        _add_mean(out, f"influence/cost/{name}", [case.cost[name] for case in cases])
+    _add_mean(out, "influence/n_active", [float(case.n_active) for case in cases])
+    _add_mean(out, "influence/target_prob", [case.target_prob for case in cases])
+    effects = [case.effect.abs().median().item() for case in cases]
+    _add_mean(out, "influence/median_abs_effect", effects)
+    out.scores["influence/noise_floor"] = max(case.noise for case in cases)
+    out.n["influence/noise_floor"] = len(cases)
+    left_out = left_out_prompts(cases)
+    if left_out["score"]:
+        out.series["influence/left_out"] = left_out
+    return out
+
+
+def _add_mean(out: Scores, name: str, values: Sequence[float]) -> None:
+    out.scores[name] = sum(values) / len(values)
+    out.n[name] = len(values)
+
+
+def _add_agreement(
+    out: Scores, cases: Sequence[Case], name: str, seed: int, n_resamples: int
+) -> None:
+    """The mean over the prompts that have this score, or why none has."""
+    full = f"influence/{name}"
+    found = [case.agreement[name] for case in cases]
+    values = [value for value in found if not isinstance(value, Skipped)]
+    if not values:
+        reason, n = Counter(v.reason for v in found if isinstance(v, Skipped)).most_common(1)[0]
+        out.skipped[full] = f"no prompt has this score; on {n} of {len(cases)}: {reason}"
+        return
+    _add_mean(out, full, values)
+    if len(values) > 1:
+        # The same stream for every score: two estimators are compared on the same resamples.
+        generator = make_generator(seed, "eval bootstrap")
+        vector = torch.tensor(values, dtype=torch.float64)
+        out.intervals[full] = mean_interval(vector, generator, n_resamples=n_resamples)
+
+
+def per_prompt(cases: Sequence[Case], lm: LM) -> Series:
+    """One row per prompt; a score that a prompt does not have is null."""
+    table: Series = {
+        "prompt": [case.index for case in cases],
+        "origin": [case.prompt.origin for case in cases],
+        "text": [case.prompt.text[:MAX_CHARACTERS] for case in cases],
+        "target": [lm.text([case.prompt.target]) for case in cases],
+        "target_prob": [case.target_prob for case in cases],
+        "n_tokens": [len(case.prompt.token_ids) for case in cases],
+        "n_active": [case.n_active for case in cases],
+        "n_ablated": [len(case.effect) for case in cases],
+    }
+    for name in cases[0].agreement:
+        found = [case.agreement[name] for case in cases]
+        column = [None if isinstance(value, Skipped) else value for value in found]
+        table[name.replace("/", ".")] = column
+    return table
+
+
+def scatter(cases: Sequence[Case], n_points: int, seed: int) -> Series:
+    """One row per ablated latent of a prompt: true effect and estimates; a random `n_points`."""
+    names = list(cases[0].estimates)
+    columns = {
+        "prompt": torch.cat([torch.full_like(case.latents, case.index) for case in cases]),
+        "latent": torch.cat([case.latents for case in cases]),
+        "effect": torch.cat([case.effect for case in cases]),
+        **{name: torch.cat([case.estimates[name] for case in cases]) for name in names},
+    }
+    n_points = min(n_points, MAX_VALUES // len(columns))
+    order = torch.randperm(len(columns["effect"]), generator=make_generator(seed, "eval scatter"))
+    kept = order[:n_points].sort().values
+    return {name: values[kept].tolist() for name, values in columns.items()}
+
+
+def left_out_prompts(cases: Sequence[Case]) -> Series:
+    """How many prompts lack a score, by reason."""
+    counts = Counter(
+        (f"influence/{name}", value.reason)
+        for case in cases
+        for name, value in case.agreement.items()
+        if isinstance(value, Skipped)
+    )
+    rows = sorted(counts.items())
+    return {
+        "score": [score for (score, _), _ in rows],
+        "reason": [reason for (_, reason), _ in rows],
+        "n_prompts": [n for _, n in rows],
+    }
