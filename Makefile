@@ -1,0 +1,43 @@
+# Each target sets up what it needs in .venv and reuses what is there.
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help bench test check figures board clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+bench: $(VENV)/.run  ## run the main job: every part of the suite, small (10 minutes on 2 cores)
+	$(RUN) -m benchmarks.run experiment=quickstart
+
+test: $(VENV)/.dev  ## run the tests
+	$(RUN) -m pytest
+
+check: $(VENV)/.dev  ## lint, format, types and layers
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
+
+figures: $(VENV)/.run  ## redraw every figure from the published records
+	$(RUN) -m benchmarks.figures --records published
+
+board: $(VENV)/.run  ## rebuild the leaderboard page from all records
+	$(RUN) -m benchmarks.leaderboard --records both
+
+clean:  ## remove .venv (records, checkpoints and the model cache stay)
+	rm -rf $(VENV)
+
+# torch goes first and pinned: nothing else may pull in another build of it.
+$(VENV)/.run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "gradsae needs Python 3.11 to 3.13, got %d.%d; name one: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet -c constraints.txt torch
+	$(RUN) -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test,lint]'
+	@touch $@
