@@ -1,0 +1,149 @@
+"""The user's cache: folders that appear whole or not at all, with a checksum for every file.
+
+Every cached folder holds a `manifest.json` with the size and sha256 of its files. It is written
+last, into a temporary folder that then takes the final name, so no folder is ever half made.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from gradsae.errors import UserError
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+PROGRESS_BYTES = 2 * 10**9
+"""Hashing more than this shows a progress bar: about 2 s on a machine with SHA instructions."""
+
+
+def cache_root() -> Path:
+    """$GRADSAE_CACHE, else $XDG_CACHE_HOME/gradsae, else ~/.cache/gradsae."""
+    named = os.environ.get("GRADSAE_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gradsae"
+
+
+def cached_folder(
+    target: Path, build: Callable[[Path], dict[str, Any]], *, verify: bool = False
+) -> dict[str, Any]:
+    """Make `target` unless it is there, and return its manifest.
+
+    `build` fills an empty folder and returns what it was made from (JSON values), which the
+    manifest keeps under "made_from". Only one process builds; the others wait. A folder that is
+    there is checked by file sizes, with `verify` also by sha256.
+
+    Raises UserError: a damaged folder, a full disk, a cache that cannot be written.
+    """
+    if not target.exists():
+        with _writing(target.parent), _lock(target):
+            if not target.exists():
+                _build(target, build)
+    return check_folder(target, verify=verify)
+
+
+def check_folder(folder: Path, *, verify: bool) -> dict[str, Any]:
+    """Return the manifest of a cached folder; raise UserError where a file differs from it."""
+    manifest = _read_manifest(folder)
+    for name, entry in manifest["files"].items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size is None:
+            raise _damaged(file, "it is missing", folder)
+        if size != entry["size"]:
+            word = "truncated" if size < entry["size"] else "too long"
+            raise _damaged(file, f"it is {word}: {size} bytes, expected {entry['size']}", folder)
+        if verify and (got := sha256_file(file)) != entry["sha256"]:
+            raise _damaged(file, f"sha256 is {got}, expected {entry['sha256']}", folder)
+    return manifest
+
+
+def sha256_file(*files: Path) -> str:
+    """Hex sha256 of the files' bytes, one after the other."""
+    total = sum(file.stat().st_size for file in files)
+    digest = hashlib.sha256()
+    disable = None if total > PROGRESS_BYTES else True
+    with tqdm(total=total, unit="B", unit_scale=True, desc="checksum", disable=disable) as bar:
+        for file in files:
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+                    bar.update(len(block))
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Hex sha256 of a text in UTF-8; lone surrogates are kept as they are."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _build(target: Path, build: Callable[[Path], dict[str, Any]]) -> None:
+    for left_over in target.parent.glob(f"{target.name}.*.partial"):
+        shutil.rmtree(left_over)  # of a process that was killed: we hold the lock
+    work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        made_from = build(work)
+        files = sorted(file for file in work.rglob("*") if file.is_file())
+        entries = {
+            file.relative_to(work).as_posix(): {
+                "size": file.stat().st_size,
+                "sha256": sha256_file(file),
+            }
+            for file in files
+        }
+        manifest = {"schema": SCHEMA, "made_from": made_from, "files": entries}
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        work.chmod(0o755)  # mkdtemp makes it private; a shared cache should be readable
+        work.replace(target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    try:
+        manifest = json.loads(file.read_text())
+        if manifest["schema"] == SCHEMA and isinstance(manifest["files"], dict):
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise _damaged(file, f"it is not a manifest of schema {SCHEMA}", folder)
+
+
+def _damaged(file: Path, what: str, folder: Path) -> UserError:
+    return UserError(
+        f"damaged file {file}: {what}. To repair it, delete the folder {folder} and run again."
+    )
+
+
+@contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    with FileLock(target.parent / f".{target.name}.lock"):
+        yield
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Make the folder; turn a full or unwritable disk into a UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise UserError(
+            f"cannot write to the cache folder {folder}: {error.strerror}. Free some space there, "
+            "or set GRADSAE_CACHE to a folder that can be written."
+        ) from error

@@ -1,0 +1,128 @@
+"""Re-run a decoder from one site on: the cheap way to see what many edits of one prompt do.
+
+Blocks before the site hand their input through and the site's own output is replaced, so the rest
+of the transformers model (masks, rotary positions, final norm, head) runs as it always does.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from gradsae.decoder import Decoder, first, with_first
+from gradsae.sites import Site
+
+
+def run_to(decoder: Decoder, site: Site, token_ids: Int[Tensor, "1 pos"]) -> "Suffix":
+    """Run one prompt up to the site and keep what a re-run from there needs."""
+    decoder.check_site(site)
+    layout, block = decoder.layout, decoder.module(Site("resid_post", site.layer))
+    paths = {"resid_post": "block", "attn_out": layout.attn_out, "mlp_out": layout.mlp_out}
+    halves = (layout.attn, layout.attn_out, layout.mlp, layout.mlp_out)
+    watched = {path: block.get_submodule(path) for path in halves if path is not None}
+    seen = decoder.capture({**watched, "block": block}, block, token_ids, None, stop=True)
+    return Suffix(
+        decoder=decoder,
+        site=site,
+        token_ids=token_ids,
+        clean=first(seen[paths[site.kind] or ""])[0],
+        _block_input=seen["block.input"],
+        _outputs=seen,
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Suffix:
+    """The part of the model after one site, for one prompt: many edited activations, cheaply."""
+
+    decoder: Decoder
+    site: Site
+    token_ids: Int[Tensor, "1 pos"]
+    clean: Float[Tensor, "pos d_in"]
+    """The site's activation in the unedited pass, in the model's dtype."""
+    _block_input: Float[Tensor, "1 pos d_in"]
+    _outputs: dict[str, Any]
+    """Clean outputs of the site's block and its halves."""
+
+    @property
+    def fraction(self) -> float:
+        """Forward-equivalents of `logits` per row: the share of blocks that is run again.
+
+        (n_layers - layer - 1) / n_layers; for attn_out one block more, as its MLP is run again
+        (counted whole). Embedding and unembedding are not counted.
+        """
+        n_blocks = self.decoder.n_layers - self.site.layer - (self.site.kind != "attn_out")
+        return n_blocks / self.decoder.n_layers
+
+    def logits(
+        self,
+        activation: Float[Tensor, "batch pos d_in"],
+        positions: Sequence[int] | None = None,
+    ) -> Float[Tensor, "batch n_positions vocab"]:
+        """Float32 logits with the site's activation replaced, one row per replacement.
+
+        The same as a full pass with that edit (to rounding), and differentiable with respect to
+        `activation`. Blocks before the site hand their input through.
+        """
+        if activation.shape[1:] != self.clean.shape:
+            expected = ("batch", *self.clean.shape)
+            raise ValueError(f"activation must be {expected}, got {tuple(activation.shape)}")
+        value = activation.to(self._block_input.dtype)
+        blocks = self.decoder.model.get_submodule(self.decoder.layout.blocks)
+        with ExitStack() as stack:
+            for block in list(blocks)[: self.site.layer]:
+                stack.enter_context(_patched(block, self._hand_through))
+            for module, forward in self._replacements(blocks[self.site.layer], value):
+                stack.enter_context(_patched(module, forward))
+            return self.decoder.forward(self.token_ids.expand(len(value), -1), None, positions)
+
+    def _hand_through(self, *args: Any, **kwargs: Any) -> Any:
+        return with_first(self._outputs["block"], args[0] if args else kwargs["hidden_states"])
+
+    def _replacements(
+        self, block: nn.Module, value: Tensor
+    ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+        """Modules of the site's block and the functions that stand in for them."""
+        layout, out = self.decoder.layout, self._outputs
+        if self.site.kind == "resid_post":
+            yield block, _returning(with_first(out["block"], value))
+            return
+        run = block.forward
+        before = self._block_input.expand(len(value), -1, -1)
+
+        def run_on_clean_input(*args: Any, **kwargs: Any) -> Any:
+            return run(
+                before, *args[1:], **{k: v for k, v in kwargs.items() if k != "hidden_states"}
+            )
+
+        yield block, run_on_clean_input
+        replay = [layout.attn, layout.attn_out]
+        edited = layout.attn_out
+        if self.site.kind == "mlp_out":
+            replay += [layout.mlp, layout.mlp_out]
+            edited = layout.mlp_out
+        for path in dict.fromkeys(p for p in replay if p is not None):
+            result = with_first(out[path], value) if path == edited else out[path]
+            yield block.get_submodule(path), _returning(result)
+
+
+def _returning(value: Any) -> Callable[..., Any]:
+    return lambda *args, **kwargs: value
+
+
+@contextmanager
+def _patched(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Stand `forward` in for a module's own; its hooks, attributes and index stay as they are."""
+    own = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
