@@ -1,0 +1,112 @@
+"""What several metrics share: passes in bounded memory, names of controls, bootstrap intervals."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from gradsae.codes import Codes
+from gradsae.interfaces import Scores
+from gradsae.sae import SAE, Pass
+
+PASS_ENTRIES = 2**24
+"""Rows times latents of one pass: 64 MB where the codes are dense."""
+N_RESAMPLES = 1000
+LEVEL = 0.95
+"""Coverage of every interval."""
+
+Value = TypeVar("Value")
+
+
+class Rows(NamedTuple):
+    """Some consecutive rows, encoded."""
+
+    start: int
+    codes: Codes
+
+
+@torch.no_grad()
+def encode(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Iterator[Rows]:
+    """Yield the codes of raw activations, some rows at a time, on the SAE's device."""
+    for start, chunk in _chunks(sae, x):
+        yield Rows(start, sae.encode_in(sae.normaliser.apply(chunk).x))
+
+
+@torch.no_grad()
+def forward(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Iterator[Pass]:
+    """Yield the forward passes of raw activations, some rows at a time, on the SAE's device."""
+    for _, chunk in _chunks(sae, x):
+        yield sae(chunk)
+
+
+def _chunks(
+    sae: SAE, x: Float[Tensor, "batch d_in"]
+) -> Iterator[tuple[int, Float[Tensor, "chunk d_in"]]]:
+    n_rows = max(1, min(4096, PASS_ENTRIES // sae.arch.d_sae))
+    for start in range(0, len(x), n_rows):
+        yield start, x[start : start + n_rows].to(sae.b_dec)
+
+
+def count_fired(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Int[Tensor, " d_sae"]:
+    """Return on how many rows each latent is open; on the CPU."""
+    counts = torch.zeros(sae.arch.d_sae, dtype=torch.int64)
+    for _, codes in encode(sae, x):
+        counts += codes.fired().cpu()
+    return counts
+
+
+def directions(sae: SAE) -> Float[Tensor, "d_sae d_in"]:
+    """Return the direction that each latent writes; the normaliser does not turn it."""
+    return sae.decoder().detach().float()
+
+
+def random_directions(
+    n: int, d_in: int, generator: torch.Generator
+) -> Float[Tensor, "directions d_in"]:
+    """Return `n` unit vectors drawn uniformly from the sphere: the chance-level dictionary."""
+    return normalize(torch.randn(n, d_in, generator=generator), dim=1)
+
+
+def control_name(name: str, control: str = "chance") -> str:
+    """Return `kind/score/chance`, or `kind/score/variant_chance` for the score of a variant."""
+    return f"{name}_{control}" if name.count("/") == 2 else f"{name}/{control}"
+
+
+def merge(parts: Sequence[Scores]) -> Scores:
+    """Return the scores of several parts that share no name and cost no forward pass."""
+    return Scores(
+        scores=_union([part.scores for part in parts]),
+        intervals=_union([part.intervals for part in parts]),
+        n=_union([part.n for part in parts]),
+        series=_union([part.series for part in parts]),
+        skipped=_union([part.skipped for part in parts]),
+    )
+
+
+def _union(named: Sequence[dict[str, Value]]) -> dict[str, Value]:
+    return {name: value for one in named for name, value in one.items()}
+
+
+def bootstrap_ratio(
+    above: Float[Tensor, " unit"], below: Float[Tensor, " unit"], generator: torch.Generator
+) -> tuple[float, float] | None:
+    """Return the 95 % percentile interval of sum(above) / sum(below) over resampled units.
+
+    None where there is nothing to resample (fewer than two units) or where a resample has no
+    finite ratio.
+    """
+    n = len(above)
+    if n < 2:
+        return None
+    ratios = torch.empty(N_RESAMPLES, dtype=torch.float64)
+    for i in range(N_RESAMPLES):
+        pick = torch.randint(n, (n,), generator=generator)
+        ratios[i] = above[pick].sum() / below[pick].sum()
+    if not bool(ratios.isfinite().all()):
+        return None
+    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    low, high = ratios.quantile(tails).tolist()
+    return low, high

@@ -1,0 +1,182 @@
+"""LM loss: what does the model lose when the reconstruction takes the activation's place?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from gradsae import checks
+from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
+from gradsae.lm import LM
+from gradsae.metrics.common import bootstrap_ratio
+from gradsae.sae import SAE
+from gradsae.seeds import make_generator
+from gradsae.sites import Site
+
+Dropped = Callable[[Tensor, Tensor], Tensor]
+"""(token_ids [batch pos], acts [batch pos d_in]) -> positions that keep the model's activation."""
+Replace = Callable[[Tensor], Tensor]
+"""Activations of some positions [n d_in], in the model's dtype -> what the model gets instead."""
+
+N_PASSES = 4
+"""Clean, spliced, zero-ablated and mean-ablated."""
+
+
+class Window(NamedTuple):
+    """Sums over the predicted tokens of one window, in nats."""
+
+    clean: float
+    spliced: float
+    zero: float
+    mean: float
+    kl: float
+    """KL(clean || spliced) of the next-token distribution."""
+    n_tokens: int
+    n_dropped: int
+    """Positions that kept the model's activation."""
+
+
+def splice(
+    acts: Float[Tensor, "batch pos d_in"], kept: Bool[Tensor, "batch pos"], replace: Replace
+) -> Float[Tensor, "batch pos d_in"]:
+    """Return `acts` with the kept positions replaced; bit-equal where `replace` is the identity."""
+    edited = acts.clone()
+    edited[kept] = replace(acts[kept]).to(acts.dtype)
+    return edited
+
+
+def cross_entropy(logits: Float[Tensor, "1 pos vocab"], token_ids: Int[Tensor, "1 pos"]) -> float:
+    """Summed negative log-likelihood of tokens 1, 2, ... of a window, in nats."""
+    return F.cross_entropy(logits[0, :-1], token_ids[0, 1:], reduction="none").double().sum().item()
+
+
+def kl_divergence(
+    clean: Float[Tensor, "1 pos vocab"], other: Float[Tensor, "1 pos vocab"]
+) -> float:
+    """Summed KL(clean || other) in nats over the positions that predict a token of the window."""
+    log_p, log_q = clean[0, :-1].log_softmax(-1), other[0, :-1].log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).double().sum().item()
+
+
+@torch.no_grad()
+def run_window(
+    lm: LM,
+    site: Site,
+    token_ids: Int[Tensor, "1 pos"],
+    dropped: Dropped,
+    reconstruct: Replace,
+    mean: Float[Tensor, " d_in"],
+) -> Window:
+    """Run one window four times: clean, reconstruction spliced in, kept positions 0, and mean."""
+    seen: list[Tensor] = []
+
+    def keep(acts: Tensor) -> Tensor:
+        seen.append(acts)
+        return acts
+
+    clean = lm.logits(token_ids, edit=(site, keep))
+    kept = ~dropped(token_ids, seen[0])
+
+    def run(replace: Replace) -> Tensor:
+        return lm.logits(token_ids, edit=(site, lambda acts: splice(acts, kept, replace)))
+
+    spliced = run(reconstruct)
+    kl, ce_spliced = kl_divergence(clean, spliced), cross_entropy(spliced, token_ids)
+    del spliced
+    return Window(
+        clean=cross_entropy(clean, token_ids),
+        spliced=ce_spliced,
+        zero=cross_entropy(run(torch.zeros_like), token_ids),
+        mean=cross_entropy(run(lambda acts: mean.to(acts).expand_as(acts)), token_ids),
+        kl=kl,
+        n_tokens=token_ids.shape[1] - 1,
+        n_dropped=int((~kept).sum()),
+    )
+
+
+def score_windows(windows: list[Window], generator: torch.Generator) -> Scores:
+    """The scores of `LMLoss` from the sums of its windows; each window is one bootstrap unit."""
+    columns = torch.tensor(windows, dtype=torch.float64).T
+    clean, spliced, zero, mean, kl, tokens, dropped = columns
+    ratios = {
+        "lm/ce_clean": (clean, tokens),
+        "lm/ce_spliced": (spliced, tokens),
+        "lm/ce_zero": (zero, tokens),
+        "lm/ce_mean": (mean, tokens),
+        "lm/ce_delta": (spliced - clean, tokens),
+        "lm/kl": (kl, tokens),
+        "lm/ce_recovered": (zero - spliced, zero - clean),
+        "lm/ce_recovered/mean": (mean - spliced, mean - clean),
+    }
+    scores, intervals, skipped = {}, {}, {}
+    for name, (above, below) in ratios.items():
+        if not below.sum() > 0:
+            skipped[name] = "the ablation does not raise the cross-entropy of these windows"
+            continue
+        scores[name] = (above.sum() / below.sum()).item()
+        interval = bootstrap_ratio(above, below, generator)
+        if interval is not None:
+            intervals[name] = interval
+    n = dict.fromkeys(scores, int(tokens.sum()))
+    n |= {"lm/windows": len(windows), "lm/dropped": int(dropped.sum())}
+    return Scores(
+        scores=scores,
+        intervals=intervals,
+        n=n,
+        skipped=skipped,
+        forward_equivalents=float(N_PASSES * len(windows)),
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LMLoss(Metric):
+    """Cross-entropy and next-token distribution with the SAE's reconstruction spliced in.
+
+    At the source's site every position gets the reconstruction, except those that an SAE of this
+    source never saw (special tokens, outliers; `lm/dropped` counts them): they keep the model's
+    own activation in every variant. Cross-entropies are means over all next-token predictions of
+    the held-out windows, in nats; intervals are 95 % bootstraps over windows.
+
+    - `lm/ce_clean`, `lm/ce_spliced`, `lm/ce_zero`, `lm/ce_mean`: of the untouched model, and with
+      the reconstruction, zeros, and the mean of the source's held-out rows (no outliers).
+    - `lm/ce_recovered`, at most about 1, up: 1 - (spliced - clean) / (zero - clean). 1: nothing
+      lost, 0: no better than zeros; an SAE can do worse.
+    - `lm/ce_recovered/mean`: the same against the mean, which is the harder baseline.
+    - `lm/ce_delta` in nats, down: spliced - clean.
+    - `lm/kl` in nats, 0 or more (to rounding), down: mean KL(clean || spliced) per prediction.
+
+    A reconstruction equal to the activation gives exactly 1, 1, 0 and 0.
+    """
+
+    n_windows: int = 32
+    n_rows: int = 4096
+    """Held-out rows whose mean is the mean-ablation."""
+
+    def __post_init__(self) -> None:
+        checks.whole("n_windows", self.n_windows, 1)
+        checks.whole("n_rows", self.n_rows, 1)
+
+    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+        if not isinstance(source, ModelSource):
+            return Skipped(f"{source.name} is not read from a language model")
+        lm, site = source.lm(), source.site()
+        x, _, outlier = source.held_out(self.n_rows, seed)
+        mean = (x if outlier is None else x[~outlier]).float().mean(0).to(lm.device)
+
+        def reconstruct(acts: Tensor) -> Tensor:
+            return sae(acts.to(sae.b_dec)).recon.to(acts)
+
+        usable = [ids for ids in source.eval_windows(self.n_windows, seed) if len(ids) > 1]
+        if not usable:
+            return Skipped("there is no held-out window of two tokens or more")
+        windows = [
+            run_window(lm, site, ids[None].to(lm.device), source.dropped, reconstruct, mean)
+            for ids in tqdm(usable, desc="lm loss", disable=None)
+        ]
+        return score_windows(windows, make_generator(seed, "eval bootstrap windows"))

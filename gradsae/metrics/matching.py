@@ -1,0 +1,76 @@
+"""Which direction of one dictionary stands for which of another?
+
+Two answers: the largest cosine (many to one, bounded memory) and the best one-to-one matching.
+The sign counts: codes are non-negative, so a latent that points the other way is no match.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.functional import normalize
+
+BLOCK = 4096
+"""Cosines are computed BLOCK x BLOCK at a time: 64 MB, whatever the dictionaries' sizes."""
+MAX_PAIRS = 2**26
+"""Largest cost matrix (n_a * n_b) given to the Hungarian algorithm: 1.3 GB with scipy's copies."""
+
+
+class Best(NamedTuple):
+    """Largest cosines both ways, in [-1, 1], on the CPU."""
+
+    a: Float[Tensor, " n_a"]
+    """Of each row of a, over the rows of b; -1 if b is empty."""
+    b: Float[Tensor, " n_b"]
+    """Of each row of b, over the rows of a; -1 if a is empty."""
+
+
+class Matching(NamedTuple):
+    """Pairs of a one-to-one matching, min(n_a, n_b) of them, on the CPU."""
+
+    a: Int[Tensor, " pairs"]
+    b: Int[Tensor, " pairs"]
+    cosine: Float[Tensor, " pairs"]
+    """Of each pair; without its sign where the matching ignored it."""
+
+
+def max_cosines(
+    a: Float[Tensor, "n_a d_in"], b: Float[Tensor, "n_b d_in"], *, block: int = BLOCK
+) -> Best:
+    """Return the largest signed cosines both ways; a zero row has cosine 0 with everything.
+
+    Never holds more than block x block cosines: 65,536 x 16,384 directions need no more memory
+    than the directions themselves and 64 MB.
+    """
+    a, b = normalize(a, dim=1), normalize(b.to(a), dim=1)
+    best_a, best_b = a.new_full((len(a),), -1.0), b.new_full((len(b),), -1.0)
+    for i in range(0, len(a), block):
+        for j in range(0, len(b), block):
+            cosine = (a[i : i + block] @ b[j : j + block].mT).clamp_(-1, 1)
+            rows, columns = best_a[i : i + block], best_b[j : j + block]
+            torch.maximum(rows, cosine.amax(1), out=rows)
+            torch.maximum(columns, cosine.amax(0), out=columns)
+    return Best(best_a.cpu(), best_b.cpu())
+
+
+def too_large(n_a: int, n_b: int, max_pairs: int) -> str | None:
+    """Return why dictionaries of these sizes are not matched one to one, or None if they are."""
+    if n_a * n_b <= max_pairs:
+        return None
+    return f"one-to-one matching of {n_a} x {n_b} directions is above max_pairs = {max_pairs}"
+
+
+def one_to_one(
+    a: Float[Tensor, "n_a d_in"], b: Float[Tensor, "n_b d_in"], *, absolute: bool = False
+) -> Matching:
+    """Return the one-to-one matching with the largest sum of cosines (Hungarian algorithm).
+
+    `absolute` ignores the sign. Needs about 20 bytes per pair and, on one core, 1.5 s for
+    4,096 x 16,384 directions.
+    """
+    cosine = (normalize(a, dim=1) @ normalize(b.to(a), dim=1).mT).clamp_(-1, 1).cpu()
+    cosine = cosine.abs_() if absolute else cosine
+    rows, columns = map(torch.from_numpy, linear_sum_assignment(cosine.numpy(), maximize=True))
+    return Matching(rows, columns, cosine[rows, columns])

@@ -1,0 +1,160 @@
+"""Reconstruction: how much of an activation comes back, and through how many latents?"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from gradsae import checks
+from gradsae.interfaces import Metric, Scores, Skipped, Source
+from gradsae.metrics.common import bootstrap_ratio, forward, merge
+from gradsae.sae import SAE
+from gradsae.seeds import make_generator
+
+DENSE_RATE = 0.1
+"""A latent that fires on a larger share of rows counts as dense."""
+LOWEST = -6.0
+"""Left edge of the lowest bin of the density histogram, in log10 of the firing rate."""
+BINS_PER_DECADE = 4
+
+
+class Rebuilt(NamedTuple):
+    """What the forward passes over some rows leave, on the CPU, in float64."""
+
+    error: Float[Tensor, " batch"]
+    """Squared error of each row, in raw units."""
+    cosine: Float[Tensor, " batch"]
+    """Cosine of each row with its reconstruction; 0 where either is zero."""
+    n_open: Int[Tensor, " batch"]
+    """Open latents of each row."""
+    fired: Int[Tensor, " d_sae"]
+    """Rows on which each latent is open."""
+
+
+def rebuild(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Rebuilt:
+    """Pass every row through the SAE once."""
+    none = torch.zeros(0, dtype=torch.float64)
+    errors, cosines, n_open = [none], [none], [none.long()]
+    fired, start = torch.zeros(sae.arch.d_sae, dtype=torch.int64), 0
+    for out in forward(sae, x):
+        recon = out.recon.double().cpu()
+        rows = x[start : start + len(recon)].double()
+        start += len(recon)
+        errors.append((rows - recon).square().sum(1))
+        cosines.append(cosine_similarity(rows, recon, dim=1))
+        n_open.append(out.codes.n_open().cpu())
+        fired += out.codes.fired().cpu()
+    return Rebuilt(torch.cat(errors), torch.cat(cosines), torch.cat(n_open), fired)
+
+
+def deviations(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, " batch"]:
+    """Squared distance of each row from the mean of these rows; their sum is the variance."""
+    x = x.double()
+    return (x - x.mean(0)).square().sum(1)
+
+
+def density(fired: Int[Tensor, " d_sae"], n_rows: int) -> dict[str, list[float | int | None]]:
+    """Histogram of log10(firing rate) over latents: left edges and counts; counts sum to d_sae.
+
+    The first bin, whose edge is None, counts the latents that never fire. The others are a
+    quarter of a decade wide, from 1e-6 on (lower rates fall into the lowest); the last one ends at
+    rate 1, which it includes.
+    """
+    n_bins = round(-LOWEST * BINS_PER_DECADE)
+    edges = [LOWEST + i / BINS_PER_DECADE for i in range(n_bins)]
+    rates = fired[fired > 0].double() / n_rows
+    # 1e-9: a rate on an edge (0.1, 0.01) belongs to the bin that starts there, despite rounding.
+    place = ((rates.log10() - LOWEST) * BINS_PER_DECADE + 1e-9).floor().long()
+    counts = torch.bincount(place.clamp(0, n_bins - 1), minlength=n_bins).tolist()
+    n_never = int((fired == 0).sum())
+    return {"log10_rate": [None, *edges], "count": [n_never, *counts]}
+
+
+def score_sparsity(rebuilt: Rebuilt) -> Scores:
+    """l0, shares of dead and dense latents, and the density histogram."""
+    n_rows = len(rebuilt.n_open)
+    rate = rebuilt.fired.double() / n_rows
+    scores = {
+        "sparsity/l0": rebuilt.n_open.double().mean().item(),
+        "sparsity/dead": (rate == 0).double().mean().item(),
+        "sparsity/dense_share": (rate > DENSE_RATE).double().mean().item(),
+    }
+    series = {"sparsity/density": density(rebuilt.fired, n_rows)}
+    return Scores(scores=scores, n=dict.fromkeys(scores, n_rows), series=series)
+
+
+def score_fvu(
+    name: str,
+    error: Float[Tensor, " batch"],
+    deviation: Float[Tensor, " batch"],
+    generator: torch.Generator,
+) -> Scores:
+    """Fraction of variance unexplained under `name`, with its interval over rows."""
+    total = deviation.sum().item()
+    if not total > 0:
+        return Scores(scores={}, skipped={name: "the rows do not vary"})
+    interval = bootstrap_ratio(error, deviation, generator)
+    return Scores(
+        scores={name: error.sum().item() / total},
+        intervals={} if interval is None else {name: interval},
+        n={name: len(error)},
+    )
+
+
+def score_cosine(rebuilt: Rebuilt, x: Float[Tensor, "batch d_in"]) -> Scores:
+    """Mean cosine between a row and its reconstruction, over the rows that are not zero."""
+    name, nonzero = "reconstruction/cosine", x.norm(dim=1) > 0
+    if not bool(nonzero.any()):
+        return Scores(scores={}, skipped={name: "all rows are zero"})
+    mean = rebuilt.cosine[nonzero].mean().item()
+    return Scores(scores={name: mean}, n={name: int(nonzero.sum())})
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(Metric):
+    """Held-out rows through the SAE. All scores leave out rows that the source flags as outliers
+    (the SAE never saw their like), except the one that says otherwise.
+
+    - `reconstruction/fvu`, 0 or more, down: summed squared error over summed squared distance from
+      the mean of the same rows (1: as good as that mean). Interval: 95 % bootstrap over rows,
+      the mean held fixed; rows of one document are not independent, so for a language model it
+      is too narrow.
+    - `reconstruction/fvu/with_outliers`: the same over all rows, with the mean of all rows.
+    - `reconstruction/cosine` in [-1, 1], up: mean over rows of the cosine between row and
+      reconstruction, in raw units, no mean removed; rows that are exactly zero are left out.
+    - `sparsity/l0` in [0, d_sae]: mean number of open latents per row.
+    - `sparsity/dead` in [0, 1], down: share of all latents that never fire on these n rows (a
+      latent rarer than 1 / n may count as dead).
+    - `sparsity/dense_share` in [0, 1]: share of all latents that fire on more than 10 % of rows.
+    - series `sparsity/density`: see `density`.
+    """
+
+    n_rows: int = 16_384
+
+    def __post_init__(self) -> None:
+        checks.whole("n_rows", self.n_rows, 1)
+
+    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+        x, _, outlier = source.held_out(self.n_rows, seed)
+        odd = torch.zeros(len(x), dtype=torch.bool) if outlier is None else outlier
+        if bool(odd.all()):
+            return Skipped("all held-out rows are outliers")
+        usual, rebuilt = x[~odd], rebuild(sae, x[~odd])
+        generator = make_generator(seed, "eval bootstrap rows")
+        parts = [
+            score_fvu("reconstruction/fvu", rebuilt.error, deviations(usual), generator),
+            score_cosine(rebuilt, usual),
+            score_sparsity(rebuilt),
+        ]
+        name = "reconstruction/fvu/with_outliers"
+        if outlier is None:
+            parts.append(Scores(scores={}, skipped={name: f"{source.name} flags no outliers"}))
+        else:
+            error = torch.cat([rebuilt.error, rebuild(sae, x[odd]).error])
+            total = deviations(torch.cat([usual, x[odd]]))
+            parts.append(score_fvu(name, error, total, generator))
+        return merge(parts)

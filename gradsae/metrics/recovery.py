@@ -1,0 +1,204 @@
+"""Recovery: which of the true features does the dictionary contain?"""
+
+from dataclasses import dataclass
+from typing import TypeVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
+from gradsae.metrics.common import (
+    control_name,
+    count_fired,
+    directions,
+    merge,
+    random_directions,
+)
+from gradsae.metrics.matching import MAX_PAIRS, max_cosines, one_to_one, too_large
+from gradsae.sae import SAE
+from gradsae.seeds import make_generator
+
+TAUS = (0.8, 0.9, 0.95)
+PRECISION_TAU = 0.9
+N_CURVE = 41
+"""Points of the FRR curve: tau = 0, 0.025, ... 1."""
+
+Named = TypeVar("Named")
+
+
+def frr(best: Float[Tensor, " n_features"], tau: float) -> float:
+    """Share of true features whose best latent has a signed cosine above `tau`; in [0, 1], up.
+
+    Feature recovery rate of Chen et al. 2025, https://arxiv.org/abs/2506.14002, section 4.
+    """
+    return (best > tau).double().mean().item()
+
+
+def frr_area(best: Float[Tensor, " n_features"]) -> float:
+    """Area under FRR(tau) for tau from 0 to 1; in [0, 1], up.
+
+    That integral is exactly the mean over true features of the best cosine, negative ones as 0.
+    """
+    return best.clamp_min(0).double().mean().item()
+
+
+def rate_errors(
+    p: Float[Tensor, " n"], f: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return |p - f| / max(p, f) and |p - f| for firing rates `p` and true rates `f` > 0."""
+    gap = (p - f).abs()
+    return gap / torch.maximum(p, f), gap
+
+
+def score_cosines(
+    latents: Float[Tensor, "d_sae d_in"],
+    p: Float[Tensor, " d_sae"],
+    features: Float[Tensor, "n_features d_in"],
+) -> Scores:
+    """FRR, its area, its curve, and the precision of the latents that fire (p > 0)."""
+    best = max_cosines(features, latents).a
+    scores = {f"recovery/frr_{tau}": frr(best, tau) for tau in TAUS}
+    scores["recovery/frr_area"] = frr_area(best)
+    n = dict.fromkeys(scores, len(features))
+    taus = [i / (N_CURVE - 1) for i in range(N_CURVE)]
+    curve = {"tau": taus, "frr": [frr(best, tau) for tau in taus]}
+    live = latents[(p > 0).to(latents.device)]
+    name, skipped = f"recovery/precision_{PRECISION_TAU}", {}
+    if len(live):
+        scores[name] = frr(max_cosines(features, live).b, PRECISION_TAU)
+        n[name] = len(live)
+    else:
+        skipped[name] = "no latent fires on the held-out rows"
+    series = {"recovery/frr_curve": curve}
+    return Scores(scores=scores, n=n, series=series, skipped=skipped)
+
+
+def score_mcc(
+    latents: Float[Tensor, "d_sae d_in"],
+    features: Float[Tensor, "n_features d_in"],
+    max_pairs: int = MAX_PAIRS,
+) -> Scores:
+    """MCC over all true features, and the variant that other libraries report."""
+    names = ("recovery/mcc", "recovery/mcc/matched")
+    reason = too_large(len(features), len(latents), max_pairs)
+    if reason is not None:
+        return Scores(scores={}, skipped=dict.fromkeys(names, reason))
+    signed = one_to_one(features, latents)
+    absolute = one_to_one(features, latents, absolute=True)
+    return Scores(
+        scores={
+            names[0]: signed.cosine.double().sum().item() / len(features),
+            names[1]: absolute.cosine.double().mean().item(),
+        },
+        n={names[0]: len(features), names[1]: len(absolute.cosine)},
+    )
+
+
+def score_rates(
+    latents: Float[Tensor, "d_sae d_in"],
+    p: Float[Tensor, " d_sae"],
+    features: Float[Tensor, "n_features d_in"],
+    f: Float[Tensor, " n_features"] | None,
+    max_pairs: int = MAX_PAIRS,
+) -> Scores:
+    """Firing-rate errors of the latents that fire, matched one to one with the features."""
+    names = ("recovery/rate_error", "recovery/rate_error/absolute")
+    live = (p > 0).nonzero().squeeze(1)
+    reason = too_large(len(features), len(live), max_pairs)
+    if f is None:
+        reason = "the source's held-out rows come without their true codes"
+    elif not bool((f > 0).any()):
+        reason = "no true feature is active on the held-out rows"
+    if f is None or reason is not None:
+        return Scores(scores={}, skipped=dict.fromkeys(names, reason or ""))
+    matching = one_to_one(features, latents[live.to(latents.device)])
+    matched = torch.zeros_like(f)
+    matched[matching.a] = p[live[matching.b]]
+    seen = f > 0
+    relative, absolute = rate_errors(matched[seen], f[seen])
+    means = (relative.double().mean().item(), absolute.double().mean().item())
+    return Scores(
+        scores=dict(zip(names, means, strict=True)), n=dict.fromkeys(names, int(seen.sum()))
+    )
+
+
+def score_dictionary(
+    latents: Float[Tensor, "d_sae d_in"],
+    p: Float[Tensor, " d_sae"],
+    features: Float[Tensor, "n_features d_in"],
+    f: Float[Tensor, " n_features"] | None,
+    max_pairs: int = MAX_PAIRS,
+) -> Scores:
+    """All recovery scores of directions that fire at the rates `p`, none of them a control."""
+    return merge(
+        [
+            score_cosines(latents, p, features),
+            score_mcc(latents, features, max_pairs),
+            score_rates(latents, p, features, f, max_pairs),
+        ]
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Recovery(Metric):
+    """How close the latents' directions, and how often they fire, come to the true features.
+
+    The cosine is signed: a latent that points the other way recovers nothing. Denominators: all
+    true features, except where another is named.
+
+    - `recovery/frr_0.8`, `_0.9`, `_0.95` in [0, 1], up: share of true features with a latent, dead
+      or alive, whose cosine is above tau (as the GBA paper counts, section 4).
+    - `recovery/frr_area` in [0, 1], up: area under FRR(tau), tau from 0 to 1.
+    - `recovery/mcc` in [-1, 1], up: sum of the cosines of the best one-to-one matching with all
+      latents, over the number of true features; a feature left without a latent counts 0.
+    - `recovery/mcc/matched` in [0, 1], up: mean absolute cosine over the matched pairs only, which
+      is the MCC of SAELens (`sae_lens/synthetic/evals.py`): with 4,096 latents for 16,384
+      features, the 12,288 features without a latent cost nothing there.
+    - `recovery/precision_0.9` in [0, 1], up: share of the latents that fire on the held-out rows
+      with a true feature at cosine above 0.9.
+    - `recovery/rate_error` in [0, 1], down: mean over the features active on the held-out rows of
+      |p - f| / max(p, f): p the firing rate of the feature's latent (one-to-one matching with the
+      latents that fire; 0 without one), f the feature's own rate on the same rows.
+    - `recovery/rate_error/absolute` in [0, 1], down: the same with |p - f|. Where features are
+      rare, an SAE that never fires scores well here; not so above.
+
+    Each has a control, `/chance` (`_chance` on a variant): the same score, where `d_sae` random
+    unit directions stand in for the latents' and keep their firing rates.
+    """
+
+    n_rows: int = 16_384
+    """Held-out rows: they say which latents fire, and how often."""
+    max_pairs: int = MAX_PAIRS
+    """Largest n_features * d_sae for which one-to-one matchings are computed."""
+
+    def __post_init__(self) -> None:
+        checks.whole("n_rows", self.n_rows, 1)
+        checks.whole("max_pairs", self.max_pairs, 1)
+
+    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+        if not isinstance(source, KnownSource):
+            return Skipped(f"the true features of {source.name} are not known")
+        x, truth, _ = source.held_out(self.n_rows, seed)
+        p = count_fired(sae, x) / len(x)
+        f = None if truth is None else (truth.fired() / len(x)).to(p)
+        latents = directions(sae)
+        features = source.features().to(latents)
+        generator = make_generator(seed, "eval random directions")
+        chance = random_directions(len(latents), latents.shape[1], generator).to(latents)
+        found = score_dictionary(latents, p, features, f, self.max_pairs)
+        control = score_dictionary(chance, p, features, f, self.max_pairs)
+        curve = found.series["recovery/frr_curve"]
+        curve["chance"] = control.series["recovery/frr_curve"]["frr"]
+        return Scores(
+            scores=found.scores | _as_chance(control.scores),
+            n=found.n | _as_chance(control.n) | {"recovery/rows": len(x)},
+            series={"recovery/frr_curve": curve},
+            skipped=found.skipped | _as_chance(control.skipped),
+        )
+
+
+def _as_chance(named: dict[str, Named]) -> dict[str, Named]:
+    return {control_name(name): value for name, value in named.items()}
