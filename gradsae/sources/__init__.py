@@ -1,0 +1,1 @@
+"""Where activations come from: one synthetic world or activation source per file."""

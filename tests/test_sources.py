@@ -1,0 +1,347 @@
+"""What every source must satisfy. A new source adds one line to SOURCES and one to CHANGES."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable
+from copy import copy
+from itertools import product
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from scipy.stats import chisquare
+
+from gradsae.interfaces import KnownSource, Source
+from gradsae.provenance import ROOT
+from gradsae.seeds import make_generator
+from gradsae.sources.common import bernoulli_support, exact_support
+from gradsae.sources.superposition import Superposition
+from gradsae.sources.two_sparsity import TwoSparsity
+from gradsae.trainers.common import random_directions
+
+CPU = torch.device("cpu")
+POWER_LAW = Superposition(
+    n_features=24,
+    width=12,
+    l0=3,
+    support="bernoulli",
+    exponent=0.8,
+    coefficients="half_normal",
+    directions="gaussian",
+)
+
+KNOWN: dict[str, KnownSource] = {
+    "exact": Superposition(n_features=24, width=12, l0=3, coefficients="exponential"),
+    "power_law": POWER_LAW,
+    "two_sparsity": TwoSparsity(),
+}
+SOURCES: dict[str, Callable[[Path], Source]] = {
+    **{name: lambda _, source=source: source for name, source in KNOWN.items()},
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "power_law": {
+        "n_features": 25,
+        "width": 13,
+        "l0": 2.5,
+        "support": "exact",
+        "exponent": 0.5,
+        "coefficients": "constant",
+        "low": 0.1,
+        "high": 2.0,
+        "normalise_rows": True,
+        "directions": "orthogonal",
+        "noise": 0.1,
+        "seed": 1,
+    },
+    "two_sparsity": {
+        "n_features": 64,
+        "width": 20,
+        "sparsities": (3, 19),
+        "share": 0.25,
+        "seed": 1,
+    },
+}
+NOT_IDENTITY: dict[str, set[str]] = {}
+"""Fields that say how the data are made or where they lie, not which."""
+
+every_known = pytest.mark.parametrize("source", KNOWN.values(), ids=KNOWN.keys())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("activations")
+
+
+@pytest.fixture(params=SOURCES.keys())
+def source(request, folder) -> Source:
+    return SOURCES[request.param](folder)
+
+
+def batches(source: Source, seed: int, n: int = 3) -> list[torch.Tensor]:
+    stream = source.stream(32, seed, CPU)
+    return [stream.next() for _ in range(n)]
+
+
+def rows_of(x: torch.Tensor) -> set[bytes]:
+    return {row.numpy().tobytes() for row in x if row.any()}
+
+
+def test_the_same_seed_gives_the_same_batches(source):
+    for one, other in zip(batches(source, 3), batches(source, 3), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_another_seed_gives_other_batches(source):
+    assert not torch.equal(batches(source, 3)[0], batches(source, 4)[0])
+
+
+def test_batches_of_one_stream_differ(source):
+    first, second, _ = batches(source, 3)
+    assert not torch.equal(first, second)
+
+
+def test_batches_are_float32_rows_of_width_d_in(source):
+    x = batches(source, 0)[0]
+    assert x.shape == (32, source.d_in())
+    assert x.dtype == torch.float32
+
+
+def test_held_out_rows_are_not_training_rows(source):
+    seen = rows_of(torch.cat(batches(source, 3, n=6)))
+    assert not seen & rows_of(source.held_out(200, 3).x)
+
+
+def test_the_same_seed_gives_the_same_held_out_rows(source):
+    assert torch.equal(source.held_out(50, 1).x, source.held_out(50, 1).x)
+    assert not torch.equal(source.held_out(50, 1).x, source.held_out(50, 2).x)
+
+
+def test_a_restored_stream_goes_on_bit_for_bit(source):
+    stream = source.stream(32, 0, CPU)
+    for _ in range(5):
+        stream.next()
+    state = {name: tensor.clone() for name, tensor in stream.state().items()}
+    expected = [stream.next() for _ in range(30)]
+    other = source.stream(32, 0, CPU)
+    other.next()
+    other.restore(state)
+    assert all(torch.equal(x, other.next()) for x in expected)
+
+
+def test_identity_and_provenance_survive_json(source):
+    for said in (source.identity(), source.provenance()):
+        assert json.loads(json.dumps(said)) == said
+    assert source.identity()["name"] == source.name
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_identity_changes_with_each_field_that_shapes_the_data(name, folder):
+    source: Any = SOURCES[name](folder)
+    rest = {"exponent": 0.0} if name == "power_law" else {}
+    for field, value in CHANGES[name].items():
+        changes = {field: value} | (rest if value == "exact" else {})
+        changed = dataclasses.replace(source, **changes)
+        assert changed.identity() != source.identity(), field
+    fields = {field.name for field in dataclasses.fields(source)}
+    assert fields == CHANGES[name].keys() | NOT_IDENTITY.get(name, set())
+
+
+def test_whole_and_decimal_numbers_are_the_same_world():
+    decimal = dataclasses.replace(cast(Superposition, KNOWN["exact"]), l0=3.0)
+    assert json.dumps(decimal.identity()) == json.dumps(KNOWN["exact"].identity())
+
+
+@every_known
+def test_true_features_have_unit_norm(source):
+    features = source.features()
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
+
+
+@every_known
+def test_rows_are_true_coefficients_times_true_features(source):
+    held_out = source.held_out(100, 0)
+    torch.testing.assert_close(held_out.truth.to_dense() @ source.features(), held_out.x)
+
+
+@every_known
+def test_features_fire_at_the_stated_rates(source):
+    n = 20_000
+    fired = source.held_out(n, 0).truth.fired() / n
+    rates = source.rates()
+    error = (fired - rates) / (rates * (1 - rates) / n).sqrt()
+    assert error.abs().max() < 4.5  # 128 standard normals pass 4.5 once in a thousand seeds
+
+
+@every_known
+@pytest.mark.parametrize("seed", range(3))
+def test_initial_weights_are_not_the_true_features(source, seed):
+    source = dataclasses.replace(source, seed=seed)
+    features = source.features()
+    n_features, width = features.shape
+    start = random_directions(n_features, width, make_generator(seed, "init"))
+    assert (features * start).sum(1).mean().abs() < 0.3
+
+
+@every_known
+def test_another_world_seed_gives_other_features(source):
+    other = dataclasses.replace(source, seed=source.seed + 1)
+    assert not torch.allclose(other.features(), source.features())
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_every_subset_of_an_exact_support_is_equally_likely(generator, size):
+    chosen = exact_support(30_000, 4, size, generator)
+    counts = Counter(tuple(sorted(row)) for row in chosen.tolist())
+    expected = {1: 4, 2: 6, 4: 1}[size]
+    assert len(counts) == expected
+    assert expected == 1 or chisquare(list(counts.values())).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("rates", [[0.3, 0.3, 0.3, 0.3], [0.95, 0.5, 0.1, 0.01]])
+def test_a_bernoulli_support_has_independent_features(generator, rates):
+    n = 50_000
+    p = torch.tensor(rates)
+    features, offsets = bernoulli_support(n, p, generator)
+    rows = torch.arange(n).repeat_interleave(offsets.diff())
+    dense = torch.zeros(n, 4).index_put((rows, features), torch.ones(len(rows)), accumulate=True)
+    patterns = Counter(tuple(row) for row in dense.int().tolist())
+    cells = list(product((0, 1), repeat=4))
+    assert set(patterns) <= set(cells)
+    chance = [torch.where(torch.tensor(cell) > 0, p, 1 - p).prod().item() for cell in cells]
+    rare = sum(c for c in chance if c * n < 5)
+    counts = [patterns[cell] for cell, c in zip(cells, chance, strict=True) if c * n >= 5]
+    expected = [c * n for c in chance if c * n >= 5]
+    counts, expected = [*counts, n - sum(counts)], [*expected, rare * n + 1e-9]
+    if rare == 0:
+        counts, expected = counts[:-1], expected[:-1]
+    expected = [e * sum(counts) / sum(expected) for e in expected]
+    assert chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_sparse_and_dense_bernoulli_draws_agree_in_number_and_in_pairs(generator):
+    n, p = 20_000, POWER_LAW.rates()
+    truth = POWER_LAW.held_out(n, 0).truth
+    assert truth is not None
+    sparse = (truth.to_dense() > 0).float()
+    dense = (torch.rand(n, len(p), generator=generator) < p).float()
+    for one, other in zip(l0_and_pairs(sparse), l0_and_pairs(dense), strict=True):
+        assert (one - other).abs().max() < 5 * (2 * 0.25 / n) ** 0.5
+
+
+def l0_and_pairs(active: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distribution of the active features of a row, and rates of all pairs."""
+    sizes = torch.bincount(active.sum(1).long(), minlength=active.shape[1] + 1)
+    return sizes / len(active), active.T @ active / len(active)
+
+
+LAWS: dict[str, tuple[float, float]] = {
+    "balanced": (3**-0.5, 1 / 3),
+    "constant": (1.0, 1.0),
+    "uniform": (1.25, 1.25**2 + 1.5**2 / 12),
+    "half_normal": ((2 / torch.pi) ** 0.5, 1.0),
+    "exponential": (1.0, 2.0),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_coefficients_have_the_moments_of_their_law(law):
+    source = Superposition(n_features=24, width=12, l0=3, coefficients=law, low=0.5, high=2.0)
+    truth = source.held_out(10_000, 0).truth
+    assert truth is not None
+    mean, square = LAWS[law]
+    assert truth.values.mean().item() == pytest.approx(mean, rel=0.02)
+    assert truth.values.square().mean().item() == pytest.approx(square, rel=0.03)
+    assert truth.values.min() > 0
+
+
+def test_normalised_rows_have_unit_coefficients_and_empty_rows_stay_empty():
+    source = Superposition(
+        n_features=24,
+        width=12,
+        l0=1,
+        support="bernoulli",
+        coefficients="exponential",
+        normalise_rows=True,
+    )
+    truth = source.held_out(500, 0).truth
+    assert truth is not None
+    norms = truth.to_dense().norm(dim=1)
+    torch.testing.assert_close(norms[truth.n_open() > 0], torch.ones(int((norms > 0).sum())))
+    assert (truth.n_open() == 0).any()
+
+
+def test_noise_has_the_stated_deviation_in_each_dimension():
+    source = Superposition(n_features=24, width=12, l0=3, noise=0.5)
+    held_out = source.held_out(10_000, 0)
+    assert held_out.truth is not None
+    noise = held_out.x - held_out.truth.to_dense() @ source.features()
+    torch.testing.assert_close(noise.std(0), torch.full((12,), 0.5), rtol=0.03, atol=0)
+
+
+def test_orthogonal_directions_do_not_interfere_up_to_the_width():
+    features = Superposition(n_features=20, width=12, l0=2, directions="orthogonal").features()
+    torch.testing.assert_close(features[:12] @ features[:12].mT, torch.eye(12))
+    assert len(features) == 20
+
+
+def test_gaussian_directions_spread_around_norm_one():
+    lengths = POWER_LAW._directions().norm(dim=1)
+    assert lengths.std() > 0.05
+    assert lengths.mean().item() == pytest.approx(1, abs=0.15)
+
+
+def test_two_sparsity_has_the_rate_of_the_paper_and_both_kinds_of_rows():
+    source = TwoSparsity()
+    torch.testing.assert_close(source.rates(), torch.full((128,), 0.08984375))
+    truth = source.held_out(4000, 0).truth
+    assert truth is not None
+    sizes = truth.n_open()
+    assert set(sizes.tolist()) == {3, 20}
+    assert (sizes == 3).float().mean().item() == pytest.approx(0.5, abs=0.04)
+    torch.testing.assert_close(truth.to_dense().norm(dim=1), torch.ones(4000))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"l0": 2.5}, "whole number"),
+        ({"l0": 30}, "n_features=24, got 30"),
+        ({"l0": "abc"}, "l0 must be a number"),
+        ({"exponent": 1.0}, "exponent must be 0, got 1.0"),
+        ({"support": "bernouilli"}, "support must be one of exact, bernoulli"),
+        ({"support": "bernoulli", "l0": 20, "exponent": 1.0}, "rates must be below 1"),
+        ({"support": "bernoulli", "l0": 24}, "rates must be below 1"),
+        ({"low": 2.0}, "high must be a number above 2"),
+        ({"noise": -1}, "noise must be a number from 0, got -1"),
+        ({"n_features": 0}, "n_features must be a whole number from 1, got 0"),
+        ({"seed": -1}, "seed must be a whole number from 0, got -1"),
+        ({"directions": "random"}, "directions must be one of"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_value(fields, message):
+    source: Any = copy(KNOWN["exact"])
+    vars(source).update(fields)
+    with pytest.raises(ValueError, match=message):
+        source.__post_init__()  # called here, because the tests' type hook stops __init__ first
+
+
+@pytest.mark.parametrize("sparsities", [(3,), (3, 129), (0, 3)])
+def test_two_sparsity_rejects_other_than_two_possible_sizes(sparsities):
+    with pytest.raises(ValueError, match="sparsities"):
+        TwoSparsity(sparsities=sparsities)
+
+
+@pytest.mark.parametrize("name", ["superposition", "two_sparsity"])
+def test_a_yaml_builds_its_source(name, tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        f"defaults:\n  - source: {name}\n  - _self_\nseeds:\n  world: 7\n"
+        f"hydra:\n  searchpath: [file://{ROOT / 'conf'}]\n"
+    )
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        source = instantiate(compose("config").source, _convert_="all")
+    assert source.name == name
+    assert source.seed == 7
