@@ -95,6 +95,14 @@ class ModelSource(Source):
     def site(self) -> Site: ...
 
     @abstractmethod
+    def names(self) -> dict[str, dict[str, str]]:
+        """Return {"model": {"name": ...}, "corpus": {"name": ...}} for records and figures."""
+
+    @abstractmethod
+    def activations_id(self) -> str:
+        """Return the id of the activation store; nothing is loaded for it."""
+
+    @abstractmethod
     def eval_windows(self, n: int, seed: int) -> Sequence[Int[Tensor, " pos"]]:
         """Return `n` token windows of held-out documents."""
 

@@ -86,15 +86,15 @@ def test_the_same_seed_gives_the_same_sae_and_another_seed_another(trainer):
 
 @every_trainer
 def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(trainer, tmp_path):
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(i: int, step: int, parts: dict[str, float]) -> None:
         if step == 27:
-            raise Killed
+            raise KilledError
 
     whole = train(trainer, 40)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(trainer, 40, state_dir=tmp_path / "run", log=kill)
     seen = []
     resumed = train(trainer, 40, state_dir=tmp_path / "run", log=lambda i, s, p: seen.append(s))

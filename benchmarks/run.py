@@ -1,0 +1,54 @@
+"""The main job: one cell of the benchmark, or a sweep of cells (`-m`, or an experiment's own).
+
+python -m benchmarks.run experiment=quickstart
+python -m benchmarks.run -m trainer=topk,l1,gba source=superposition,lm_layer seed=0,1,2
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.report import CELL, failures
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _job(cfg: DictConfig) -> None:
+    """Run one cell and leave a note of its outcome for the report at the end."""
+    from gradsae.errors import UserError
+    from gradsae.experiment import build, run  # torch: not before it is needed
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    experiment = HydraConfig.get().runtime.choices.get("experiment")
+    try:
+        OmegaConf.resolve(cfg)
+        outcome = run(build(cfg, experiment))
+        note = {"status": outcome.status, "text": outcome.text}
+        note["record"] = str(outcome.record.absolute()) if outcome.record else None
+        print(f"{outcome.status}: {outcome.text}", flush=True)
+    except UserError as error:
+        note = {"status": "failed", "text": str(error), "record": None}
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    (folder / CELL).write_text(json.dumps(note))
+
+
+def main() -> None:
+    try:
+        _job()
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: cells that were done are kept; the same command goes on from here",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    if failures:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Config -> record: the only module that puts sources, trainers, metrics and tasks together."""
+
+import resource
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from gradsae import checkpoints, checks
+from gradsae.checkpoints import Checkpoint, plain, shape_of, trainer_config
+from gradsae.errors import UserError
+from gradsae.files import check_writable
+from gradsae.fit import FitSettings
+from gradsae.influence.task import Influence
+from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source, Trainer
+from gradsae.metrics.across_seeds import Consistency
+from gradsae.provenance import provenance
+from gradsae.records import Record, load, record_id, save
+from gradsae.seeds import Seeds
+from gradsae.steering.task import Steering
+from gradsae.tracking import Run, Tracking
+
+TASKS = {"recovery": 1, "consistency": 1, "influence": 1, "steering": 1}
+"""Version of each task: goes up when the same cell would give other numbers."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of the benchmark, built."""
+
+    task: str
+    source: Source
+    trainer: Trainer
+    fit: FitSettings
+    seeds: Seeds
+    metrics: dict[str, Metric]
+    influence: Influence
+    steering: Steering
+    consistency: Consistency
+    tracking: Tracking
+    device: torch.device
+    results: Path
+    label: str | None
+    experiment: str | None
+    force: bool
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell."""
+
+    status: Literal["done", "found", "does not apply"]
+    text: str
+    """One line for a person."""
+    record: Path | None = None
+
+
+def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
+    """Return the cell of a composed config; `experiment` names the sweep it belongs to.
+
+    Raises UserError with the field, the value and what would be right.
+    """
+    try:
+        checks.one_of("task", cfg.task, tuple(TASKS))
+        checks.flag("force", cfg.force)
+        return Cell(
+            task=cfg.task,
+            source=_build(cfg, "source"),
+            trainer=_build(cfg, "trainer"),
+            fit=_build(cfg, "fit"),
+            seeds=Seeds(**cfg.seeds),
+            metrics={name: _build(cfg, f"metric.{name}") for name in cfg.metric},
+            influence=_build(cfg, "influence"),
+            steering=_build(cfg, "steering"),
+            consistency=_build(cfg, "consistency"),
+            tracking=_build(cfg, "tracking"),
+            device=_device(cfg.device),
+            results=Path(cfg.results),
+            label=cfg.label,
+            experiment=experiment,
+            force=cfg.force,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _build(cfg: DictConfig, field: str) -> Any:
+    """Return the component of one field. One call each: a mapping of several would come back as
+    plain copies without their methods."""
+    try:
+        return instantiate(OmegaConf.select(cfg, field), _convert_="object")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, (UserError, ValueError)):
+            raise UserError(f"{field}: {cause}") from error
+        first = str(cause or error).splitlines()[0]
+        raise UserError(f"{field}: {first}") from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device must be auto, cpu or cuda, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}, but torch sees no CUDA device; use device=auto")
+    return device
+
+
+def run(cell: Cell) -> Outcome:
+    """Measure one cell and save its record; skip it if this machine has done it."""
+    if cell.task in ("influence", "steering") and not isinstance(cell.source, ModelSource):
+        why = f"source {cell.source.name} has no language model"
+        return Outcome("does not apply", f"{_name(cell)}: {why}")
+    check_writable(cell.results)  # before the work, not after it
+    task, config = {"name": cell.task, "version": TASKS[cell.task]}, _config(cell)
+    name = record_id(task, config, plain(cell.seeds))
+    path = cell.results / "records" / f"{name}.json"
+    if path.exists() and not cell.force:
+        load(path)  # a damaged record is an error, not done work
+        return Outcome("found", f"{_name(cell)}: done before, force=true repeats it ({name})", path)
+    started = time.perf_counter()
+    with _track(cell, name, config) as tracked:
+        checkpoint = _checkpoint(cell, cell.seeds, tracked)
+        answer = _measure(cell, checkpoint, tracked)
+        if isinstance(answer, Skipped):
+            return Outcome("does not apply", f"{_name(cell)}: {answer.reason}")
+        seconds = time.perf_counter() - started + (checkpoint.seconds if checkpoint.found else 0)
+        record = _record(cell, task, config, checkpoint, answer, seconds)
+        _mirror(tracked, record)
+    return Outcome("done", f"{_name(cell)}: {name}", save(record, cell.results / "records"))
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.task} of {cell.label or cell.trainer.name} on {cell.source.name}"
+
+
+def _config(cell: Cell) -> dict[str, Any]:
+    """Return what was measured on what, and under which names."""
+    asked: dict[str, Any] = {
+        "recovery": {name: plain(metric) for name, metric in cell.metrics.items()},
+        "consistency": plain(cell.consistency),
+        "influence": plain(cell.influence),
+        "steering": plain(cell.steering),
+    }
+    config = {
+        "label": cell.label,
+        "experiment": cell.experiment,
+        "source": {"name": cell.source.name, **cell.source.identity()},
+        "trainer": trainer_config(cell.trainer),
+        "fit": shape_of(cell.fit),
+        "ask": asked[cell.task],
+    }
+    if isinstance(cell.source, ModelSource):
+        config |= cell.source.names()
+    return plain(config)
+
+
+def _track(cell: Cell, name: str, config: dict[str, Any]) -> Run:
+    return cell.tracking.start(
+        name=_name(cell),
+        group=cell.experiment or "single",
+        tags=[cell.task, cell.source.name, cell.trainer.name],
+        job_type=cell.task,
+        run_id=name,
+        config={**config, "seeds": plain(cell.seeds)},
+    )
+
+
+def _checkpoint(cell: Cell, seeds: Seeds, tracked: Run) -> Checkpoint:
+    return checkpoints.get(
+        cell.source,
+        cell.trainer,
+        cell.fit,
+        seeds,
+        root=cell.results,
+        device=cell.device,
+        log=lambda step, parts: tracked.log(step, {f"train/{k}": v for k, v in parts.items()}),
+        force=cell.force and cell.task == "recovery",
+    )
+
+
+def _measure(cell: Cell, checkpoint: Checkpoint, tracked: Run) -> Scores | Skipped:
+    sae, seed = checkpoint.sae, cell.seeds.eval
+    match cell.task:
+        case "recovery":
+            answers = {k: m.measure(sae, cell.source, seed) for k, m in cell.metrics.items()}
+            return _merge(answers)
+        case "consistency":
+            others = [replace(cell.seeds, data=s, init=s) for s in cell.consistency.others]
+            runs = [sae] + [_checkpoint(cell, seeds, tracked).sae for seeds in others]
+            return cell.consistency.compare(runs, cell.source, seed)
+        case "influence":
+            return cell.influence.measure(sae, cell.source, seed)
+        case _:
+            return cell.steering.measure(sae, cell.source, seed)
+
+
+def _merge(answers: dict[str, Scores | Skipped]) -> Scores:
+    """Put the answers of several metrics together."""
+    merged = Scores(scores={})
+    for name, answer in answers.items():
+        if isinstance(answer, Skipped):
+            merged.skipped[name] = answer.reason
+            continue
+        for field in ("scores", "intervals", "n", "series", "skipped"):
+            getattr(merged, field).update(getattr(answer, field))
+    spent = sum(a.forward_equivalents for a in answers.values() if isinstance(a, Scores))
+    return replace(merged, forward_equivalents=spent)
+
+
+def _record(
+    cell: Cell,
+    task: dict[str, Any],
+    config: dict[str, Any],
+    checkpoint: Checkpoint,
+    answer: Scores,
+    seconds: float,
+) -> Record:
+    series = dict(answer.series)
+    if cell.task == "recovery":
+        series["training/curve"] = dict(checkpoint.curve)
+    source = cell.source
+    store = source.activations_id() if isinstance(source, ModelSource) else None
+    return Record(
+        task=task,
+        config=config,
+        seeds=plain(cell.seeds),
+        scores=answer.scores,
+        intervals={k: list(v) for k, v in answer.intervals.items()},
+        n=answer.n,
+        skipped=answer.skipped,
+        series=series,
+        cost={
+            "seconds": round(seconds, 2),
+            "forward_equivalents": answer.forward_equivalents,
+            "tokens": cell.fit.steps * cell.fit.batch_size,
+            "peak_bytes": _peak_bytes(cell.device),
+        },
+        provenance=provenance(str(cell.device), **source.provenance()),
+        artifacts={"checkpoint": checkpoint.id, "activations": store},
+    )
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """Return the peak memory of this process so far (on the GPU if it ran there)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _mirror(tracked: Run, record: Record) -> None:
+    """Show the record in the tracker: scores as summary, small tables as tables."""
+    tracked.summary({name: float(value) for name, value in record.scores.items()})
+    for name, columns in record.series.items():
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        tracked.table(name, list(columns), rows)

@@ -1,0 +1,38 @@
+"""The consistency task: which other seeds are compared, on how many held-out rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from gradsae import checks
+from gradsae.interfaces import Scores, Source
+from gradsae.metrics.consistency import consistency, describe
+from gradsae.sae import SAE
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    """Scores of `metrics.consistency` over the cell's own SAE and one more for each other seed.
+
+    The others differ in data order and initial weights; the world is the cell's.
+    """
+
+    others: Sequence[int]
+    """Seeds of the further SAEs; each is trained unless it is there."""
+    n_rows: int = 8192
+    """Held-out activations that decide which latents are live and rank them."""
+
+    def __post_init__(self) -> None:
+        checks.whole("n_rows", self.n_rows, 1)
+        for seed in self.others:
+            checks.whole("others", seed, 0)
+        if not self.others or len(set(self.others)) < len(self.others):
+            raise ValueError(f"others must name at least one seed, each once; got {self.others}")
+
+    def compare(self, saes: Sequence[SAE], source: Source, seed: int) -> Scores:
+        """`seed` fixes the held-out rows and the random controls."""
+        held = source.held_out(self.n_rows, seed)
+        x = held.x if held.outlier is None else held.x[~held.outlier]
+        runs = [describe(sae, x, f"run {i}") for i, sae in enumerate(saes)]
+        return consistency(runs, seed)

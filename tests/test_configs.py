@@ -1,0 +1,63 @@
+"""Every YAML in conf/ composes and builds."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def options(group: str) -> list[str]:
+    folder = CONF / group
+    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+
+
+@pytest.mark.parametrize("trainer", options("trainer"))
+def test_every_trainer_builds(trainer):
+    cfg = composed(f"trainer={trainer}")
+    assert instantiate(cfg.trainer, _convert_="object").d_sae == cfg.d_sae
+
+
+@pytest.mark.parametrize("source", options("source"))
+def test_every_source_builds(source):
+    built = instantiate(composed(f"source={source}").source, _convert_="object")
+    assert built.name and built.d_in
+
+
+@pytest.mark.parametrize("group", ["metric", "influence", "steering", "consistency", "tracking"])
+def test_every_task_setting_builds(group):
+    for option in options(group):
+        value = f"[{option}]" if group == "metric" else option
+        node = composed(f"{group}={value}")[group]
+        node = node[option] if group == "metric" else node
+        assert type(instantiate(node, _convert_="object")).__module__.startswith("gradsae")
+
+
+@pytest.mark.parametrize("group", ["model", "corpus"])
+def test_every_model_and_corpus_builds(group):
+    for option in options(group):
+        built = instantiate(composed(f"{group}={option}")[group], _convert_="object")
+        assert built.name
+
+
+@pytest.mark.parametrize("part", options("part"))
+def test_every_part_composes_to_a_cell(part):
+    from gradsae.experiment import build
+
+    cell = build(composed(f"part={part}", "tracking=none"))
+    assert cell.task in ("recovery", "consistency", "influence", "steering")
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_names_parts_and_trainers_that_exist(experiment):
+    params = composed(f"experiment={experiment}").hydra.sweeper.params
+    for group, known in (("part", options("part")), ("trainer", options("trainer"))):
+        named = [name.strip() for name in str(params.get(group, "")).split(",") if name.strip()]
+        assert set(named) <= set(known)
