@@ -1,6 +1,7 @@
 """What several metrics share: passes in bounded memory, names of controls, bootstrap intervals."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -66,8 +67,23 @@ def directions(sae: SAE) -> Float[Tensor, "d_sae d_in"]:
 def random_directions(
     n: int, d_in: int, generator: torch.Generator
 ) -> Float[Tensor, "directions d_in"]:
-    """Return `n` unit vectors drawn uniformly from the sphere: the chance-level dictionary."""
+    """Return `n` unit vectors drawn uniformly from the sphere."""
     return normalize(torch.randn(n, d_in, generator=generator), dim=1)
+
+
+@torch.no_grad()
+def randomised(sae: SAE, generator: torch.Generator) -> SAE:
+    """Return the chance-level control of an SAE: the same one with its directions redrawn.
+
+    Each latent gets one random unit direction, which its encoder row and its decoder row share;
+    their norms, and the biases, the gate and the normaliser stay.
+    """
+    control = deepcopy(sae)
+    drawn = random_directions(sae.arch.d_sae, sae.arch.d_in, generator)
+    for W in (control.W_enc, control.W_dec):
+        if W is not None:
+            W.copy_(drawn.to(W) * W.norm(dim=1, keepdim=True))
+    return control
 
 
 def control_name(name: str, control: str = "chance") -> str:
@@ -84,6 +100,20 @@ def merge(parts: Sequence[Scores]) -> Scores:
         series=_union([part.series for part in parts]),
         skipped=_union([part.skipped for part in parts]),
     )
+
+
+def as_control(scores: Scores, control: str = "chance") -> Scores:
+    """Return the scores under their control's names, without series."""
+    return Scores(
+        scores=_renamed(scores.scores, control),
+        intervals=_renamed(scores.intervals, control),
+        n=_renamed(scores.n, control),
+        skipped=_renamed(scores.skipped, control),
+    )
+
+
+def _renamed(named: dict[str, Value], control: str) -> dict[str, Value]:
+    return {control_name(name, control): value for name, value in named.items()}
 
 
 def _union(named: Sequence[dict[str, Value]]) -> dict[str, Value]:

@@ -1,7 +1,8 @@
 """Detection: does a feature's latent fire exactly when the feature is active?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
@@ -10,32 +11,62 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.codes import Codes, SparseCodes
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
-from gradsae.metrics.common import (
-    control_name,
-    count_fired,
-    directions,
-    encode,
-    random_directions,
-)
-from gradsae.metrics.matching import MAX_PAIRS, Matching, one_to_one, too_large
+from gradsae.metrics.common import as_control, count_fired, directions, encode, merge, randomised
+from gradsae.metrics.matching import MAX_PAIRS, one_to_one, too_large
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
 
-COLUMNS = 256
-"""Features whose random detectors are run at a time."""
+
+def matched_latents(
+    sae: SAE, fired: Int[Tensor, " d_sae"], features: Float[Tensor, "n_features d_in"]
+) -> Int[Tensor, " n_features"]:
+    """Return the latent of each feature, among those that fire, by cosine; -1 without one."""
+    live = (fired > 0).nonzero().squeeze(1)
+    latents = directions(sae)[live.to(sae.b_dec.device)]
+    matching = one_to_one(features.to(latents), latents)
+    latent_of = torch.full((len(features),), -1)
+    latent_of[matching.a] = live[matching.b]
+    return latent_of
+
+
+def shuffled_latents(
+    fired: Int[Tensor, " d_sae"], n_features: int, generator: torch.Generator
+) -> Int[Tensor, " n_features"]:
+    """Return a random one-to-one assignment of latents that fire; -1 where there are too few."""
+    live = (fired > 0).nonzero().squeeze(1)
+    n = min(n_features, len(live))
+    latent_of = torch.full((n_features,), -1)
+    features = torch.randperm(n_features, generator=generator)[:n]
+    latent_of[features] = live[torch.randperm(len(live), generator=generator)[:n]]
+    return latent_of
 
 
 def open_keys(codes: Codes, column: Int[Tensor, " d_sae"], width: int) -> Int[Tensor, " nnz"]:
     """Return row * width + column for every open entry whose latent has a column (not -1)."""
     if isinstance(codes, SparseCodes):
-        open_ = codes.values > 0
-        rows, latents = codes.rows[open_], codes.latents[open_]
-    else:
-        used = (column >= 0).nonzero().squeeze(1)
-        rows, latents = (codes.values[:, used] > 0).nonzero(as_tuple=True)
-        latents = used[latents]
-    keys = rows * width + column[latents]
-    return keys[column[latents] >= 0]
+        wanted = (codes.values > 0) & (column[codes.latents] >= 0)
+        return codes.rows[wanted] * width + column[codes.latents[wanted]]
+    used = (column >= 0).nonzero().squeeze(1)
+    rows, places = (codes.values[:, used] > 0).nonzero(as_tuple=True)
+    return rows * width + column[used][places]
+
+
+def count_hits(
+    codes: Codes, truth: SparseCodes, feature_of: Int[Tensor, " d_sae"]
+) -> Int[Tensor, " n_features"]:
+    """Return on how many rows each feature is active while its latent is open.
+
+    `feature_of` is the feature that each latent stands for, or -1. Works on the stored entries:
+    no batch x d_sae and no batch x n_features matrix is made.
+    """
+    n, device = truth.d_sae, truth.values.device
+    true = open_keys(truth, torch.arange(n, device=device), n).sort().values
+    if len(true) == 0:
+        return torch.zeros(n, dtype=torch.int64)
+    found = open_keys(codes, feature_of.to(codes.values.device), n).to(device)
+    place = torch.searchsorted(true, found).clamp_max(len(true) - 1)
+    hits = found[true[place] == found] % n
+    return torch.bincount(hits, minlength=n).cpu()
 
 
 def slice_rows(codes: SparseCodes, start: int, stop: int) -> SparseCodes:
@@ -50,68 +81,13 @@ def slice_rows(codes: SparseCodes, start: int, stop: int) -> SparseCodes:
     )
 
 
-def count_hits(
-    codes: Codes, truth: SparseCodes, feature_of: Int[Tensor, " d_sae"]
-) -> Int[Tensor, " n_features"]:
-    """Return on how many rows each feature is active while its latent is open.
-
-    `feature_of` is the feature that each latent stands for, or -1. No batch x d_sae matrix is made.
-    """
-    n = truth.d_sae
-    device = truth.values.device
-    found = open_keys(codes, feature_of.to(codes.values.device), n).to(device)
-    true = open_keys(truth, torch.arange(n, device=device), n)
-    both = found[torch.isin(found, true)]
-    return torch.bincount(both % n, minlength=n).cpu()
-
-
-class Detectors(NamedTuple):
-    """One linear detector per feature; zero and never firing where there are too few of them."""
-
-    direction: Float[Tensor, "n_features d_in"]
-    fired: Int[Tensor, " n_features"]
-    """Rows on which it fires: those that it projects highest."""
-
-
-def random_detectors(
-    features: Float[Tensor, "n_features d_in"],
-    fired: Int[Tensor, " n_live"],
-    generator: torch.Generator,
-) -> Detectors:
-    """Return random unit directions that fire as often as `fired`, matched with the features."""
-    chance = random_directions(len(fired), features.shape[1], generator)
-    matching = one_to_one(features, chance)
-    direction, fired_by = torch.zeros_like(features), fired.new_zeros(len(features))
-    direction[matching.a] = chance[matching.b]
-    fired_by[matching.a] = fired[matching.b]
-    return Detectors(direction, fired_by)
-
-
-def linear_hits(
-    x_in: Float[Tensor, "batch d_in"], truth: SparseCodes, detectors: Detectors
-) -> Int[Tensor, " n_features"]:
-    """Return on how many rows each feature is active while its linear detector fires."""
-    hits = torch.zeros_like(detectors.fired)
-    true = torch.zeros(truth.n_rows, COLUMNS, dtype=torch.bool)
-    rank = torch.arange(len(x_in))[:, None]
-    active = truth.values > 0
-    for start in range(0, len(hits), COLUMNS):
-        direction = detectors.direction[start : start + COLUMNS]
-        inside = active & (truth.latents >= start) & (truth.latents < start + len(direction))
-        true.zero_()[truth.rows[inside], truth.latents[inside] - start] = True
-        order = (x_in @ direction.mT).argsort(dim=0, descending=True, stable=True)
-        fires = rank < detectors.fired[start : start + COLUMNS]
-        hits[start : start + COLUMNS] = (true.gather(0, order) & fires).sum(0)
-    return hits
-
-
-def own_hits(
+def count_all_hits(
     sae: SAE,
     x: Float[Tensor, "batch d_in"],
     truth: SparseCodes,
-    latents_of: dict[str, Int[Tensor, " n_features"]],
+    latents_of: Mapping[str, Int[Tensor, " n_features"]],
 ) -> dict[str, Int[Tensor, " n_features"]]:
-    """Return the hits of the SAE's latents as detectors, for each assignment (-1: no latent)."""
+    """Return the hits of every assignment of latents to features (-1: no latent), in one pass."""
     features_of: dict[str, Tensor] = {}
     for name, latent_of in latents_of.items():
         has_latent = (latent_of >= 0).nonzero().squeeze(1)
@@ -125,15 +101,14 @@ def own_hits(
     return hits
 
 
-def score(
+def score_hits(
     hits: Int[Tensor, " n_features"],
     fired: Int[Tensor, " n_features"],
     active: Int[Tensor, " n_features"],
-    control: str = "",
-) -> dict[str, float]:
+) -> Scores:
     """Mean F1, precision and recall over the features that are `active` on some row.
 
-    A feature without a detector has fired = 0 and counts 0 in all three.
+    `fired`: rows on which the feature's latent is open; 0 without one, which scores 0.
     """
     seen = active > 0
     hits, fired, active = hits[seen], fired[seen], active[seen]
@@ -142,27 +117,29 @@ def score(
         "detection/precision": hits / fired.clamp_min(1),
         "detection/recall": hits / active,
     }
-    return {
-        control_name(name, control) if control else name: values.double().mean().item()
-        for name, values in each.items()
+    scores = {name: values.double().mean().item() for name, values in each.items()}
+    return Scores(scores=scores, n=dict.fromkeys(scores, len(active)))
+
+
+def score_detectors(
+    sae: SAE,
+    x: Float[Tensor, "batch d_in"],
+    truth: SparseCodes,
+    features: Float[Tensor, "n_features d_in"],
+    generator: torch.Generator,
+) -> dict[str, Scores]:
+    """Score the SAE's latents as detectors of the features they match, and shuffled."""
+    fired = count_fired(sae, x)
+    latents_of = {
+        "matched": matched_latents(sae, fired, features),
+        "shuffled": shuffled_latents(fired, len(features), generator),
     }
-
-
-def assign(
-    matching: Matching, live: Int[Tensor, " n_live"], n_features: int
-) -> Int[Tensor, " n_features"]:
-    """Return the latent of each feature, -1 without one, given pairs (feature, place in `live`)."""
-    latent_of = torch.full((n_features,), -1)
-    latent_of[matching.a] = live[matching.b]
-    return latent_of
-
-
-def shuffled(n_features: int, n_latents: int, generator: torch.Generator) -> Matching:
-    """Return a random one-to-one assignment of features to latents."""
-    n = min(n_features, n_latents)
-    features = torch.randperm(n_features, generator=generator)[:n]
-    latents = torch.randperm(n_latents, generator=generator)[:n]
-    return Matching(features, latents, torch.zeros(n))
+    scores = {}
+    for name, hits in count_all_hits(sae, x, truth, latents_of).items():
+        latent_of = latents_of[name]
+        fired_by = torch.where(latent_of >= 0, fired[latent_of], 0)
+        scores[name] = score_hits(hits, fired_by, truth.fired())
+    return scores
 
 
 @final
@@ -176,9 +153,9 @@ class Detection(Metric):
 
     - `detection/f1` = 2 hits / (rows fired + rows active); `detection/precision` = hits / rows
       fired; `detection/recall` = hits / rows active.
-    - `/chance`: random unit directions, as many as latents fire, each as a linear detector on the
-      SAE's normalised input that fires exactly as often as its latent; matched in the same way.
-    - `/shuffled`: the SAE's own latents, assigned to features at random.
+    - `/chance`: the same score of the same SAE with its directions drawn at random
+      (`randomised`), matched in the same way. An untrained SAE scores there.
+    - `/shuffled`: the SAE's own latents, assigned at random: what its firing rates alone give.
 
     Not the F1 of SAELens (`sae_lens/synthetic/evals.py`), which is a mean over latents, each with
     its nearest feature: features that no latent is near cost nothing there.
@@ -186,7 +163,7 @@ class Detection(Metric):
 
     n_rows: int = 16_384
     max_pairs: int = MAX_PAIRS
-    """Largest n_features * (latents that fire) that is matched; above it the metric is skipped."""
+    """Largest n_features * d_sae that is matched; above it the metric is skipped."""
 
     def __post_init__(self) -> None:
         checks.whole("n_rows", self.n_rows, 1)
@@ -195,43 +172,18 @@ class Detection(Metric):
     def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, KnownSource):
             return Skipped(f"the true features of {source.name} are not known")
+        reason = too_large(len(source.features()), sae.arch.d_sae, self.max_pairs)
+        if reason is not None:
+            return Skipped(reason)
         x, truth, _ = source.held_out(self.n_rows, seed)
         if truth is None:
             return Skipped(f"held-out rows of {source.name} come without their true codes")
-        active, fired = truth.fired(), count_fired(sae, x)
-        if not bool((active > 0).any()):
+        if not bool((truth.values > 0).any()):
             return Skipped("no true feature is active on the held-out rows")
-        live = (fired > 0).nonzero().squeeze(1)
-        reason = too_large(truth.d_sae, len(live), self.max_pairs)
-        if reason is not None:
-            return Skipped(reason)
-        return _measure(sae, x, truth, source.features(), fired, live, seed)
-
-
-def _measure(
-    sae: SAE,
-    x: Float[Tensor, "batch d_in"],
-    truth: SparseCodes,
-    features: Float[Tensor, "n_features d_in"],
-    fired: Int[Tensor, " d_sae"],
-    live: Int[Tensor, " n_live"],
-    seed: int,
-) -> Scores:
-    active, n = truth.fired(), truth.d_sae
-    latents = directions(sae)[live.to(sae.b_dec.device)].cpu()
-    by_lot = shuffled(n, len(live), make_generator(seed, "eval shuffled latents"))
-    latents_of = {
-        "": assign(one_to_one(features, latents), live, n),
-        "shuffled": assign(by_lot, live, n),
-    }
-    scores: dict[str, float] = {}
-    for control, hits in own_hits(sae, x, truth, latents_of).items():
-        latent_of = latents_of[control]
-        fired_by = torch.where(latent_of >= 0, fired[latent_of], 0)
-        scores |= score(hits, fired_by, active, control)
-    generator = make_generator(seed, "eval random directions")
-    chance = random_detectors(features, fired[live], generator)
-    x_in = sae.normaliser.apply(x.to(sae.b_dec)).x.cpu()
-    scores |= score(linear_hits(x_in, truth, chance), chance.fired, active, "chance")
-    counts = dict.fromkeys(scores, int((active > 0).sum()))
-    return Scores(scores=scores, n=counts | {"detection/rows": len(x)})
+        control = randomised(sae, make_generator(seed, "eval random directions"))
+        lot = make_generator(seed, "eval shuffled latents")
+        found = score_detectors(sae, x, truth, source.features(), lot)
+        chance = score_detectors(control, x, truth, source.features(), lot)
+        rows = Scores(scores={}, n={"detection/rows": len(x)})
+        shuffled = as_control(found["shuffled"], "shuffled")
+        return merge([found["matched"], as_control(chance["matched"]), shuffled, rows])

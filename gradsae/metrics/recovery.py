@@ -1,20 +1,21 @@
 """Recovery: which of the true features does the dictionary contain?"""
 
 from dataclasses import dataclass
-from typing import TypeVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.codes import SparseCodes
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import (
-    control_name,
+    as_control,
     count_fired,
     directions,
     merge,
-    random_directions,
+    randomised,
 )
 from gradsae.metrics.matching import MAX_PAIRS, max_cosines, one_to_one, too_large
 from gradsae.sae import SAE
@@ -24,8 +25,6 @@ TAUS = (0.8, 0.9, 0.95)
 PRECISION_TAU = 0.9
 N_CURVE = 41
 """Points of the FRR curve: tau = 0, 0.025, ... 1."""
-
-Named = TypeVar("Named")
 
 
 def frr(best: Float[Tensor, " n_features"], tau: float) -> float:
@@ -125,13 +124,17 @@ def score_rates(
 
 
 def score_dictionary(
-    latents: Float[Tensor, "d_sae d_in"],
-    p: Float[Tensor, " d_sae"],
+    sae: SAE,
+    x: Float[Tensor, "batch d_in"],
+    truth: SparseCodes | None,
     features: Float[Tensor, "n_features d_in"],
-    f: Float[Tensor, " n_features"] | None,
     max_pairs: int = MAX_PAIRS,
 ) -> Scores:
-    """All recovery scores of directions that fire at the rates `p`, none of them a control."""
+    """All recovery scores of an SAE, without controls, given held-out rows."""
+    latents = directions(sae)
+    features = features.to(latents)
+    p = count_fired(sae, x) / len(x)
+    f = None if truth is None else (truth.fired() / len(x)).to(p)
     return merge(
         [
             score_cosines(latents, p, features),
@@ -165,8 +168,8 @@ class Recovery(Metric):
     - `recovery/rate_error/absolute` in [0, 1], down: the same with |p - f|. Where features are
       rare, an SAE that never fires scores well here; not so above.
 
-    Each has a control, `/chance` (`_chance` on a variant): the same score, where `d_sae` random
-    unit directions stand in for the latents' and keep their firing rates.
+    Each has a control, `/chance` (`_chance` on a variant): the same score of the same SAE with its
+    directions drawn at random (`randomised`). An untrained SAE scores there.
     """
 
     n_rows: int = 16_384
@@ -182,23 +185,11 @@ class Recovery(Metric):
         if not isinstance(source, KnownSource):
             return Skipped(f"the true features of {source.name} are not known")
         x, truth, _ = source.held_out(self.n_rows, seed)
-        p = count_fired(sae, x) / len(x)
-        f = None if truth is None else (truth.fired() / len(x)).to(p)
-        latents = directions(sae)
-        features = source.features().to(latents)
-        generator = make_generator(seed, "eval random directions")
-        chance = random_directions(len(latents), latents.shape[1], generator).to(latents)
-        found = score_dictionary(latents, p, features, f, self.max_pairs)
-        control = score_dictionary(chance, p, features, f, self.max_pairs)
-        curve = found.series["recovery/frr_curve"]
-        curve["chance"] = control.series["recovery/frr_curve"]["frr"]
-        return Scores(
-            scores=found.scores | _as_chance(control.scores),
-            n=found.n | _as_chance(control.n) | {"recovery/rows": len(x)},
-            series={"recovery/frr_curve": curve},
-            skipped=found.skipped | _as_chance(control.skipped),
-        )
-
-
-def _as_chance(named: dict[str, Named]) -> dict[str, Named]:
-    return {control_name(name): value for name, value in named.items()}
+        features = source.features()
+        control_sae = randomised(sae, make_generator(seed, "eval random directions"))
+        found = score_dictionary(sae, x, truth, features, self.max_pairs)
+        control = score_dictionary(control_sae, x, truth, features, self.max_pairs)
+        curve, chance = (part.series["recovery/frr_curve"] for part in (found, control))
+        curve["chance"] = chance["frr"]
+        rows = Scores(scores={}, n={"recovery/rows": len(x)})
+        return merge([found, as_control(control), rows])
