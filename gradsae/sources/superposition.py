@@ -22,8 +22,6 @@ from gradsae.sources.common import (
 from gradsae.sources.streams import DrawnStream
 
 VERSION = 1
-NUMBERS = ("l0", "exponent", "low", "high", "noise")
-"""Fields where 3 and 3.0 are the same world, hence the same id."""
 
 Support = Literal["exact", "bernoulli"]
 Law = Literal["balanced", "constant", "uniform", "half_normal", "exponential"]
@@ -112,8 +110,7 @@ class Superposition(KnownSource):
         return self._rates().float()
 
     def identity(self) -> dict[str, Any]:
-        numbers = {name: float(getattr(self, name)) for name in NUMBERS}
-        return {"name": self.name, "version": VERSION, **vars(self), **numbers}
+        return {"name": self.name, "version": VERSION, **vars(self)}
 
     def provenance(self) -> dict[str, Any]:
         return {"kind": "synthetic"}

@@ -68,8 +68,8 @@ class TwoSparsity(KnownSource):
         return torch.full((self.n_features,), l0 / self.n_features)
 
     def identity(self) -> dict[str, Any]:
-        canonical = {"sparsities": list(self.sparsities), "share": float(self.share)}
-        return {"name": self.name, "version": VERSION, **vars(self), **canonical}
+        fields = {**vars(self), "sparsities": list(self.sparsities)}
+        return {"name": self.name, "version": VERSION, **fields}
 
     def provenance(self) -> dict[str, Any]:
         return {"kind": "synthetic"}

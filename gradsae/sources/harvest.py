@@ -1,0 +1,256 @@
+"""Fill an activation store: read one hook site over many windows, shard by shard.
+
+A shard is a fixed set of windows and is written whole or not at all, so a killed harvest goes on
+where it stopped and ends with the same bytes. One process harvests a store; others wait for it.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import torch
+from filelock import FileLock
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from gradsae.errors import UserError
+from gradsae.files import check_writable, write_whole
+from gradsae.lm import LM
+from gradsae.seeds import make_generator
+from gradsae.sites import Site
+from gradsae.sources.store import (
+    META,
+    SPLITS,
+    STORE_DTYPES,
+    Recipe,
+    Shard,
+    Split,
+    is_complete,
+    mapped,
+    read_json,
+    read_shard,
+)
+
+SHARD_TOKENS = 32_768
+"""Tokens read for one shard: what a kill can cost (13 s at 2,600 tokens/s)."""
+CALIBRATION_WINDOWS = 64
+"""First training windows, whose median norm decides what an outlier is."""
+
+
+class Part(NamedTuple):
+    """The windows of one shard."""
+
+    split: Split
+    name: str
+    windows: Int[Tensor, "n_windows pos"]
+
+
+class Batch(NamedTuple):
+    """Activations of some windows, one row a token."""
+
+    x: Float[Tensor, "tokens d_in"]
+    special: Bool[Tensor, " tokens"]
+    norm: Float[Tensor, " tokens"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Harvest:
+    """One harvest: what is read, how it is filtered, where it goes."""
+
+    folder: Path
+    recipe: Recipe
+    lm: LM
+    site: Site
+    windows: Mapping[Split, Int[Tensor, "_ pos"]]
+    batch_windows: int
+    """Windows in one forward pass."""
+
+    def run(self) -> None:
+        """Write what the store lacks, then meta.json.
+
+        Raises UserError: too little disk, a folder that cannot be written, a damaged shard,
+        activations that are not finite. Shards that are finished stay.
+        """
+        check_writable(self.folder)
+        with FileLock(self.folder / ".lock"), _writing(self.folder):
+            if is_complete(self.folder):
+                return
+            for left_over in self.folder.glob("*.partial"):  # of a process that was killed
+                left_over.unlink()
+            parts = [part for split in SPLITS for part in self._parts(split)]
+            shards = {part.name: shard for part in parts if (shard := self._finished(part))}
+            missing = [part for part in parts if part.name not in shards]
+            self._check_space(missing)
+            with self._bar(parts, missing) as bar:
+                median = self._median_norm()
+                for part in missing:
+                    shards[part.name] = self._write(part, median, bar)
+            self._finish(parts, shards, median)
+
+    def _parts(self, split: Split) -> list[Part]:
+        windows = self.windows[split]
+        n_windows = max(1, SHARD_TOKENS // windows.shape[1])
+        chunks = windows.split(n_windows)
+        return [Part(split, f"{split}-{i:05d}", chunk) for i, chunk in enumerate(chunks)]
+
+    def _finished(self, part: Part) -> Shard | None:
+        """Return the part's shard if it was written before; raise UserError if it is damaged."""
+        note = self.folder / f"{part.name}.json"
+        if not note.is_file() or not (self.folder / f"{part.name}.safetensors").is_file():
+            return None
+        shard = read_shard(note)
+        shard.check(self.folder, trusted_before=0)
+        return shard
+
+    def _check_space(self, missing: Sequence[Part]) -> None:
+        size = STORE_DTYPES[self.recipe.dtype].itemsize
+        needed = sum(part.windows.numel() for part in missing) * self.lm.d_model * size
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise UserError(
+                f"the activations need {needed / 1e6:.0f} MB, but {self.folder} has "
+                f"{free / 1e6:.0f} MB free: make room, or take fewer tokens (n_tokens)"
+            )
+
+    def _bar(self, parts: Sequence[Part], missing: Sequence[Part]) -> tqdm:
+        total = sum(part.windows.numel() for part in parts)
+        return tqdm(
+            desc=f"harvest {self.lm.name} {self.site}",
+            total=total,
+            initial=total - sum(part.windows.numel() for part in missing),
+            unit="tok",
+            unit_scale=True,
+            disable=None,
+        )
+
+    def _median_norm(self) -> float:
+        """Return the median norm over the first training windows, special positions left out."""
+        path = self.folder / "calibration.json"
+        if not path.is_file():
+            batches = self._read(self.windows["train"][:CALIBRATION_WINDOWS])
+            median = torch.cat([batch.norm[~batch.special] for batch in batches]).median()
+            write_whole(path, json.dumps({"median_norm": median.item()}) + "\n")
+        remedy = "delete it and run again"
+        return float(read_json(path, ["median_norm"], remedy)["median_norm"])
+
+    def _read(self, windows: Int[Tensor, "_ pos"]) -> Iterator[Batch]:
+        for token_ids in windows.split(self.batch_windows):
+            acts = self.lm.read(self.site, token_ids.to(self.lm.device))
+            x = acts.float().cpu().flatten(0, 1)
+            if not x.isfinite().all():
+                raise UserError(
+                    f"{self.lm.name} has activations at {self.site} that are not finite "
+                    f"(model.dtype={self.recipe.model_dtype})"
+                )
+            special = self.lm.special_positions(token_ids).flatten()
+            yield Batch(x, special, x.norm(dim=1))
+
+    def _write(self, part: Part, median: float, bar: tqdm) -> Shard:
+        """Harvest one shard."""
+        factor = self.recipe.outlier_factor
+        limit = float("inf") if factor is None else factor * median
+        kept: list[Tensor] = []
+        flags: list[Tensor] = []
+        n_special = n_outliers = 0
+        for batch in self._read(part.windows):
+            keep = ~batch.special if self.recipe.drop_special else torch.ones_like(batch.special)
+            outlier = keep & (batch.norm > limit)
+            n_special += int((~keep).sum())
+            n_outliers += int(outlier.sum())
+            if part.split == "train":
+                keep &= ~outlier
+            kept.append(batch.x[keep].to(STORE_DTYPES[self.recipe.dtype]))
+            flags.append(outlier[keep])
+            bar.update(len(batch.x))
+        return self._save(part.name, torch.cat(kept), torch.cat(flags), n_special, n_outliers)
+
+    def _save(
+        self,
+        name: str,
+        rows: Float[Tensor, "n_rows d_in"],
+        outlier: Bool[Tensor, " n_rows"],
+        n_special: int,
+        n_outliers: int,
+    ) -> Shard:
+        """Write the rows in random order, then the JSON that makes the shard count as finished."""
+        from safetensors.torch import save
+
+        generator = make_generator(self.recipe.seed, f"world/{name}")
+        order = torch.randperm(len(rows), generator=generator)
+        data = save({"rows": rows[order], "outlier": outlier[order], **_totals(rows)})
+        shard = Shard(
+            file=f"{name}.safetensors",
+            bytes=len(data),
+            sha256=sha256(data).hexdigest(),
+            n_rows=len(rows),
+            n_special=n_special,
+            n_outliers=n_outliers,
+        )
+        partial = self.folder / f"{name}.partial"
+        partial.write_bytes(data)
+        partial.replace(self.folder / shard.file)
+        write_whole(self.folder / f"{name}.json", json.dumps(asdict(shard)) + "\n")
+        return shard
+
+    def _finish(self, parts: Sequence[Part], shards: Mapping[str, Shard], median: float) -> None:
+        """Write meta.json, which makes the store complete."""
+        own = {split: [shards[p.name] for p in parts if p.split == split] for split in SPLITS}
+        meta = {
+            "format": 1,
+            "id": self.recipe.id(),
+            "recipe": self.recipe.contents(),
+            "made_with": {"device": self.lm.device.type, "batch_windows": self.batch_windows},
+            "median_norm": median,
+            **self._means(own["train"]),
+        }
+        for split in SPLITS:
+            counts = {"n_tokens": self.windows[split].numel()}
+            for field in ("n_rows", "n_special", "n_outliers"):
+                counts[field] = sum(getattr(shard, field) for shard in own[split])
+            if counts["n_rows"] == 0:
+                raise UserError(f"no {split} rows are left after the filters: {counts}")
+            meta[split] = {"counts": counts, "shards": [asdict(shard) for shard in own[split]]}
+        write_whole(self.folder / META, json.dumps(meta, indent=1) + "\n")
+
+    def _means(self, shards: Sequence[Shard]) -> dict[str, Any]:
+        """Return mean and mean squared norm of the stored training rows."""
+        tables = [mapped(self.folder / shard.file) for shard in shards]
+        n_rows = max(1, sum(shard.n_rows for shard in shards))
+        total = torch.stack([table["total"] for table in tables]).sum(0)
+        total_square = torch.stack([table["total_square"] for table in tables]).sum()
+        return {
+            "mean": (total / n_rows).tolist(),
+            "mean_square_norm": total_square.item() / n_rows,
+        }
+
+
+def _totals(rows: Float[Tensor, "n_rows d_in"]) -> dict[str, Tensor]:
+    """Return the sum of the rows and of their squared norms, in float64."""
+    total = torch.zeros(rows.shape[1], dtype=torch.float64)
+    total_square = torch.zeros(1, dtype=torch.float64)
+    for block in rows.split(4096):  # a few MB of float64 at a time
+        total += block.double().sum(0)
+        total_square += block.double().square().sum()
+    return {"total": total, "total_square": total_square}
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk into a UserError; nothing half-written stays."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write activations to {folder}: {error.strerror or error}. Finished shards are "
+            "kept: make room, or choose another folder, and run again."
+        ) from error
+    finally:
+        for partial in folder.glob("*.partial"):
+            partial.unlink(missing_ok=True)
