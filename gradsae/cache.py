@@ -22,6 +22,12 @@ from gradsae.errors import UserError
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+UNWRITABLE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EEXIST),
+}
+"""What the system says of a disk that is full or a folder that cannot be written."""
+
 PROGRESS_BYTES = 2 * 10**9
 """Hashing more than this shows a progress bar: about 2 s on a machine with SHA instructions."""
 
@@ -141,7 +147,7 @@ def _writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in UNWRITABLE:
             raise
         raise UserError(
             f"cannot write to the cache folder {folder}: {error.strerror}. Free some space there, "

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from gradsae.cache import cache_root, cached_folder, sha256_file
 from gradsae.errors import UserError
@@ -114,22 +115,25 @@ def _convert(gguf: Path, folder: Path) -> None:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name, local_files_only=True)
-    rounded = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
-    )
-    config = rounded.config
-    config.__dict__.pop("quantization_config", None)  # with it, save_pretrained refuses to write
-    clean = type(rounded)(config)
-    clean.load_state_dict(rounded.state_dict())
-    clean.tie_weights()
-    try:
-        clean.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except SafetensorError as error:
-        if "No space left" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device") from error
-        raise
+    where = {"gguf_file": gguf.name, "local_files_only": True}
+    with tqdm(total=3, desc=f"convert {gguf.parent.name.split('.')[0]}", disable=None) as bar:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+        bar.update()
+        rounded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where)
+        config = rounded.config
+        config.__dict__.pop("quantization_config", None)  # with it, save_pretrained refuses
+        clean = type(rounded)(config)
+        clean.load_state_dict(rounded.state_dict())
+        clean.tie_weights()
+        bar.update()
+        try:
+            clean.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except SafetensorError as error:
+            if "No space left" in str(error):
+                raise OSError(errno.ENOSPC, "No space left on device") from error
+            raise
+        bar.update()
 
 
 def _from_folder(spec: LanguageModel, folder: Path) -> Parts:
