@@ -41,9 +41,7 @@ def variants(cell: Cell) -> list[str]:
     names = {name for record in cell.records for name in record.scores}
     main = COLUMNS[cell.task][0]
     found = {name.removeprefix(f"{main}/") for name in names if name.startswith(f"{main}/")}
-    if main in names:
-        return ["", *_in_order(found, BY_VARIANT[cell.task])]
-    return _in_order(found, BY_VARIANT[cell.task])
+    return _in_order(found, BY_VARIANT[cell.task]) or [""]
 
 
 def columns(task: str, lines: Sequence[Line]) -> list[str]:

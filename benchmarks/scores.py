@@ -120,14 +120,14 @@ SCORES: dict[str, Score] = {
         header="sign",
         better="higher",
         bounds="0 to 1",
-        meaning="Share of active latents whose estimate has the sign of the true effect.",
+        meaning="Share of the total absolute effect whose sign the estimate has.",
     ),
     "influence/precision_at_10": Score(
         header="P@10",
         better="higher",
         bounds="0 to 1",
-        meaning="Share of the estimate's ten strongest latents that are among the ten with the "
-        "strongest true effect.",
+        meaning="Share of the ten largest estimates that are among the ten largest true effects; "
+        "signed, so it is about the latents that support the target.",
     ),
     "influence/cost": Score(
         header="cost",
@@ -139,19 +139,29 @@ SCORES: dict[str, Score] = {
         header="effect",
         better="higher",
         bounds="nats",
-        meaning="Change of the target's log-probability under the intervention.",
+        meaning="Log-probability of the target clean minus with the latents switched off: "
+        "positive where they support the target.",
     ),
     "steering/kl_rest": Score(
         header="KL of the rest",
         better="lower",
         bounds="from 0, nats",
-        meaning="KL of the next-token distribution without the target: the side effect.",
+        meaning="KL from the clean next-token distribution to that with the latents off, both "
+        "without the target: the side effect.",
+    ),
+    "steering/selectivity": Score(
+        header="selectivity",
+        better="",
+        bounds="any",
+        meaning="Mean effect over mean KL of the rest. Compare at like effects only: an effect is "
+        "of first order in the edit, a KL of second.",
     ),
     "steering/ppl_ratio": Score(
         header="perplexity ratio",
         better="lower",
         bounds="from 0",
-        meaning="Perplexity on unrelated text with the intervention, over that without it.",
+        meaning="Perplexity of unrelated text with the latents off, over that of the clean model; "
+        "1 is no damage.",
     ),
 }
 
@@ -164,11 +174,12 @@ VARIANTS = {
     "mean_act": "mean act",
     "random": "random",
     "random_matched": "random, matched",
+    "random_direction": "random direction",
     "ablation": "ablation (truth)",
     "chance": "chance",
 }
 
-CONTROLS = ("random", "random_matched", "chance")
+CONTROLS = ("random", "random_matched", "random_direction", "chance")
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "recovery": (
@@ -181,7 +192,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("influence/spearman", "influence/pearson", "influence/sign_agreement"),
         *("influence/precision_at_10", "influence/cost"),
     ),
-    "steering": ("steering/effect", "steering/kl_rest", "steering/ppl_ratio"),
+    "steering": (
+        *("steering/effect", "steering/kl_rest", "steering/selectivity", "steering/ppl_ratio"),
+    ),
 }
 """Columns of the tables of a task. Influence and steering have a line per variant."""
 

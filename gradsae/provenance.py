@@ -23,18 +23,18 @@ PACKAGES = (
 ABSOLUTE_PATH = re.compile(r"(?<![\w./~-])~?/(?!/)[^\s,=:;'\"\[\]{}()]+")
 
 
-def provenance(device: str, **extra: Any) -> dict[str, Any]:
+def provenance(device: object, **extra: Any) -> dict[str, Any]:
     """Return what a record says about its origin; no host name, no absolute path.
 
-    `extra` adds keys or replaces them, for example `model={"note": "4-bit-rounded weights"}`.
+    `device` is what ran it: "cpu", "cuda:0" or a torch.device. `extra` adds keys or replaces them, for example `model={"note": "4-bit-rounded weights"}`.
     """
     commit, dirty = _commit()
     return {
         "commit": commit,
         "dirty": dirty,
         "versions": _versions(),
-        "device": device,
-        "gpu": _gpu() if device.startswith("cuda") else None,
+        "device": str(device),
+        "gpu": _gpu() if str(device).startswith("cuda") else None,
         "cpu": _cpu(),
         "cores": _cores(),
         "platform": f"{platform.system()} {platform.machine()}",

@@ -20,9 +20,9 @@ PROVENANCE = {
 }
 
 TOY = {
-    "source": {"name": "two_sparsity", "_target_": "x.TwoSparsity", "n_features": 128, "d_in": 42}
+    "source": {"name": "two_sparsity", "_target_": "x.TwoSparsity", "n_features": 128, "width": 42}
 }
-SUPERPOSITION = {"source": {"name": "superposition", "n_features": 256, "d_in": 64, "s": 4}}
+SUPERPOSITION = {"source": {"name": "superposition", "n_features": 256, "width": 64, "s": 4}}
 
 
 def layer(depth: int, corpus: str = "code") -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Figures from records, one file each: `python -m benchmarks.figures`."""

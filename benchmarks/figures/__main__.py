@@ -1,0 +1,95 @@
+"""Draw every figure from records alone, as SVG and PNG with a caption.
+
+python -m benchmarks.figures [--records local|published|both|DIR] [--out DIR] [--only NAME]
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.cells import Cell, make_cells
+from benchmarks.figures import (
+    agreement,
+    density,
+    dose,
+    frontier,
+    frr_curve,
+    gba_toy,
+    layers,
+    pareto,
+    recovery,
+    training,
+)
+from benchmarks.figures.drawing import caption
+from benchmarks.figures.style import write
+from benchmarks.reading import add_records_argument, command, read
+from gradsae.errors import UserError
+from gradsae.files import check_writable, write_whole
+
+FIGURES = {
+    module.NAME: module
+    for module in (
+        *(recovery, gba_toy, frr_curve, density, training, frontier),
+        *(agreement, layers, pareto, dose),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    name: str
+    files: list[Path]
+    caption: str
+
+
+def draw_all(cells: Sequence[Cell], out: Path, only: str | None = None) -> list[Drawn]:
+    """Draw what the records allow; a figure without records says which command makes them."""
+    check_writable(out)
+    newest = newest_versions(cells)
+    drawn = []
+    for name, module in FIGURES.items():
+        if only not in (None, name):
+            continue
+        found = module.draw(newest)
+        if found is None:
+            print(f"{name}: no records for it; made by: {module.COMMAND}")
+            continue
+        text = caption(name, found)
+        files = write(found.figure, out, name)
+        write_whole(out / f"{name}.md", text)
+        print(f"{name}: {', '.join(str(path) for path in files)}")
+        drawn.append(Drawn(name=name, files=files, caption=text))
+    return drawn
+
+
+def newest_versions(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of the newest version of each task: a figure never mixes two versions."""
+    newest: dict[str, int] = {}
+    for cell in cells:
+        newest[cell.task] = max(newest.get(cell.task, 0), cell.first.task["version"])
+    kept = [cell for cell in cells if cell.first.task["version"] == newest[cell.task]]
+    if len(kept) < len(cells):
+        print(f"{len(cells) - len(kept)} settings of older task versions are left out")
+    return kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.figures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_records_argument(parser)
+    parser.add_argument("--out", default="results/figures", type=Path, help="default: %(default)s")
+    parser.add_argument("--only", choices=FIGURES, metavar="NAME", help=", ".join(FIGURES))
+    args = parser.parse_args()
+    cells = make_cells(read(args.records))
+    if not cells:
+        raise UserError(f"no records in {args.records}; `python -m benchmarks.run` makes some")
+    draw_all(cells, args.out, args.only)
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

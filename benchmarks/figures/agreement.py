@@ -1,0 +1,122 @@
+"""Estimated influence against the true effect of ablation, latent by latent."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.cells import METHODS, Cell, labels
+from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.style import PAGE, look, new_figure
+from benchmarks.scores import ESTIMATORS, VARIANTS
+
+NAME = "agreement"
+COMMAND = "python -m benchmarks.run task=influence source=lm_layer trainer=topk"
+SERIES = "influence/scatter"
+NOT_ESTIMATES = {"prompt", "latent", "effect"}
+MAX_ROWS = 4
+
+
+def draw(cells: Sequence[Cell]) -> Drawing | None:
+    cells = [cell for cell in cells if cell.task == "influence" and cell.series(SERIES)]
+    shown = choose(cells)
+    if not shown:
+        return None
+    names = _estimators(shown)
+    figure, grid = new_figure(
+        *(len(shown), len(names)),
+        width=PAGE,
+        height=0.35 + 1.6 * len(shown),
+        sharex=True,
+        sharey="col",
+    )
+    for row, cell in zip(grid, shown, strict=True):
+        for axes, name in zip(row, names, strict=True):
+            _panel(axes, cell, name)
+            axes.set_title(f"{VARIANTS.get(name, name)}{_score(cell, name)}", fontsize=7)
+        row[0].set_ylabel(f"{_label(cell)}\nestimate")
+    figure.supxlabel("true effect of ablation (nats)", fontsize=8)
+    symlog(grid[0, 0], "x", [x for cell in shown for x, _ in _points(cell, names[0])])
+    for axes, name in zip(grid[0], names, strict=True):
+        symlog(axes, "y", [y for cell in shown for _, y in _points(cell, name)])
+    few = f"; {len(shown)} of {len(cells)} settings" if len(shown) < len(cells) else ""
+    return Drawing(
+        figure=figure,
+        title="Estimated influence against the true effect.",
+        text="One dot per active latent of a prompt (a random sample). True effect: the target's "
+        "log-probability with the latent minus without it, ablated at all positions with the SAE's "
+        "error held fixed. Panels of a column share their axes, which are linear around zero and "
+        "logarithmic beyond; estimates are in their own units. rho: Spearman "
+        "correlation, mean over prompts, as on the board; the dots of all prompts are drawn "
+        f"together{few}.",
+        cells=shown,
+    )
+
+
+def choose(cells: Sequence[Cell]) -> list[Cell]:
+    """One SAE at each depth, the same method at all of them where there is one; at most four."""
+    if not cells:
+        return []
+    methods = [cell.method for cell in cells]
+    best = max((m for m in METHODS if m in methods), key=methods.count, default=methods[0])
+    sites: dict[tuple[str, str], Cell] = {}
+    for cell in sorted(cells, key=lambda c: (c.method != best, c.depth or 0)):
+        sites.setdefault((cell.site, str(cell.part("corpus", "name"))), cell)
+    found = sorted(sites.values(), key=lambda c: (c.depth or 0, c.site))
+    if len(found) <= MAX_ROWS:
+        return found
+    step = (len(found) - 1) / (MAX_ROWS - 1)
+    return [found[round(i * step)] for i in range(MAX_ROWS)]
+
+
+def _estimators(cells: Sequence[Cell]) -> list[str]:
+    found = {name for cell in cells for run in cell.series(SERIES) for name in run} - NOT_ESTIMATES
+    return [n for n in ESTIMATORS if n in found] + sorted(found - set(ESTIMATORS))
+
+
+def _points(cell: Cell, name: str) -> list[tuple[float, float]]:
+    """True effect and estimate of the latents of the first seed that has both."""
+    runs = [run for run in cell.series(SERIES) if name in run]
+    pairs = [pair for run in runs[:1] for pair in zip(run["effect"], run[name], strict=True)]
+    return [(x, y) for x, y in pairs if x is not None and y is not None]
+
+
+def _panel(axes: Any, cell: Cell, name: str) -> None:
+    points = _points(cell, name)
+    if points:
+        x, y = zip(*points, strict=True)
+        axes.scatter(x, y, s=3, color=look(name)[0], alpha=0.3, linewidths=0, rasterized=True)
+    axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
+    axes.axvline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
+
+
+def symlog(axes: Any, which: str, values: Sequence[float]) -> None:
+    """Linear up to the median size, logarithmic beyond; ticks at 0 and the outermost powers of 10."""
+    from matplotlib.ticker import NullLocator
+
+    sizes = sorted(abs(value) for value in values if value)
+    if not sizes:
+        return
+    threshold = max(sizes[len(sizes) // 2], sizes[-1] / 1e4)
+    getattr(axes, f"set_{which}scale")("symlog", linthresh=threshold, linscale=0.7)
+    low, high = min(values), max(values)
+    limits = (1.5 * low if low < 0 else -0.2 * threshold, 1.5 * max(high, threshold))
+    getattr(axes, f"set_{which}lim")(*limits)
+    ends = [(-1, -low), (1, high)]
+    ticks = [0.0, *(sign * 10.0 ** _floor_log10(end) for sign, end in ends if end > threshold)]
+    axis = getattr(axes, f"{which}axis")
+    axis.set_ticks(sorted(ticks))
+    axis.set_minor_locator(NullLocator())
+
+
+def _floor_log10(value: float) -> int:
+    from math import floor, log10
+
+    return floor(log10(value))
+
+
+def _score(cell: Cell, name: str) -> str:
+    value = cell.mean(f"influence/spearman/{name}")
+    return "" if value is None else f", rho = {value + 0.0:.2f}".replace("-0.00", "0.00")
+
+
+def _label(cell: Cell) -> str:
+    return f"{labels([cell])[0]}, {cell.site}\n{cell.part('corpus', 'name') or ''}"

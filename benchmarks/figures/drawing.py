@@ -1,0 +1,109 @@
+"""What a figure file returns, and the caption that goes with every figure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.cells import Cell
+from gradsae.records import Record
+
+MAX_COMMANDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    figure: Any
+    """A matplotlib figure."""
+    title: str
+    text: str
+    """What is drawn: axes, marks, what the bars are."""
+    cells: Sequence[Cell]
+    """All that went in."""
+
+
+def caption(name: str, drawing: Drawing) -> str:
+    """Markdown: what is drawn, then n, hardware, cost, commit and commands, from the records."""
+    records = [record for cell in drawing.cells for record in cell.records]
+    return (
+        f"**{drawing.title}** {drawing.text}\n\n"
+        f"{_count(drawing.cells)} {_hardware(records)} {_cost(records)} {_commits(records)}"
+        f"{_notes(records)}\n\n"
+        f"Records made by {_commands(records)}; drawn by "
+        f"`python -m benchmarks.figures --only {name}`.\n"
+    )
+
+
+def bars(cells: Iterable[Cell], score: str, *, dots: bool = False) -> str:
+    """What the bars of a score are, in words; `dots` where single seeds are drawn, too."""
+    kinds = {found.over for cell in cells if (found := cell.estimate(score))}
+    if "seeds" in kinds:
+        words = "bars: 95 % t interval over seeds, not clipped to the range of the score"
+        words += "; grey dots: single seeds" if dots else ""
+        return words + ("; one seed: 95 % bootstrap over prompts" if "prompts" in kinds else "")
+    if "prompts" in kinds:
+        return "bars: 95 % bootstrap interval over prompts, one seed"
+    return "no bars: fewer than three seeds"
+
+
+def _count(cells: Sequence[Cell]) -> str:
+    seeds = sorted({cell.n_seeds for cell in cells})
+    n = sum(cell.n_seeds for cell in cells)
+    span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    words = f"{n} record{'s' * (n > 1)}, {span} seed{'s' * (seeds[-1] > 1)} a setting"
+    prompts = sorted(
+        {count for cell in cells for r in cell.records for k, count in r.n.items() if _prompts(k)}
+    )
+    if prompts:
+        span = str(prompts[0]) if len(prompts) == 1 else f"{prompts[0]} to {prompts[-1]}"
+        words += f", {span} prompts each"
+    return words + "."
+
+
+def _prompts(name: str) -> bool:
+    return name in ("influence/prompts", "steering/prompts")
+
+
+def _hardware(records: Sequence[Record]) -> str:
+    found = {}
+    for record in records:
+        about = record.provenance
+        name = about.get("gpu") or f"{about.get('cpu', 'CPU')}, {about.get('cores', '?')} cores"
+        found[f"{name} ({about['device']})"] = None
+    return f"Hardware: {_some(list(found), '; ')}."
+
+
+def _cost(records: Sequence[Record]) -> str:
+    known = [r.cost["seconds"] for r in records if r.cost["seconds"] is not None]
+    if not known:
+        return "Cost: not measured."
+    total = sum(known)
+    words = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min"
+    return f"Cost: {words} in all."
+
+
+def _commits(records: Sequence[Record]) -> str:
+    commits = dict.fromkeys(str(r.provenance["commit"] or "unknown")[:7] for r in records)
+    dirty = sum(r.provenance["dirty"] is not False for r in records)
+    words = f"Commit {_some([f'`{commit}`' for commit in commits], ', ')}"
+    return words + (f", {dirty} of the records with changed or unknown code." if dirty else ".")
+
+
+def _notes(records: Sequence[Record]) -> str:
+    """Notes on weights and data that every reader of a number must see."""
+    notes: dict[str, None] = {}
+    for record in records:
+        for part in ("model", "data"):
+            about = record.provenance.get(part)
+            if isinstance(about, dict) and isinstance(about.get("note"), str):
+                notes[about["note"]] = None
+    return f" Note: {_some(list(notes), '; ')}." if notes else ""
+
+
+def _commands(records: Sequence[Record]) -> str:
+    commands = dict.fromkeys(record.provenance["command"] for record in records)
+    return _some([f"`{command.replace('`', '')[:300]}`" for command in commands], ", ")
+
+
+def _some(items: Sequence[str], by: str) -> str:
+    rest = len(items) - MAX_COMMANDS
+    return by.join(items[:MAX_COMMANDS]) + (f"{by}and {rest} more" if rest > 0 else "")

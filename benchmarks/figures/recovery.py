@@ -1,0 +1,73 @@
+"""Which method finds the true features: FRR and MCC per method, with chance."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.cells import Cell, labels, make_worlds, world_title
+from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.style import GREY, PAGE, handle, look, new_figure, seed_dots, title, whisker
+from benchmarks.scores import SCORES
+
+NAME = "recovery"
+COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
+SHOWN = ("recovery/frr_0.8", "recovery/frr_0.9", "recovery/mcc")
+
+
+def draw(cells: Sequence[Cell]) -> Drawing | None:
+    cells = [cell for cell in cells if cell.task == "recovery" and cell.mean("recovery/mcc")]
+    # The toy of the GBA paper has a figure of its own.
+    cells = [c for c in cells if c.part("source", "name") != "two_sparsity"] or cells
+    if not cells:
+        return None
+    worlds = make_worlds(cells)
+    heights = [len(members) for members in worlds]
+    figure, grid = new_figure(
+        *(len(worlds), len(SHOWN)),
+        width=PAGE,
+        height=0.35 + sum(0.75 + 0.2 * height for height in heights),
+        gridspec_kw={"height_ratios": [height + 1 for height in heights]},
+        sharey="row",
+    )
+    for row, members in zip(grid, worlds, strict=True):
+        for axes, score in zip(row, SHOWN, strict=True):
+            _panel(axes, members, score)
+            axes.set_xlabel(SCORES[score].header)
+        row[0].set_yticks(range(len(members)), labels(members))
+        row[0].invert_yaxis()
+        title(row[0], world_title(members[0]))
+    figure.legend(
+        handles=[
+            handle("mean over seeds", "#000000", "o"),
+            handle("one seed", "#555555", "o", markersize=2, alpha=0.6),
+            handle("chance: random directions", GREY, "|", markersize=8, markeredgewidth=1.5),
+        ],
+        loc="outside lower center",
+        ncols=3,
+    )
+    return Drawing(
+        figure=figure,
+        title="Recovery of the true features.",
+        text="Feature recovery rate at a cosine of 0.8 and 0.9, and mean matched cosine (MCC); "
+        f"higher is better. Markers: mean over seeds; {bars(cells, SHOWN[0], dots=True)}; "
+        "grey strokes: chance, the same score of random directions.",
+        cells=cells,
+    )
+
+
+def _panel(axes: Any, cells: Sequence[Cell], score: str) -> None:
+    for at, cell in enumerate(cells):
+        found = cell.estimate(score)
+        if found is None:
+            continue
+        colour, marker = look(cell.method)
+        whisker(axes, at, found, colour, horizontal=True)
+        axes.plot(found.mean, at, marker, color=colour, zorder=3)
+        seed_dots(axes, at, cell, score, horizontal=True)
+        chance = cell.mean(f"{score}/chance")
+        if chance is not None:
+            axes.plot(chance, at, "|", color=GREY, markersize=9, markeredgewidth=1.5, zorder=1)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.6, len(cells) - 0.4)
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)

@@ -1,0 +1,159 @@
+"""One look for all figures: sizes of a paper column, one colour and marker per method."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import Cell, Estimate
+
+COLUMN = 3.4
+"""Inches: one column of a two-column paper."""
+PAGE = 7.0
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
+
+LOOKS: dict[str, tuple[str, str]] = {
+    "topk": (BLUE, "o"),
+    "l1": (ORANGE, "s"),
+    "gba": (GREEN, "D"),
+    "ba": (PURPLE, "^"),
+    "grad_times_act": (VERMILLION, "o"),
+    "released_gradsae": (BLUE, "s"),
+    "mean_act": (ORANGE, "^"),
+    "random": (GREY, "x"),
+    "random_matched": (GREY, "x"),
+    "random_direction": (BLACK, "+"),
+}
+SPARE = [(SKY, "v"), (PURPLE, "P"), (BLACK, "*"), (GREEN, "<"), (VERMILLION, ">")]
+
+RC: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.6,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "grid.linewidth": 0.4,
+    "grid.color": "#DDDDDD",
+    "axes.axisbelow": True,
+    "savefig.dpi": 250,
+    "svg.hashsalt": "gradsae",  # the same records give the same file
+    "figure.constrained_layout.use": True,
+}
+
+
+def look(name: str) -> tuple[str, str]:
+    """Colour and marker of a method, estimator or selector; always the same ones."""
+    return LOOKS.get(name) or SPARE[sum(name.encode()) % len(SPARE)]
+
+
+def new_figure(
+    rows: int = 1, columns: int = 1, *, width: float = COLUMN, height: float, **options: Any
+) -> tuple[Any, Any]:
+    """A figure and its array of axes, always two-dimensional."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update(RC)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
+
+
+def whisker(axes: Any, at: float, found: Estimate, colour: str, *, horizontal: bool) -> None:
+    """The 95 % interval of an estimate, where it has one, with caps that no marker hides."""
+    if found.low is None or found.high is None:
+        return
+    ends, place = [found.low, found.high], [at, at]
+    x, y = (ends, place) if horizontal else (place, ends)
+    cap = "|" if horizontal else "_"
+    axes.plot(x, y, color=colour, linewidth=0.9, marker=cap, markersize=5, zorder=2)
+
+
+def seed_dots(axes: Any, at: float, cell: Cell, score: str, *, horizontal: bool) -> None:
+    """Single seeds, small and grey, where there are several."""
+    values = cell.values(score)
+    if len(values) > 1:
+        place = [at] * len(values)
+        x, y = (values, place) if horizontal else (place, values)
+        axes.scatter(x, y, s=5, color="#555555", alpha=0.5, linewidths=0, zorder=4)
+
+
+def legend_below(figure: Any, handles: Sequence[Any], columns: int) -> None:
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
+
+
+def legend_right(axes: Any, handles: Sequence[Any]) -> None:
+    axes.legend(handles=list(handles), loc="center left", bbox_to_anchor=(1.02, 0.5))
+
+
+def line_figure(worlds: Sequence[Sequence[Cell]]) -> tuple[Any, Any]:
+    """One panel under another, each with room for its legend at the right."""
+    heights = [max(1.6, 0.5 + 0.15 * len(members)) for members in worlds]
+    return new_figure(
+        *(len(worlds), 1),
+        width=1.6 * COLUMN,
+        height=sum(heights),
+        gridspec_kw={"height_ratios": heights},
+    )
+
+
+def handle(label: str, colour: str, marker: str = "", **options: Any) -> Any:
+    from matplotlib.lines import Line2D
+
+    line = {"linestyle": "" if marker else "-", **options}
+    return Line2D([], [], color=colour, marker=marker or None, label=label, **line)
+
+
+def plain_log(axes: Any, which: str) -> None:
+    """A log axis that says 0.2, 0.5, 1, 2, 5, 10 in plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    low, high = sorted(axis.get_view_interval())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def title(axes: Any, text: str) -> None:
+    """Bold and flush left: what a row of panels is about. It may reach over the next panel."""
+    axes.set_title(" ")  # keeps the height of a line
+    axes.set_title(text, loc="left", fontweight="bold", fontsize=8).set_in_layout(False)
+
+
+def write(figure: Any, folder: Path, name: str) -> list[Path]:
+    """SVG and PNG, the same bytes for the same records."""
+    from matplotlib import pyplot as plt
+
+    paths = [folder / f"{name}.svg", folder / f"{name}.png"]
+    figure.savefig(paths[0], metadata={"Date": None})
+    figure.savefig(paths[1], metadata={"Software": None})
+    plt.close(figure)
+    return paths
+
+
+def distinct(cells: Sequence[Cell]) -> list[tuple[str, Any]]:
+    """Colour and line style of each cell: the method's colour, a style per setting of it."""
+    styles: list[Any] = ["-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3))]
+    seen: dict[str, int] = {}
+    looks = []
+    for cell in cells:
+        at = seen.get(cell.method, 0)
+        seen[cell.method] = at + 1
+        looks.append((look(cell.method)[0], styles[at % len(styles)]))
+    return looks

@@ -1,0 +1,78 @@
+"""Training curves: error, sparsity and dead latents by step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.cells import Cell, labels, make_worlds, world_title
+from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.style import (
+    PAGE,
+    distinct,
+    handle,
+    legend_right,
+    new_figure,
+    plain_log,
+    title,
+)
+
+NAME = "training"
+COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
+SERIES = "training/curve"
+SHOWN = {"fvu": "FVU", "l0": "L0", "dead": "share of dead latents"}
+
+
+def draw(cells: Sequence[Cell]) -> Drawing | None:
+    cells = [cell for cell in cells if cell.task == "recovery" and cell.series(SERIES)]
+    if not cells:
+        return None
+    worlds = make_worlds(cells)
+    heights = [max(1.8, 0.35 + 0.15 * len(members)) for members in worlds]
+    figure, grid = new_figure(
+        *(len(worlds), len(SHOWN)),
+        width=PAGE,
+        height=sum(heights),
+        gridspec_kw={"height_ratios": heights},
+    )
+    for row, members in zip(grid, worlds, strict=True):
+        _row(row, members)
+    return Drawing(
+        figure=figure,
+        title="Training curves.",
+        text="Fraction of variance unexplained (FVU), mean number of active latents (L0) and share "
+        "of dead latents on training batches, by step. Lines: mean over seeds; bands: lowest to "
+        "highest seed.",
+        cells=cells,
+    )
+
+
+def _row(row: Sequence[Any], cells: Sequence[Cell]) -> None:
+    looks = distinct(cells)
+    for axes, (column, words) in zip(row, SHOWN.items(), strict=True):
+        for cell, (colour, style) in zip(cells, looks, strict=True):
+            _curve(axes, cell, column, colour, style)
+        if column != "dead":
+            plain_log(axes, "y")
+        axes.set_xlabel("step")
+        axes.set_ylabel(words)
+        axes.grid()
+    title(row[0], world_title(cells[0]))
+    handles = [
+        handle(name, colour, linestyle=style)
+        for name, (colour, style) in zip(labels(cells), looks, strict=True)
+    ]
+    legend_right(row[-1], handles)
+
+
+def _curve(axes: Any, cell: Cell, column: str, colour: str, style: Any) -> None:
+    import numpy as np
+
+    runs = [run for run in cell.series(SERIES) if {"step", column} <= run.keys()]
+    runs = [run for run in runs if run["step"] == runs[0]["step"]]
+    if not runs:
+        return
+    step = runs[0]["step"]
+    values = np.array([[np.nan if v is None else v for v in run[column]] for run in runs])
+    axes.plot(step, values.mean(0), color=colour, linestyle=style, linewidth=1)
+    if len(values) > 1:
+        low, high = values.min(0), values.max(0)
+        axes.fill_between(step, low, high, color=colour, alpha=0.15, linewidth=0)
