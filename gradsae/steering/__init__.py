@@ -1,0 +1,1 @@
+"""Steering: what happens when the chosen latents are switched off, scaled or set."""

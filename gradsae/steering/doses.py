@@ -1,0 +1,75 @@
+"""Dose-response: what each strength of an intervention does to the next-token distribution.
+
+    effect(d) = log p(target | edited) - log p(target | clean)      nats; positive = more likely
+
+At dose 1 of mode `scale` nothing is edited, and the slope there is the gradient: the sum over the
+chosen latents of signed gradient x activation. Both are computed, which checks every edit for free.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae.errors import UserError
+from gradsae.steering.interventions import Chosen, Intervention, Text, rerun
+from gradsae.steering.side_effects import kl_rest
+
+STEP = 0.02
+"""Half width in doses of the central difference: error O(STEP^2), rounding about 1e-6 / STEP."""
+
+
+class Response(NamedTuple):
+    """Effects of a list of interventions on one prompt; 0 where nothing was changed."""
+
+    effect: Float[Tensor, " doses"]
+    kl_rest: Float[Tensor, " doses"]
+    forward_equivalents: float
+
+
+def respond(
+    text: Text,
+    target: int,
+    chosen: Chosen,
+    interventions: Sequence[Intervention],
+    *,
+    batch_rows: int,
+) -> Response:
+    """Return what each intervention does to the token after the prompt."""
+    effect = torch.zeros(len(interventions), dtype=torch.float64)
+    kl, cost = effect.clone(), 0.0
+    for run in rerun(text, chosen, interventions, positions=[-1], batch_rows=batch_rows):
+        clean, edited = run.clean[-1].double(), run.edited[:, -1].double()
+        index = run.which.cpu()
+        gain = edited.log_softmax(-1)[:, target] - clean.log_softmax(-1)[target]
+        effect[index] = gain.cpu()
+        kl[index] = kl_rest(clean, edited, target).cpu()
+        cost += run.forward_equivalents
+    if not bool(effect.isfinite().all() and kl.isfinite().all()):
+        raise UserError("an effect of steering is not a finite number: try smaller doses")
+    return Response(effect, kl, cost)
+
+
+class Slope(NamedTuple):
+    """Change of the target's log-probability per unit of dose, at the dose that edits nothing."""
+
+    gradient: float
+    difference: float
+    """The same by a central finite difference of the dose-response."""
+    forward_equivalents: float
+
+
+def slope(text: Text, target: int, chosen: Chosen, *, step: float = STEP) -> Slope:
+    """Return the slope at dose 1 of mode `scale`, in nats, by gradient and by difference."""
+    dose = torch.ones((), device=text.seen.codes.device, requires_grad=True)
+    with torch.enable_grad():
+        activation = text.activation(chosen, dose * text.codes_of(chosen.latents))
+        last = text.seen.suffix.logits(activation[None], [-1])[0, -1]
+        (gradient,) = torch.autograd.grad(last.double().log_softmax(-1)[target], dose)
+    around = [Intervention(mode="scale", dose=d) for d in (1 - step, 1 + step)]
+    below_above = respond(text, target, chosen, around, batch_rows=3)
+    difference = below_above.effect.diff().item() / (2 * step)
+    cost = 3 * text.seen.suffix.fraction + below_above.forward_equivalents
+    return Slope(gradient.item(), difference, cost)

@@ -1,0 +1,148 @@
+"""Interventions: what is done to the codes of the chosen latents, on a prompt or on other text.
+
+    activation(edited) = clean + (edited - codes) * scale @ directions
+
+as in `gradsae.prompt`: the SAE's error is held fixed, and what changes nothing leaves every bit.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.interfaces import ModelSource
+from gradsae.prompt import SeenPrompt, see_from
+from gradsae.sae import SAE
+
+Mode = Literal["scale", "set"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Intervention:
+    """One edit of codes.
+
+    scale: the latent's own values times the dose; 1 changes nothing, 0 is off.
+    set:   the dose times the latent's reference value at every kept position, whether the latent
+           fires there or not. Negative doses push against the latent's direction.
+    """
+
+    mode: Mode
+    dose: float
+
+    def __post_init__(self) -> None:
+        checks.one_of("mode", self.mode, MODES)
+        if self.mode == "scale":
+            checks.number("dose (with mode=scale)", self.dose, low=0)
+        else:
+            checks.number("dose", self.dose)
+
+    def apply(
+        self,
+        codes: Float[Tensor, "pos k"],
+        kept: Bool[Tensor, " pos"],
+        reference: Float[Tensor, " k"],
+    ) -> Float[Tensor, "pos k"]:
+        """Return the edited codes; positions that are not kept stay as they are."""
+        if self.mode == "scale":
+            return codes * self.dose
+        return torch.where(kept[:, None], self.dose * reference, codes)
+
+
+OFF = Intervention(mode="scale", dose=0.0)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chosen:
+    """The latents that are steered together."""
+
+    latents: Int[Tensor, " k"]
+    directions: Float[Tensor, "k d_in"]
+    """What one unit of each code writes, before the SAE's scale."""
+    reference: Float[Tensor, " k"]
+    """Value that dose 1 of mode `set` gives each latent: its largest on the prompt."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Text:
+    """Any text seen through the SAE, with the positions at which it may be edited."""
+
+    seen: SeenPrompt
+    kept: Bool[Tensor, " pos"]
+
+    @property
+    def read_cost(self) -> float:
+        """Forward-equivalents of reading the text: the model up to the site."""
+        return 1 - self.seen.suffix.fraction
+
+    def choose(self, columns: Int[Tensor, " k"]) -> Chosen:
+        """Return the latents of some columns of `seen.codes`, with their reference values."""
+        return Chosen(
+            latents=self.seen.latents[columns],
+            directions=self.seen.directions[columns],
+            reference=self.seen.codes[:, columns].amax(0),
+        )
+
+    def codes_of(self, latents: Int[Tensor, " k"]) -> Float[Tensor, "pos k"]:
+        """Return the codes of any latents on this text, 0 for those that do not fire on it."""
+        column = torch.searchsorted(self.seen.latents, latents).clamp_max(self.seen.n_active - 1)
+        fires = self.seen.latents[column] == latents
+        return torch.where(fires, self.seen.codes[:, column], 0.0)
+
+    def activation(
+        self, chosen: Chosen, edited: Float[Tensor, "pos k"]
+    ) -> Float[Tensor, "pos d_in"]:
+        """Return the site's activation, in raw units, under edited codes of the chosen latents."""
+        change = (edited - self.codes_of(chosen.latents)) * self.seen.scale
+        return self.seen.clean + change @ chosen.directions
+
+    def steered(self, chosen: Chosen, how: Intervention) -> Float[Tensor, "pos d_in"]:
+        """Return the site's activation, in raw units, under an intervention."""
+        codes = self.codes_of(chosen.latents)
+        return self.activation(chosen, how.apply(codes, self.kept, chosen.reference))
+
+
+def read(source: ModelSource, sae: SAE, token_ids: Int[Tensor, " pos"]) -> Text:
+    """Run the model up to the source's site; NoActiveLatentError if there is nothing to edit."""
+    seen = see_from(source, sae, token_ids)
+    dropped = source.dropped(seen.token_ids[None], seen.suffix.clean[None])[0]
+    return Text(seen=seen, kept=~dropped)
+
+
+class Rerun(NamedTuple):
+    """Logits of one batch of interventions, beside those of an unedited row of the same batch."""
+
+    which: Int[Tensor, " batch"]
+    """Places in the list of interventions."""
+    clean: Float[Tensor, "n_positions vocab"]
+    edited: Float[Tensor, "batch n_positions vocab"]
+    forward_equivalents: float
+
+
+@torch.no_grad()
+def rerun(
+    text: Text,
+    chosen: Chosen,
+    interventions: Sequence[Intervention],
+    *,
+    positions: Sequence[int] | None = None,
+    batch_rows: int,
+) -> Iterator[Rerun]:
+    """Run the model on from the site under each intervention that changes anything.
+
+    One that leaves the activation as it is, bit for bit, leaves the logits too and is not run. The
+    first row of every batch is unedited, so that kernels which differ between batch sizes cancel.
+    """
+    clean, suffix = text.seen.clean[None], text.seen.suffix
+    edited = torch.stack([text.steered(chosen, how) for how in interventions])
+    changed = (edited != clean).flatten(1).any(1).nonzero().squeeze(1)
+    for index in changed.split(batch_rows - 1) if len(changed) else ():
+        logits = suffix.logits(torch.cat([clean, edited[index]]), positions)
+        yield Rerun(index, logits[0], logits[1:], len(logits) * suffix.fraction)

@@ -1,0 +1,64 @@
+"""Matched controls: latents that are as strong as the chosen ones, or random directions."""
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradsae.interfaces import Skipped
+from gradsae.prompt import SeenPrompt
+from gradsae.steering.interventions import Chosen
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """Control columns, each for one chosen column."""
+
+    columns: Int[Tensor, " k"]
+    log_ratio: Float[Tensor, " k"]
+    """Log of control strength / chosen strength: 0 is a perfect match."""
+
+
+def strength(seen: SeenPrompt) -> Float[Tensor, " active"]:
+    """Return the mean norm of what each latent writes per position, in raw units."""
+    return (seen.codes * seen.scale).mean(0) * seen.directions.norm(dim=1)
+
+
+def match(
+    strengths: Float[Tensor, " active"],
+    chosen: Int[Tensor, " k"],
+    generator: torch.Generator,
+    *,
+    n_nearest: int,
+) -> Matched | Skipped:
+    """Return an unused, not chosen column of nearly the same strength for each chosen column.
+
+    Strongest first, since those have the fewest peers; each takes one of the `n_nearest` in log
+    strength at random, so that one odd latent does not stand in for chance.
+    """
+    k, n_active = len(chosen), len(strengths)
+    if n_active < 2 * k:
+        return Skipped(f"fewer than 2 x {k} latents are active, too few to match {k} others")
+    log = strengths.double().clamp_min(1e-30).log().cpu()
+    free = torch.ones(n_active, dtype=torch.bool)
+    free[chosen.cpu()] = False
+    columns = torch.zeros(k, dtype=torch.int64)
+    for i in log[chosen.cpu()].argsort(descending=True, stable=True).tolist():
+        gap = (log - log[chosen[i]]).abs().masked_fill(~free, torch.inf)
+        nearest = gap.argsort(stable=True)[: min(n_nearest, int(free.sum()))]
+        drawn = torch.randint(len(nearest), (), generator=generator)
+        columns[i] = nearest[drawn]
+        free[columns[i]] = False
+    log_ratio = log[columns] - log[chosen.cpu()]
+    return Matched(columns=columns.to(chosen.device), log_ratio=log_ratio)
+
+
+def random_directions(chosen: Chosen, generator: torch.Generator) -> Chosen:
+    """Return the chosen latents writing random directions of the same norms instead of theirs."""
+    own = chosen.directions
+    drawn = torch.randn(own.shape, generator=generator).to(own)
+    drawn = drawn * (own.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True))
+    return replace(chosen, directions=drawn)

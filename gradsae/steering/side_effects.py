@@ -1,0 +1,112 @@
+"""Side effects: what steering does beside the target, on the prompt and on unrelated text."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from gradsae.errors import UserError
+from gradsae.interfaces import ModelSource
+from gradsae.prompt import NoActiveLatentError
+from gradsae.prompts import Prompt
+from gradsae.sae import SAE
+from gradsae.steering.interventions import Chosen, Intervention, Text, read, rerun
+
+
+def kl_rest(
+    clean: Float[Tensor, " vocab"], edited: Float[Tensor, "batch vocab"], target: int
+) -> Float[Tensor, " batch"]:
+    """Return KL(clean || edited) of the next token given that it is not the target, in nats.
+
+    The target is removed from both distributions and the rest renormalised: 0 means that steering
+    moved probability to or from the target and left every other ratio alone. At least 0; lower is
+    better.
+    """
+    others = torch.ones_like(clean, dtype=torch.bool)
+    others[target] = False
+    p, q = clean[others].log_softmax(-1), edited[:, others].log_softmax(-1)
+    return F.kl_div(q, p.expand_as(q), log_target=True, reduction="none").sum(-1).clamp_min(0)
+
+
+class Damage(NamedTuple):
+    """Effects of a list of interventions on unrelated text; 0 where nothing was changed."""
+
+    log_ppl_ratio: Float[Tensor, " doses"]
+    """Mean rise of the loss per token, in nats: the log of the ratio of perplexities."""
+    forward_equivalents: float
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnrelatedText:
+    """Held-out text that has nothing to do with the prompts."""
+
+    texts: Sequence[Text]
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise ValueError("unrelated text must hold at least 1 text, got none")
+
+    @property
+    def read_cost(self) -> float:
+        """Forward-equivalents of having read the texts."""
+        return sum(text.read_cost for text in self.texts)
+
+    def damage(
+        self, chosen: Chosen, interventions: Sequence[Intervention], *, batch_rows: int
+    ) -> Damage:
+        """Apply the interventions to the same latents here and compare the model's loss.
+
+        `scale` acts where these latents fire on this text; `set` gives them their reference value
+        from the prompt, at every kept position.
+        """
+        rise, cost, n_tokens = torch.zeros(len(interventions), dtype=torch.float64), 0.0, 0
+        for text in self.texts:
+            n_tokens += len(text.seen.token_ids) - 1
+            for run in rerun(text, chosen, interventions, batch_rows=batch_rows):
+                after = total_loss(run.edited, text.seen.token_ids)
+                before = total_loss(run.clean[None], text.seen.token_ids)
+                rise[run.which.cpu()] += (after - before).cpu()
+                cost += run.forward_equivalents
+        if not bool(rise.isfinite().all()):
+            raise UserError("the loss of steered text is not a finite number: try smaller doses")
+        return Damage(rise / n_tokens, cost)
+
+
+def total_loss(
+    logits: Float[Tensor, "batch pos vocab"], token_ids: Int[Tensor, " pos"]
+) -> Float[Tensor, " batch"]:
+    """Return the summed negative log-likelihood of a text after its first token, in nats."""
+    before = logits[:, :-1]  # logsumexp and gather: no second copy of the logits
+    wanted = token_ids[1:].expand(len(logits), -1)[..., None]
+    return (before.logsumexp(-1) - before.gather(-1, wanted)[..., 0]).double().sum(1)
+
+
+def read_unrelated(
+    source: ModelSource, sae: SAE, prompts: Sequence[Prompt], n: int, length: int, seed: int
+) -> UnrelatedText | None:
+    """Read the first `length` tokens of `n` held-out windows that no prompt was cut from.
+
+    Windows on which no latent fires are left out; None if none is left.
+    """
+    drawn = source.eval_windows(n + len(prompts), seed)
+    free = [w for w in drawn if not any(_begins(w, prompt.token_ids) for prompt in prompts)]
+    texts = []
+    for window in free[:n]:
+        if len(window) < length:
+            raise UserError(
+                f"unrelated text of {length} tokens does not fit the source's windows of "
+                f"{len(window)} tokens"
+            )
+        with suppress(NoActiveLatentError):
+            texts.append(read(source, sae, window[:length]))
+    return UnrelatedText(texts=texts) if texts else None
+
+
+def _begins(window: Int[Tensor, " window"], start: Int[Tensor, " pos"]) -> bool:
+    return torch.equal(window[: len(start)].cpu(), start.cpu())

@@ -1,0 +1,226 @@
+"""Steering: do the latents that a ranking picks move the target, and what else do they move?"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, final
+
+from tqdm import tqdm
+
+from gradsae import checks
+from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
+from gradsae.prompt import NoActiveLatentError
+from gradsae.prompts import Prompt, PromptSet
+from gradsae.sae import SAE
+from gradsae.seeds import make_generator
+from gradsae.steering.interventions import OFF, Intervention, Text, read
+from gradsae.steering.samples import Sample, sample_texts
+from gradsae.steering.selectors import (
+    MAIN,
+    RANKINGS,
+    Ranking,
+    Selection,
+    check_rankings,
+    check_selectors,
+    select,
+)
+from gradsae.steering.side_effects import UnrelatedText, read_unrelated
+from gradsae.steering.summary import summarise
+from gradsae.steering.trial import Trial, steer
+
+VERSION = 1
+"""Of the scores' formulas; part of every record."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Steering(Metric):
+    """Effect and side effects of steering the k latents that each selector picks on a prompt.
+
+    For each selector S, with its latents switched off at every position (means over prompts, 95 %
+    bootstrap intervals); the same names without S are those of grad_times_act:
+        steering/effect/S       log p(target | clean) - log p(target | off), nats: (with) minus
+                                (without), positive where the latents support the target
+        steering/kl_rest/S      KL(clean || off) of the next token without the target, nats, from 0,
+                                lower is better
+        steering/ppl_ratio/S    perplexity of unrelated text with these latents off / clean; 1 is no
+                                damage; geometric mean
+        steering/selectivity/S  mean effect / mean kl_rest; compare at like effects only, since a
+                                small edit has an effect of first and a KL of second order
+    Of grad_times_act: steering/slope, the gradient of log p(target) by a factor on its latents, at
+    factor 1, nats; steering/slope_gap, the share by which finite differences depart from it, 0 is
+    best. Of random_matched: steering/match_gap, mean |log strength ratio|, 0 is a perfect match;
+    steering/advantage, effect of grad_times_act minus effect of random_matched, paired.
+
+    Series `steering/dose_response`: a row per selector and intervention, where effect is
+    log p(target | edited) - log p(target | clean): positive = more likely. At dose 0 of mode scale
+    this is minus `steering/effect`.
+    """
+
+    prompts: PromptSet
+    k: int = 5
+    """Latents steered together."""
+    scale_doses: Sequence[int | float] = (0.0, 0.5, 1.0, 2.0, 4.0)
+    """Factors on the latents' own values: 0 is off, 1 changes nothing."""
+    set_doses: Sequence[int | float] = (0.5, 1.0, 2.0)
+    """Constant values at every position, in units of each latent's largest on the prompt."""
+    selectors: Sequence[str] = (MAIN, "mean_act", "random_matched")
+    n_nearest: int = 3
+    """A matched latent is drawn from so many of the nearest in strength."""
+    n_unrelated: int = 4
+    """Windows of unrelated text."""
+    unrelated_length: int = 64
+    """Tokens in such a window."""
+    n_samples: int = 2
+    """Prompts with text samples: off, and the largest dose of each mode."""
+    sample_tokens: int = 20
+    batch_rows: int = 4
+    """Texts run at once, one of them unedited: the memory budget."""
+
+    def __post_init__(self) -> None:
+        least = {"k": 1, "n_nearest": 1, "n_unrelated": 1, "unrelated_length": 2, "n_samples": 0}
+        for name, low in (least | {"sample_tokens": 1, "batch_rows": 2}).items():
+            checks.whole(name, getattr(self, name), low)
+        check_selectors(self.selectors)
+        if OFF not in self.interventions():
+            raise ValueError(f"scale_doses must hold 0 (off), got {list(self.scale_doses)}")
+        if len(set(self.interventions())) < len(self.interventions()):
+            raise ValueError(f"doses must be there once each: {self.scale_doses} {self.set_doses}")
+
+    def interventions(self) -> list[Intervention]:
+        """Return what is done to the latents, in the order of the dose-response."""
+        scale = [Intervention(mode="scale", dose=float(dose)) for dose in self.scale_doses]
+        return scale + [Intervention(mode="set", dose=float(dose)) for dose in self.set_doses]
+
+    def measure(
+        self,
+        sae: SAE,
+        source: Source,
+        seed: int,
+        rankings: Mapping[str, Ranking] = RANKINGS,
+    ) -> Scores | Skipped:
+        """`seed` fixes prompts, unrelated text, controls and bootstrap; `rankings` by selector."""
+        check_rankings(self.selectors, rankings)
+        if not isinstance(source, ModelSource):
+            return Skipped(f"{type(source).__name__} has no language model whose output could move")
+        drawn = self.prompts.draw(source, seed)
+        unrelated = read_unrelated(
+            source, sae, drawn.prompts, self.n_unrelated, self.unrelated_length, seed
+        )
+        setup = _Setup(sae, source, rankings, unrelated, seed)
+        bar = tqdm(drawn.prompts, desc="steering", disable=None)
+        tried = [self._try(setup, prompt, i) for i, prompt in enumerate(bar)]
+        trials = [trial for one in tried for trial in one.trials]
+        left_out = [reason for one in tried for reason in one.left_out]
+        if not trials:
+            return Skipped(f"none of {len(tried)} prompts can be steered; first: {left_out[0][1]}")
+        out = summarise(trials, self.interventions(), seed)
+        out.n["steering/prompts"] = sum(bool(one.trials) for one in tried)
+        _add_samples(out, [sample for one in tried for sample in one.samples])
+        _add_left_out(out, left_out, self.selectors)
+        reading = drawn.n_tried + (unrelated.read_cost if unrelated else 0.0)
+        spent = out.forward_equivalents + reading + sum(one.forward_equivalents for one in tried)
+        return replace(out, forward_equivalents=spent)
+
+    def _try(self, setup: "_Setup", prompt: Prompt, index: int) -> "_Tried":
+        """Steer one prompt by every selector, or say why not."""
+        text = self._read(setup, prompt)
+        if isinstance(text, Skipped):
+            return _Tried([], [], [(name, text.reason) for name in self.selectors], 0.0)
+        chosen = select(
+            text,
+            prompt.target,
+            self.selectors,
+            setup.rankings,
+            make_generator(setup.seed, f"eval steering {index}"),
+            k=self.k,
+            n_nearest=self.n_nearest,
+        )
+        left_out = [(name, s.reason) for name, s in chosen.items() if isinstance(s, Skipped)]
+        selections = {name: s for name, s in chosen.items() if not isinstance(s, Skipped)}
+        trials = [
+            steer(
+                name,
+                selection,
+                text,
+                prompt.target,
+                self.interventions(),
+                setup.unrelated,
+                prompt=index,
+                batch_rows=self.batch_rows,
+            )
+            for name, selection in selections.items()
+        ]
+        samples = self._samples(setup, prompt, selections) if index < self.n_samples else []
+        written = len(samples) + bool(samples)  # the text before, too
+        return _Tried(trials, samples, left_out, text.read_cost + written * self.sample_tokens)
+
+    def _read(self, setup: "_Setup", prompt: Prompt) -> Text | Skipped:
+        try:
+            text = read(setup.source, setup.sae, prompt.token_ids)
+        except NoActiveLatentError:
+            return Skipped("no latent fires on the prompt")
+        if text.seen.n_active < self.k:
+            return Skipped(f"fewer than k={self.k} latents are active on the prompt")
+        return text
+
+    def _samples(
+        self, setup: "_Setup", prompt: Prompt, selections: Mapping[str, Selection]
+    ) -> list[Sample]:
+        strongest = [Intervention(mode="scale", dose=float(max(self.scale_doses)))]
+        if self.set_doses:
+            strongest.append(Intervention(mode="set", dose=float(max(self.set_doses))))
+        return sample_texts(
+            setup.source,
+            setup.sae,
+            prompt.token_ids,
+            {name: selection.chosen for name, selection in selections.items()},
+            [OFF, *strongest],
+            self.sample_tokens,
+        )
+
+
+class _Setup(NamedTuple):
+    """What all prompts of one measurement share."""
+
+    sae: SAE
+    source: ModelSource
+    rankings: Mapping[str, Ranking]
+    unrelated: UnrelatedText | None
+    seed: int
+
+
+class _Tried(NamedTuple):
+    """What became of one prompt."""
+
+    trials: list[Trial]
+    samples: list[Sample]
+    left_out: list[tuple[str, str]]
+    """Selector and reason."""
+    forward_equivalents: float
+    """Of reading and writing; a trial states its own."""
+
+
+def _add_samples(out: Scores, samples: Sequence[Sample]) -> None:
+    if samples:
+        columns = zip(Sample._fields, zip(*samples, strict=True), strict=True)
+        out.series["steering/samples"] = {name: list(values) for name, values in columns}
+
+
+def _add_left_out(
+    out: Scores, left_out: Sequence[tuple[str, str]], selectors: Sequence[str]
+) -> None:
+    """Count the prompts that a selector could not serve; skip the scores that none gave."""
+    if not left_out:
+        return
+    counts = Counter(left_out)
+    out.series["steering/left_out"] = {
+        "selector": [selector for selector, _ in counts],
+        "reason": [reason for _, reason in counts],
+        "n_prompts": list(counts.values()),
+    }
+    for selector in selectors:
+        if f"steering/effect/{selector}" not in out.scores:
+            reason = next(why for name, why in left_out if name == selector)
+            for what in ("effect", "kl_rest", "ppl_ratio", "selectivity"):
+                out.skipped[f"steering/{what}/{selector}"] = f"on every prompt; first: {reason}"
