@@ -116,11 +116,10 @@ class LM:
     def tokenize(self, text: str | Sequence[str], *, special: bool = True) -> list[list[int]]:
         """Token ids of each text; `special` adds what the tokenizer itself adds (`prefix_ids`)."""
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            return []
         # verbose: no warning about texts longer than the context; windows are cut by the caller.
-        return [
-            list(self.tokenizer(one, add_special_tokens=special, verbose=False).input_ids)
-            for one in texts
-        ]
+        return self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
 
     def prompt(self, text: str) -> Int[Tensor, "1 pos"]:
         """Token ids of one prompt on the model's device; UserError if it is empty or too long."""
