@@ -71,8 +71,8 @@ class SeenPrompt:
 
     @property
     def clean(self) -> Float[Tensor, "pos d_in"]:
-        """The model's own activation at the site, in float32 whatever the model's dtype."""
-        return self.suffix.clean.float()
+        """The model's own activation at the site, in the codes' dtype (float32)."""
+        return self.suffix.clean.to(self.codes.dtype)
 
     @property
     def n_active(self) -> int:

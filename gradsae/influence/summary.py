@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gradsae.influence.bootstrap import mean_interval
+from gradsae.bootstrap import mean_interval
 from gradsae.influence.case import Case
 from gradsae.interfaces import Scores, Skipped
 from gradsae.lm import LM
@@ -20,9 +20,7 @@ MAX_VALUES = 20_000
 """In one table of a record."""
 
 
-def summarise(
-    cases: Sequence[Case], lm: LM, *, seed: int, n_resamples: int, n_scatter: int
-) -> Scores:
+def summarise(cases: Sequence[Case], lm: LM, *, seed: int, n_scatter: int) -> Scores:
     """Return the scores of `Influence`; there must be a case."""
     out = Scores(
         scores={},
@@ -34,7 +32,7 @@ def summarise(
         forward_equivalents=sum(case.spent for case in cases),
     )
     for name in cases[0].agreement:
-        _add_agreement(out, cases, name, seed, n_resamples)
+        _add_agreement(out, cases, name, seed)
     for name in cases[0].cost:
         _add_mean(out, f"influence/cost/{name}", [case.cost[name] for case in cases])
     _add_mean(out, "influence/n_active", [float(case.n_active) for case in cases])
@@ -54,9 +52,7 @@ def _add_mean(out: Scores, name: str, values: Sequence[float]) -> None:
     out.n[name] = len(values)
 
 
-def _add_agreement(
-    out: Scores, cases: Sequence[Case], name: str, seed: int, n_resamples: int
-) -> None:
+def _add_agreement(out: Scores, cases: Sequence[Case], name: str, seed: int) -> None:
     """The mean over the prompts that have this score, or why none has."""
     full = f"influence/{name}"
     found = [case.agreement[name] for case in cases]
@@ -67,10 +63,7 @@ def _add_agreement(
         return
     _add_mean(out, full, values)
     if len(values) > 1:
-        # The same stream for every score: two estimators are compared on the same resamples.
-        generator = make_generator(seed, "eval bootstrap")
-        vector = torch.tensor(values, dtype=torch.float64)
-        out.intervals[full] = mean_interval(vector, generator, n_resamples=n_resamples)
+        out.intervals[full] = mean_interval(torch.tensor(values, dtype=torch.float64), seed)
 
 
 def per_prompt(cases: Sequence[Case], lm: LM) -> Series:

@@ -46,7 +46,6 @@ class Influence(Metric):
     """Prompts run at once, one of them unedited: the memory budget."""
     max_latents: int | None = None
     """Ablate a random part of a prompt's active latents; then there is no precision_at_k."""
-    n_resamples: int = 1000
     n_scatter: int = 2000
     """Latents in the table that the scatter figure draws."""
 
@@ -57,7 +56,6 @@ class Influence(Metric):
         checks.whole("batch_rows", self.batch_rows, 2)
         if self.max_latents is not None:
             checks.whole("max_latents", self.max_latents, 3)
-        checks.whole("n_resamples", self.n_resamples, 1)
         checks.whole("n_scatter", self.n_scatter, 1)
         names = [estimator.name for estimator in self.estimators]
         if not names or len(set(names)) < len(names):
@@ -77,9 +75,7 @@ class Influence(Metric):
             cases.append(self._study(seen, prompt, i, seed))
         if not cases:
             return Skipped(f"no latent fires on any of {len(drawn.prompts)} prompts")
-        out = summarise(
-            cases, source.lm(), seed=seed, n_resamples=self.n_resamples, n_scatter=self.n_scatter
-        )
+        out = summarise(cases, source.lm(), seed=seed, n_scatter=self.n_scatter)
         out.n["influence/prompts_without_latents"] = len(drawn.prompts) - len(cases)
         spent = out.forward_equivalents + drawn.n_tried
         return Scores(**{**vars(out), "forward_equivalents": spent})

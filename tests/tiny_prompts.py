@@ -1,0 +1,117 @@
+"""Small language models, SAEs and hand-made tails that the tests of prompts and influence share."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradsae.interfaces import HeldOut, ModelSource, Stream
+from gradsae.lm import LM, load
+from gradsae.models import LanguageModel
+from gradsae.prompt import SeenPrompt
+from gradsae.sae import SAE, Architecture
+from gradsae.seeds import make_generator
+from gradsae.sites import Site, parse_site
+
+LLAMA = {
+    **{"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "head_dim": 8},
+    **{"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2},
+    # Wider than the default of 0.02, or nothing a latent does would move the output.
+    **{"max_position_embeddings": 64, "initializer_range": 0.3, "tie_word_embeddings": False},
+}
+
+
+def tiny_lm() -> LM:
+    """Four blocks of width 32 over bytes, random weights."""
+    return load(LanguageModel(name="tiny", source="random", licence="none", config=LLAMA))
+
+
+def random_sae(d_in: int = 32, d_sae: int = 64, k: int | None = 5, **changes: Any) -> SAE:
+    """TopK with random weights: an untrained SAE whose latents still write somewhere."""
+    sae = SAE(Architecture(**{"d_in": d_in, "d_sae": d_sae, "gate": "topk", "k": k} | changes))
+    generator = make_generator(0, "test sae")
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return sae
+
+
+@dataclass(frozen=True)
+class Windows(ModelSource):
+    """Windows of random bytes, read by a tiny model; position 0 is dropped."""
+
+    model: LM
+    place: str = "resid_post.1"
+    length: int = 24
+    name = "windows"
+
+    def d_in(self) -> int:
+        return self.model.d_model
+
+    def lm(self) -> LM:
+        return self.model
+
+    def site(self) -> Site:
+        return parse_site(self.place)
+
+    def eval_windows(self, n: int, seed: int) -> Sequence[Tensor]:
+        generator = make_generator(seed, "eval windows")
+        return [torch.randint(0, 256, (self.length,), generator=generator) for _ in range(n)]
+
+    def dropped(self, token_ids: Tensor, acts: Tensor) -> Tensor:
+        return self.model.special_positions(token_ids)
+
+    def stream(self, batch_size: int, seed: int, device: torch.device) -> Stream:
+        raise NotImplementedError
+
+    def held_out(self, n: int, seed: int) -> HeldOut:
+        raise NotImplementedError
+
+    def names(self) -> dict[str, dict[str, str]]:
+        return {"model": {"name": "tiny"}, "corpus": {"name": "bytes"}}
+
+    def activations_id(self) -> str:
+        return "windows"
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def provenance(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass
+class PlainTail:
+    """A hand-made model after the site: last-position logits as a function of the activation."""
+
+    clean: Tensor
+    function: Callable[[Tensor], Tensor]
+    """[batch pos d_in] to [batch vocab]."""
+    fraction: float = 0.5
+    n_rows: int = 0
+    """Rows that were run."""
+
+    def logits(self, activation: Tensor, positions: Sequence[int] | None = None) -> Tensor:
+        self.n_rows += len(activation)
+        return self.function(activation)[:, None]
+
+
+def planted(
+    codes: Tensor,
+    directions: Tensor,
+    function: Callable[[Tensor], Tensor],
+    *,
+    error: Tensor | float = 0.0,
+) -> SeenPrompt:
+    """A prompt whose clean activation is codes @ directions + error."""
+    n_pos, n_active = codes.shape
+    return SeenPrompt(
+        token_ids=torch.zeros(n_pos, dtype=torch.int64),
+        suffix=PlainTail(codes @ directions + error, function),
+        latents=torch.arange(n_active),
+        codes=codes,
+        directions=directions,
+        scale=codes.new_ones(n_pos, 1),
+    )
