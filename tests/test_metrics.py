@@ -14,7 +14,7 @@ from torch import Tensor
 from gradsae.codes import Codes, DenseCodes, SparseCodes, from_dense
 from gradsae.interfaces import HeldOut, KnownSource, Metric, Scores, Skipped, Source, Trainer
 from gradsae.metrics import common, recovery
-from gradsae.metrics.common import bootstrap_ratio, control_name, randomised
+from gradsae.metrics.common import control_name, randomised, ratio_interval
 from gradsae.metrics.detection import Detection, count_hits, score_hits, slice_rows
 from gradsae.metrics.lm_loss import LMLoss
 from gradsae.metrics.reconstruction import Reconstruction, density
@@ -438,7 +438,8 @@ def test_fvu_cosine_and_sparsity_equal_numpy(generator):
     assert found.n["reconstruction/cosine"] == 55
     for name, (low, high) in found.intervals.items():
         assert low < found.scores[name] < high
-    assert sum(found.series["sparsity/density"]["count"]) == 14
+    assert found.n["sparsity/never_fired"] == (rate == 0).sum() > 0
+    assert sum(found.series["sparsity/density"]["count"]) == (rate > 0).sum()
 
 
 def test_rebuilding_the_mean_leaves_all_variance_and_rebuilding_the_row_none(generator):
@@ -470,26 +471,28 @@ def test_what_reconstruction_cannot_tell_is_skipped_with_its_reason():
 def test_density_bins_by_hand():
     found = density(torch.tensor([0, 0, 1000, 100, 99, 10, 1, 316, 317]), 1000)
     edges, counts = found["log10_rate"], found["count"]
-    assert edges[0] is None and edges[1] == -6 and edges[-1] == -0.25
+    assert edges[0] == -6 and edges[-1] == -0.25
     table = {edge: count for edge, count in zip(edges, counts, strict=True) if count}
     # log10: 0 (last bin), -1, -1.004, -2, -3, -0.5003, -0.4989
-    expected = {None: 2, -0.25: 1, -1.0: 1, -1.25: 1, -2.0: 1, -3.0: 1, -0.75: 1, -0.5: 1}
+    expected = {-0.25: 1, -1.0: 1, -1.25: 1, -2.0: 1, -3.0: 1, -0.75: 1, -0.5: 1}
     assert table == expected
 
 
-def test_bootstrap_of_a_mean_is_as_wide_as_its_standard_error(generator):
-    values = torch.rand(400, generator=generator, dtype=torch.float64)
-    interval = bootstrap_ratio(values, torch.ones_like(values), generator)
-    assert interval is not None
-    half = 1.96 * values.std().item() / 20
-    expected = (values.mean().item() - half, values.mean().item() + half)
-    assert interval == pytest.approx(expected, abs=0.15 * half)
+@pytest.mark.parametrize("n", [400, 40_000])
+def test_the_interval_of_a_ratio_is_as_wide_as_its_standard_error(n, generator):
+    below = 1 + torch.rand(n, generator=generator, dtype=torch.float64)
+    above = below * torch.rand(n, generator=generator, dtype=torch.float64)
+    ratio = (above.sum() / below.sum()).item()
+    half = 1.96 * ((above - ratio * below).std() / below.mean()).item() / n**0.5  # delta method
+    assert ratio_interval(above, below, 0) == pytest.approx(
+        (ratio - half, ratio + half), abs=0.2 * half
+    )
 
 
-def test_bootstrap_needs_two_units_and_a_finite_ratio(generator):
+def test_an_interval_needs_two_units_and_a_finite_ratio():
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(5, dtype=torch.float64)
-    assert bootstrap_ratio(one, one, generator) is None
-    assert bootstrap_ratio(zero + 1, zero, generator) is None
+    assert ratio_interval(one, one, 0) is None
+    assert ratio_interval(zero + 1, zero, 0) is None
 
 
 @pytest.mark.parametrize("metric", [*METRICS, LMLoss()], ids=repr)

@@ -9,15 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from gradsae.bootstrap import percentiles, resampled_means
 from gradsae.codes import Codes
 from gradsae.interfaces import Scores
 from gradsae.sae import SAE, Pass
 
 PASS_ENTRIES = 2**24
 """Rows times latents of one pass: 64 MB where the codes are dense."""
-N_RESAMPLES = 1000
-LEVEL = 0.95
-"""Coverage of every interval."""
+N_BLOCKS = 512
+"""Most units that a bootstrap resamples."""
 
 Value = TypeVar("Value")
 
@@ -120,23 +120,22 @@ def _union(named: Sequence[dict[str, Value]]) -> dict[str, Value]:
     return {name: value for one in named for name, value in one.items()}
 
 
-def bootstrap_ratio(
-    above: Float[Tensor, " unit"], below: Float[Tensor, " unit"], generator: torch.Generator
+def ratio_interval(
+    above: Float[Tensor, " unit"], below: Float[Tensor, " unit"], seed: int
 ) -> tuple[float, float] | None:
-    """Return the 95 % percentile interval of sum(above) / sum(below) over resampled units.
+    """Return the 95 % bootstrap interval of sum(above) / sum(below) over resampled units.
 
-    None where there is nothing to resample (fewer than two units) or where a resample has no
-    finite ratio.
+    Above N_BLOCKS units, as many blocks of consecutive ones are resampled: cheaper, and neighbours
+    that resemble each other (tokens of one text) stay together. None where there is nothing to
+    resample (fewer than two units) or where a resample has no finite ratio.
     """
-    n = len(above)
-    if n < 2:
+    if len(above) < 2:
         return None
-    ratios = torch.empty(N_RESAMPLES, dtype=torch.float64)
-    for i in range(N_RESAMPLES):
-        pick = torch.randint(n, (n,), generator=generator)
-        ratios[i] = above[pick].sum() / below[pick].sum()
+    both = torch.stack([above, below], dim=1)
+    blocks = both.tensor_split(min(N_BLOCKS, len(both)))
+    means = resampled_means(torch.stack([block.sum(0) for block in blocks]), seed)
+    ratios = means[:, 0] / means[:, 1]
     if not bool(ratios.isfinite().all()):
         return None
-    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    low, high = ratios.quantile(tails).tolist()
-    return low, high
+    low, high = percentiles(ratios[:, None])
+    return low.item(), high.item()

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float
 from scipy.stats import t as student
 from torch import Tensor
 
+from gradsae.bootstrap import LEVEL
 from gradsae.interfaces import Scores
-from gradsae.metrics.common import LEVEL, control_name, directions, encode, random_directions
+from gradsae.metrics.common import control_name, directions, encode, random_directions
 from gradsae.metrics.matching import MAX_PAIRS, max_cosines, one_to_one, too_large
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator

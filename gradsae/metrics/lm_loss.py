@@ -13,9 +13,8 @@ from tqdm import tqdm
 from gradsae import checks
 from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
 from gradsae.lm import LM
-from gradsae.metrics.common import bootstrap_ratio
+from gradsae.metrics.common import ratio_interval
 from gradsae.sae import SAE
-from gradsae.seeds import make_generator
 from gradsae.sites import Site
 
 Dropped = Callable[[Tensor, Tensor], Tensor]
@@ -99,7 +98,7 @@ def run_window(
     )
 
 
-def score_windows(windows: list[Window], generator: torch.Generator) -> Scores:
+def score_windows(windows: list[Window], seed: int) -> Scores:
     """The scores of `LMLoss` from the sums of its windows; each window is one bootstrap unit."""
     columns = torch.tensor(windows, dtype=torch.float64).T
     clean, spliced, zero, mean, kl, tokens, dropped = columns
@@ -119,7 +118,7 @@ def score_windows(windows: list[Window], generator: torch.Generator) -> Scores:
             skipped[name] = "the ablation does not raise the cross-entropy of these windows"
             continue
         scores[name] = (above.sum() / below.sum()).item()
-        interval = bootstrap_ratio(above, below, generator)
+        interval = ratio_interval(above, below, seed)
         if interval is not None:
             intervals[name] = interval
     n = dict.fromkeys(scores, int(tokens.sum()))
@@ -179,4 +178,4 @@ class LMLoss(Metric):
             run_window(lm, site, ids[None].to(lm.device), source.dropped, reconstruct, mean)
             for ids in tqdm(usable, desc="lm loss", disable=None)
         ]
-        return score_windows(windows, make_generator(seed, "eval bootstrap windows"))
+        return score_windows(windows, seed)

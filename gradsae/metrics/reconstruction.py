@@ -10,9 +10,8 @@ from torch.nn.functional import cosine_similarity
 
 from gradsae import checks
 from gradsae.interfaces import Metric, Scores, Skipped, Source
-from gradsae.metrics.common import bootstrap_ratio, forward, merge
+from gradsae.metrics.common import forward, merge, ratio_interval
 from gradsae.sae import SAE
-from gradsae.seeds import make_generator
 
 DENSE_RATE = 0.1
 """A latent that fires on a larger share of rows counts as dense."""
@@ -56,12 +55,11 @@ def deviations(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, " batch"]:
     return (x - x.mean(0)).square().sum(1)
 
 
-def density(fired: Int[Tensor, " d_sae"], n_rows: int) -> dict[str, list[float | int | None]]:
-    """Histogram of log10(firing rate) over latents: left edges and counts; counts sum to d_sae.
+def density(fired: Int[Tensor, " d_sae"], n_rows: int) -> dict[str, list[float] | list[int]]:
+    """Histogram of log10(firing rate) over the latents that fire: left edges and counts.
 
-    The first bin, whose edge is None, counts the latents that never fire. The others are a
-    quarter of a decade wide, from 1e-6 on (lower rates fall into the lowest); the last one ends at
-    rate 1, which it includes.
+    Bins are a quarter of a decade wide, from 1e-6 on (lower rates fall into the lowest); the last
+    one ends at rate 1, which it includes. Latents that never fire are in no bin.
     """
     n_bins = round(-LOWEST * BINS_PER_DECADE)
     edges = [LOWEST + i / BINS_PER_DECADE for i in range(n_bins)]
@@ -69,8 +67,7 @@ def density(fired: Int[Tensor, " d_sae"], n_rows: int) -> dict[str, list[float |
     # 1e-9: a rate on an edge (0.1, 0.01) belongs to the bin that starts there, despite rounding.
     place = ((rates.log10() - LOWEST) * BINS_PER_DECADE + 1e-9).floor().long()
     counts = torch.bincount(place.clamp(0, n_bins - 1), minlength=n_bins).tolist()
-    n_never = int((fired == 0).sum())
-    return {"log10_rate": [None, *edges], "count": [n_never, *counts]}
+    return {"log10_rate": edges, "count": counts}
 
 
 def score_sparsity(rebuilt: Rebuilt) -> Scores:
@@ -83,20 +80,21 @@ def score_sparsity(rebuilt: Rebuilt) -> Scores:
         "sparsity/dense_share": (rate > DENSE_RATE).double().mean().item(),
     }
     series = {"sparsity/density": density(rebuilt.fired, n_rows)}
-    return Scores(scores=scores, n=dict.fromkeys(scores, n_rows), series=series)
+    n = dict.fromkeys(scores, n_rows) | {"sparsity/never_fired": int((rate == 0).sum())}
+    return Scores(scores=scores, n=n, series=series)
 
 
 def score_fvu(
     name: str,
     error: Float[Tensor, " batch"],
     deviation: Float[Tensor, " batch"],
-    generator: torch.Generator,
+    seed: int,
 ) -> Scores:
     """Fraction of variance unexplained under `name`, with its interval over rows."""
     total = deviation.sum().item()
     if not total > 0:
         return Scores(scores={}, skipped={name: "the rows do not vary"})
-    interval = bootstrap_ratio(error, deviation, generator)
+    interval = ratio_interval(error, deviation, seed)
     return Scores(
         scores={name: error.sum().item() / total},
         intervals={} if interval is None else {name: interval},
@@ -120,9 +118,8 @@ class Reconstruction(Metric):
     (the SAE never saw their like), except the one that says otherwise.
 
     - `reconstruction/fvu`, 0 or more, down: summed squared error over summed squared distance from
-      the mean of the same rows (1: as good as that mean). Interval: 95 % bootstrap over rows,
-      the mean held fixed; rows of one document are not independent, so for a language model it
-      is too narrow.
+      the mean of the same rows (1: as good as that mean). Interval: 95 % bootstrap over up
+      to 512 blocks of consecutive rows, the mean held fixed.
     - `reconstruction/fvu/with_outliers`: the same over all rows, with the mean of all rows.
     - `reconstruction/cosine` in [-1, 1], up: mean over rows of the cosine between row and
       reconstruction, in raw units, no mean removed; rows that are exactly zero are left out.
@@ -130,7 +127,7 @@ class Reconstruction(Metric):
     - `sparsity/dead` in [0, 1], down: share of all latents that never fire on these n rows (a
       latent rarer than 1 / n may count as dead).
     - `sparsity/dense_share` in [0, 1]: share of all latents that fire on more than 10 % of rows.
-    - series `sparsity/density`: see `density`.
+    - series `sparsity/density`: see `density`; n["sparsity/never_fired"] counts the other latents.
     """
 
     n_rows: int = 16_384
@@ -144,9 +141,8 @@ class Reconstruction(Metric):
         if bool(odd.all()):
             return Skipped("all held-out rows are outliers")
         usual, rebuilt = x[~odd], rebuild(sae, x[~odd])
-        generator = make_generator(seed, "eval bootstrap rows")
         parts = [
-            score_fvu("reconstruction/fvu", rebuilt.error, deviations(usual), generator),
+            score_fvu("reconstruction/fvu", rebuilt.error, deviations(usual), seed),
             score_cosine(rebuilt, usual),
             score_sparsity(rebuilt),
         ]
@@ -156,5 +152,5 @@ class Reconstruction(Metric):
         else:
             error = torch.cat([rebuilt.error, rebuild(sae, x[odd]).error])
             total = deviations(torch.cat([usual, x[odd]]))
-            parts.append(score_fvu(name, error, total, generator))
+            parts.append(score_fvu(name, error, total, seed))
         return merge(parts)
