@@ -294,6 +294,7 @@ def test_slope_of_a_linear_model_matches_the_softmax_derivative(generator):
     text = linear_text(generator)
     seen, chosen = text.seen, text.choose(torch.tensor([0]))
     logits = seen.suffix.logits(seen.clean[None])[0, 0]
+    assert isinstance(seen.suffix, LinearTail)
     per_dose = (2.0 * seen.codes[:, 0].mean()) * seen.directions[0] @ seen.suffix.unembed
     expected = per_dose[3] - (logits.softmax(-1) * per_dose).sum()
     assert slope(text, 3, chosen).gradient == pytest.approx(expected.item(), rel=1e-4)
