@@ -45,7 +45,8 @@ def splice(
 ) -> Float[Tensor, "batch pos d_in"]:
     """Return `acts` with the kept positions replaced; bit-equal where `replace` is the identity."""
     edited = acts.clone()
-    edited[kept] = replace(acts[kept]).to(acts.dtype)
+    if bool(kept.any()):
+        edited[kept] = replace(acts[kept]).to(acts.dtype)
     return edited
 
 
