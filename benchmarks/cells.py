@@ -5,14 +5,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from benchmarks.reading import Entry
+from benchmarks.reading import LOCAL_ORIGIN, Entry
 from benchmarks.scores import format_score
-from gradsae.records import Record, content_id, group_by_seed, mean_interval, part
+from gradsae.records import Record, content_id, group_by_seed, group_key, mean_interval, part
 
 MIN_SEEDS = 3
 """Below this there is no interval over seeds and no rank."""
 
 METHODS = {"topk": "TopK", "l1": "L1", "gba": "GBA", "ba": "BA"}
+
+MAX_LABEL = 60  # characters
 
 WORLD = ("source", "model", "corpus")
 """Parts of a config that say what a method was tried on."""
@@ -53,6 +55,11 @@ class Cell:
     @property
     def task(self) -> str:
         return self.first.task["name"]
+
+    @property
+    def key(self) -> str:
+        """Id of the setting, whatever the seeds and whoever ran it."""
+        return group_key(self.first)
 
     @property
     def n_seeds(self) -> int:
@@ -194,6 +201,8 @@ def _differences(cells: Sequence[Cell]) -> list[str]:
     ]
     if len(set(texts)) == len(texts) and keys:
         return texts
+    if len({cell.origin for cell in cells}) == len(cells):
+        return [cell.origin.replace(LOCAL_ORIGIN, "this machine") for cell in cells]
     return [f"{cell.origin} {cell.first.id[:6]}" for cell in cells]
 
 
@@ -208,7 +217,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _label(cell: Cell, alike: Sequence[Cell]) -> str:
     given = cell.first.config.get("label")
     if isinstance(given, str) and given.strip():
-        return given.strip()
+        return printable(given.strip(), MAX_LABEL)
     name = METHODS.get(cell.method, cell.method)
     mine = _hyperparameters(cell)
     telling = [
@@ -216,7 +225,14 @@ def _label(cell: Cell, alike: Sequence[Cell]) -> str:
         for key in mine
         if key == "k" or any(_hyperparameters(other).get(key) != mine[key] for other in alike)
     ]
-    return " ".join([name, *(f"{key}={_value(mine[key])}" for key in telling)])
+    words = [name, *(f"{key}={_value(mine[key])}" for key in telling)]
+    return printable(" ".join(words), MAX_LABEL)
+
+
+def printable(text: str, limit: int) -> str:
+    """One line of limited length: a record from a stranger must not steer a terminal or page."""
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _hyperparameters(cell: Cell) -> dict[str, Any]:

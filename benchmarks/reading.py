@@ -61,7 +61,7 @@ def command(main: Callable[[], None]) -> int:
 
 def _read_tree(folder: Path) -> list[Entry]:
     """The folder's own records, then one folder per collaborator."""
-    own = LOCAL_ORIGIN if folder == LOCAL else OWN_ORIGIN
+    own = OWN_ORIGIN if folder.resolve() == PUBLISHED else LOCAL_ORIGIN
     inner = sorted(path for path in folder.glob("*") if path.is_dir())
     entries: list[Entry] = []
     for place, origin in [(folder, own), *((path, path.name) for path in inner)]:

@@ -3,16 +3,18 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.cells import Cell, Estimate, labels, make_cells
+from benchmarks.cells import Cell, Estimate, labels, make_cells, printable
 from benchmarks.lines import columns, make_lines
 from benchmarks.reading import LOCAL_ORIGIN, Entry
 from benchmarks.scores import ONLY_ON_THE_BOARD, format_score, header
 from gradsae.records import Record
 
+MAX_CELL = 200  # characters
+
 
 def console_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns under a rule; columns of numbers are set flush right."""
-    cells = [[_clean(text) for text in row] for row in [headers, *rows]]
+    cells = [[printable(text, MAX_CELL) for text in row] for row in [headers, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [all(map(_is_numeric, column[1:])) for column in zip(*cells, strict=True)]
 
@@ -69,12 +71,7 @@ def _summary(cells: Sequence[Cell]) -> str:
     ]
     title = f"{task['name']}, version {task['version']}, on {source_name(cells[0])}"
     headers = ["method", "seeds", *map(header, names), "seconds", "record"]
-    return f"{_clean(title)}\n{console_table(headers, rows)}"
-
-
-def _clean(text: str) -> str:
-    """One printable line: a record from a stranger must not steer the terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return f"{printable(title, MAX_CELL)}\n{console_table(headers, rows)}"
 
 
 def _is_numeric(text: str) -> bool:

@@ -181,13 +181,17 @@ def group_by_seed(records: Iterable[Record]) -> list[list[Record]]:
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
-        what = _without_seeds(identity(record.config, {})["config"])
-        groups.setdefault(content_id([record.task, what]), []).append(record)
+        groups.setdefault(group_key(record), []).append(record)
     order = ("world", "data", "init", "eval")
     return [
         sorted(group, key=lambda record: [record.seeds[name] for name in order])
         for group in groups.values()
     ]
+
+
+def group_key(record: Record) -> str:
+    """Id of what was measured on what, whatever the seeds."""
+    return content_id([record.task, _without_seeds(identity(record.config, {})["config"])])
 
 
 def check_one_version(records: Iterable[Record]) -> None:

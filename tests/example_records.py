@@ -222,7 +222,12 @@ def steering(trainer: dict[str, Any], seed: int) -> Record:
     scores = {
         f"steering/{what}/{selector}": value * power + (what == "ppl_ratio")
         for selector, power in strength.items()
-        for what, value in [("effect", 1.2), ("kl_rest", 0.4), ("ppl_ratio", 0.1)]
+        for what, value in [
+            ("selectivity", 3.0),
+            ("effect", 1.2),
+            ("kl_rest", 0.4),
+            ("ppl_ratio", 0.1),
+        ]
     }
     return record("steering", layer(15), trainer, seed, scores=scores, series=series)
 

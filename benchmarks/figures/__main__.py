@@ -44,15 +44,26 @@ class Drawn:
     caption: str
 
 
-def draw_all(cells: Sequence[Cell], out: Path, only: str | None = None) -> list[Drawn]:
-    """Draw what the records allow; a figure without records says which command makes them."""
+def draw_all(
+    cells: Sequence[Cell], out: Path, only: str | None = None
+) -> tuple[list[Drawn], list[str]]:
+    """Draw what the records allow, and say what they do not.
+
+    A figure without records names the command that makes them. One that cannot be drawn, since a
+    series is not what its name says, is a problem and does not stop the others.
+    """
     check_writable(out)
     newest = newest_versions(cells)
-    drawn = []
+    drawn: list[Drawn] = []
+    problems: list[str] = []
     for name, module in FIGURES.items():
         if only not in (None, name):
             continue
-        found = module.draw(newest)
+        try:
+            found = module.draw(newest)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            problems.append(f"{name} could not be drawn: {type(error).__name__}: {error}")
+            continue
         if found is None:
             print(f"{name}: no records for it; made by: {module.COMMAND}")
             continue
@@ -61,7 +72,7 @@ def draw_all(cells: Sequence[Cell], out: Path, only: str | None = None) -> list[
         write_whole(out / f"{name}.md", text)
         print(f"{name}: {', '.join(str(path) for path in files)}")
         drawn.append(Drawn(name=name, files=files, caption=text))
-    return drawn
+    return drawn, problems
 
 
 def newest_versions(cells: Sequence[Cell]) -> list[Cell]:
@@ -88,7 +99,9 @@ def main() -> None:
     cells = make_cells(read(args.records))
     if not cells:
         raise UserError(f"no records in {args.records}; `python -m benchmarks.run` makes some")
-    draw_all(cells, args.out, args.only)
+    _, problems = draw_all(cells, args.out, args.only)
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.cells import METHODS, Cell, labels
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.style import PAGE, look, new_figure
+from benchmarks.figures.style import PAGE, escape, look, new_figure
 from benchmarks.scores import ESTIMATORS, VARIANTS
 
 NAME = "agreement"
@@ -89,7 +89,7 @@ def _panel(axes: Any, cell: Cell, name: str) -> None:
 
 
 def symlog(axes: Any, which: str, values: Sequence[float]) -> None:
-    """Linear up to the median size, logarithmic beyond; ticks at 0 and the outermost powers of 10."""
+    """Linear up to the median size, logarithmic beyond; ticks at 0 and the last powers of 10."""
     from matplotlib.ticker import NullLocator
 
     sizes = sorted(abs(value) for value in values if value)
@@ -119,4 +119,4 @@ def _score(cell: Cell, name: str) -> str:
 
 
 def _label(cell: Cell) -> str:
-    return f"{labels([cell])[0]}, {cell.site}\n{cell.part('corpus', 'name') or ''}"
+    return escape(f"{labels([cell])[0]}, {cell.site}\n{cell.part('corpus', 'name') or ''}")

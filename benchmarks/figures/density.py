@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, labels, make_worlds, world_title
+from benchmarks.cells import Cell, labels, make_worlds
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.style import distinct, handle, legend_right, line_figure, title
+from benchmarks.figures.style import distinct, handle, legend_right, line_figure, title, where
 
 NAME = "density"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
@@ -48,6 +48,6 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
     axes.set_ylabel("share of firing latents")
     axes.set_xlabel("firing rate")
     axes.xaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
-    title(axes, world_title(cells[0]))
+    title(axes, where(cells[0]))
     axes.grid()
     legend_right(axes, handles)

@@ -3,9 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, labels, make_worlds, world_title
+from benchmarks.cells import Cell, make_worlds
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.style import COLUMN, PAGE, handle, legend_below, look, new_figure
+from benchmarks.figures.style import (
+    COLUMN,
+    PAGE,
+    handle,
+    legend_below,
+    look,
+    new_figure,
+    shown_labels,
+    where,
+)
 from benchmarks.scores import SELECTORS, VARIANTS
 
 NAME = "dose_response"
@@ -42,7 +51,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     for column, (cell, mode) in zip(grid.T, shown, strict=True):
         for axes, row in zip(column, rows, strict=True):
             _panel(axes, cell, mode, row)
-        column[0].set_title(f"{labels([cell])[0]}\n{world_title(cell)}", fontsize=7)
+        column[0].set_title(f"{shown_labels([cell])[0]}\n{where(cell)}", fontsize=7)
         column[-1].set_xlabel(AXES.get(mode, mode))
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[3])

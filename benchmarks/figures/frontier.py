@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, in_order, make_worlds, world_title
+from benchmarks.cells import METHODS, Cell, in_order, make_worlds
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import (
     COLUMN,
@@ -13,6 +13,7 @@ from benchmarks.figures.style import (
     look,
     new_figure,
     plain_log,
+    where,
     whisker,
 )
 
@@ -72,5 +73,5 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
     if spread and max(spread) > 4 * min(spread):
         plain_log(axes, "x")
     axes.set_xlabel("L0, active latents per token")
-    axes.set_title(world_title(cells[0]))
+    axes.set_title(where(cells[0]))
     axes.grid()

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, labels, make_worlds, world_title
+from benchmarks.cells import Cell, labels, make_worlds
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.style import GREY, distinct, handle, legend_right, line_figure, title
+from benchmarks.figures.style import GREY, distinct, handle, legend_right, line_figure, title, where
 
 NAME = "frr_curve"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
@@ -50,6 +50,6 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("feature recovery rate")
     axes.set_xlabel("cosine that counts as recovered")
-    title(axes, world_title(cells[0]))
+    title(axes, where(cells[0]))
     axes.grid()
     legend_right(axes, handles)

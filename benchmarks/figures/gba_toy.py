@@ -9,6 +9,7 @@ from benchmarks.figures.style import (
     BLUE,
     COLUMN,
     VERMILLION,
+    escape,
     handle,
     legend_below,
     new_figure,
@@ -107,7 +108,7 @@ def _papers(axes: Any, at: int, row: str | None) -> None:
 
 
 def _finish(figure: Any, axes: Any, rows: Sequence[str]) -> None:
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_yticks(range(len(rows)), map(escape, rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xlabel("feature recovery rate")

@@ -8,6 +8,7 @@ from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import (
     COLUMN,
     PAGE,
+    escape,
     handle,
     legend_below,
     look,
@@ -36,7 +37,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
     for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
         _panel(axes, members)
-        axes.set_title(title)
+        axes.set_title(escape(title))
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
     for row in grid:

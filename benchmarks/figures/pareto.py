@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, make_worlds, world_title
+from benchmarks.cells import Cell, make_worlds
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import (
     COLUMN,
@@ -13,6 +13,7 @@ from benchmarks.figures.style import (
     legend_below,
     look,
     new_figure,
+    where,
     whisker,
 )
 from benchmarks.lines import variants
@@ -80,5 +81,5 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
     axes.set_xlim(-0.2, top * 1.6)
     axes.set_ylim(top=1.05)
     axes.set_xlabel("forward-equivalents per prompt")
-    axes.set_title(world_title(cells[0]))
+    axes.set_title(where(cells[0]))
     axes.grid()

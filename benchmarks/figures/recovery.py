@@ -3,9 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, labels, make_worlds, world_title
+from benchmarks.cells import Cell, make_worlds
 from benchmarks.figures.drawing import Drawing, bars
-from benchmarks.figures.style import GREY, PAGE, handle, look, new_figure, seed_dots, title, whisker
+from benchmarks.figures.style import (
+    GREY,
+    PAGE,
+    handle,
+    look,
+    new_figure,
+    seed_dots,
+    shown_labels,
+    title,
+    where,
+    whisker,
+)
 from benchmarks.scores import SCORES
 
 NAME = "recovery"
@@ -32,9 +43,9 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         for axes, score in zip(row, SHOWN, strict=True):
             _panel(axes, members, score)
             axes.set_xlabel(SCORES[score].header)
-        row[0].set_yticks(range(len(members)), labels(members))
+        row[0].set_yticks(range(len(members)), shown_labels(members))
         row[0].invert_yaxis()
-        title(row[0], world_title(members[0]))
+        title(row[0], where(members[0]))
     figure.legend(
         handles=[
             handle("mean over seeds", "#000000", "o"),

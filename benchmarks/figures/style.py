@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import Cell, Estimate
+from benchmarks.cells import Cell, Estimate, labels, world_title
 
 COLUMN = 3.4
 """Inches: one column of a two-column paper."""
@@ -111,11 +111,25 @@ def line_figure(worlds: Sequence[Sequence[Cell]]) -> tuple[Any, Any]:
     )
 
 
+def escape(text: str) -> str:
+    """Text of a record as it stands: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
+
+
+def shown_labels(cells: Sequence[Cell]) -> list[str]:
+    return [escape(label) for label in labels(cells)]
+
+
+def where(cell: Cell) -> str:
+    return escape(world_title(cell))
+
+
 def handle(label: str, colour: str, marker: str = "", **options: Any) -> Any:
+    """An entry of a legend; `label` is plain text."""
     from matplotlib.lines import Line2D
 
     line = {"linestyle": "" if marker else "-", **options}
-    return Line2D([], [], color=colour, marker=marker or None, label=label, **line)
+    return Line2D([], [], color=colour, marker=marker or None, label=escape(label), **line)
 
 
 def plain_log(axes: Any, which: str) -> None:
@@ -133,7 +147,9 @@ def plain_log(axes: Any, which: str) -> None:
 def title(axes: Any, text: str) -> None:
     """Bold and flush left: what a row of panels is about. It may reach over the next panel."""
     axes.set_title(" ")  # keeps the height of a line
-    axes.set_title(text, loc="left", fontweight="bold", fontsize=8).set_in_layout(False)
+    place = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    note = axes.annotate(text, (0, 1), (0, 6), fontweight="bold", fontsize=8, **place)
+    note.set_in_layout(False)
 
 
 def write(figure: Any, folder: Path, name: str) -> list[Path]:

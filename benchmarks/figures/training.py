@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, labels, make_worlds, world_title
+from benchmarks.cells import Cell, labels, make_worlds
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.style import (
     PAGE,
@@ -13,12 +13,13 @@ from benchmarks.figures.style import (
     new_figure,
     plain_log,
     title,
+    where,
 )
 
 NAME = "training"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
 SERIES = "training/curve"
-SHOWN = {"fvu": "FVU", "l0": "L0", "dead": "share of dead latents"}
+SHOWN = {"fvu": "FVU", "l0": "L0", "dead": "dead latents"}
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
@@ -55,7 +56,7 @@ def _row(row: Sequence[Any], cells: Sequence[Cell]) -> None:
         axes.set_xlabel("step")
         axes.set_ylabel(words)
         axes.grid()
-    title(row[0], world_title(cells[0]))
+    title(row[0], where(cells[0]))
     handles = [
         handle(name, colour, linestyle=style)
         for name, (colour, style) in zip(labels(cells), looks, strict=True)

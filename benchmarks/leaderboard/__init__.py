@@ -1,0 +1,1 @@
+"""The board from records: `python -m benchmarks.leaderboard`."""

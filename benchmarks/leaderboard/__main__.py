@@ -1,0 +1,46 @@
+"""Rebuild the board from records alone: one HTML page, board.csv, board.md, and the console.
+
+python -m benchmarks.leaderboard [--records local|published|both|DIR] [--out DIR]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.cells import make_cells
+from benchmarks.figures.__main__ import draw_all
+from benchmarks.leaderboard import plain
+from benchmarks.leaderboard.board import make_tables
+from benchmarks.leaderboard.page import render
+from benchmarks.reading import add_records_argument, command, read
+from gradsae.errors import UserError
+from gradsae.files import check_writable, write_whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.leaderboard",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_records_argument(parser)
+    parser.add_argument("--out", default="results/site", type=Path, help="default: %(default)s")
+    parser.add_argument("--no-figures", action="store_true", help="tables only: a second, not ten")
+    args = parser.parse_args()
+    cells = make_cells(read(args.records))
+    if not cells:
+        raise UserError(f"no records in {args.records}; `python -m benchmarks.run` makes some")
+    check_writable(args.out)
+    tables = make_tables(cells)
+    figures, problems = ([], []) if args.no_figures else draw_all(cells, args.out / "figures")
+    write_whole(args.out / "board.csv", plain.table_csv(tables))
+    write_whole(args.out / "board.md", plain.markdown(tables))
+    write_whole(args.out / "index.html", render(tables, figures, args.out))
+    print(plain.console(tables))
+    print(f"\nwritten: {args.out / 'index.html'}, board.csv, board.md")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))
