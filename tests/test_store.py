@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from gradsae.corpora import Split
 from gradsae.errors import UserError
 from gradsae.lm import LM, load
 from gradsae.models import LanguageModel
@@ -22,7 +23,7 @@ from gradsae.seeds import make_generator
 from gradsae.sites import Site
 from gradsae.sources import harvest
 from gradsae.sources.harvest import Harvest
-from gradsae.sources.store import Recipe, Split, Store, is_complete, open_store
+from gradsae.sources.store import Recipe, Store, is_complete, open_store
 
 POS = 16
 N_TRAIN, N_EVAL = 12, 5

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from gradsae.corpora import SPLITS, Split
 from gradsae.errors import UserError
 from gradsae.files import check_writable, write_whole
 from gradsae.lm import LM
@@ -26,11 +27,9 @@ from gradsae.seeds import make_generator
 from gradsae.sites import Site
 from gradsae.sources.store import (
     META,
-    SPLITS,
     STORE_DTYPES,
     Recipe,
     Shard,
-    Split,
     is_complete,
     mapped,
     read_json,

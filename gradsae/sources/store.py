@@ -9,21 +9,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae.cache import sha256_file
+from gradsae.corpora import SPLITS, Split
 from gradsae.errors import UserError
 from gradsae.records import content_id
 
 VERSION = 1
 """Of the harvest: goes up when the same recipe would give other rows."""
 
-Split = Literal["train", "eval"]
-SPLITS: tuple[Split, ...] = ("train", "eval")
 META = "meta.json"
 META_KEYS = (
     *("format", "id", "recipe", "made_with", "median_norm", "mean", "mean_square_norm"),
