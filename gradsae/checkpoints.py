@@ -34,7 +34,7 @@ class Checkpoint:
     sae: SAE
     seconds: float
     """Wall time of the training, whenever it was done."""
-    curve: dict[str, list[float]]
+    curve: dict[str, list[Any]]
     """`step` and the logged parts of the loss."""
     found: bool
     """True if it was there already."""
@@ -103,7 +103,7 @@ def get(
     sample = source.stream(settings.init_rows, seeds.data, torch.device("cpu")).next()
     built = trainer.build(sample.float(), make_generator(seeds.init, "init"))
     training = Training(trainer, built.to(device))
-    curve: dict[str, list[float]] = {"step": []}
+    curve: dict[str, list[Any]] = {"step": []}
 
     def keep(_: int, step: int, parts: dict[str, float]) -> None:
         curve["step"].append(step)

@@ -5,9 +5,8 @@ A latent is *open* (fires) on a row when its stored value is above zero; a spars
 closed entries (a TopK row whose k-th value was negative keeps a zero).
 """
 
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import NamedTuple, final
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -34,20 +33,29 @@ class SparseCodes:
     latents: Int[Tensor, " nnz"]
     offsets: Int[Tensor, " rows_plus_1"]
     d_sae: int
+    _pattern: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was computed from latents and offsets alone; shared by codes that differ in values."""
 
     @property
     def n_rows(self) -> int:
         return len(self.offsets) - 1
 
-    @cached_property
+    @property
     def rows(self) -> Int[Tensor, " nnz"]:
         """Row of each stored entry."""
-        index = torch.arange(self.n_rows, device=self.offsets.device)
-        return index.repeat_interleave(self.offsets.diff())
+        if "rows" not in self._pattern:
+            index = torch.arange(self.n_rows, device=self.offsets.device)
+            self._pattern["rows"] = index.repeat_interleave(self.offsets.diff())
+        return self._pattern["rows"]
 
-    @cached_property
+    @property
     def transpose(self) -> Transpose:
         """The same entries by latent; computed once a batch, used by every backward."""
+        if "transpose" not in self._pattern:
+            self._pattern["transpose"] = self._transposed()
+        return self._pattern["transpose"]
+
+    def _transposed(self) -> Transpose:
         order = self.latents.argsort(stable=True)
         counts = torch.bincount(self.latents, minlength=self.d_sae)
         offsets = torch.zeros(self.d_sae + 1, dtype=torch.int64, device=counts.device)

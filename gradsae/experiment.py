@@ -70,12 +70,13 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
     try:
         checks.one_of("task", cfg.task, tuple(TASKS))
         checks.flag("force", cfg.force)
+        seeds = Seeds(**cfg.seeds)
         return Cell(
             task=cfg.task,
             source=_build(cfg, "source"),
             trainer=_build(cfg, "trainer"),
             fit=_build(cfg, "fit"),
-            seeds=Seeds(**cfg.seeds),
+            seeds=seeds,
             metrics={name: _build(cfg, f"metric.{name}") for name in cfg.metric},
             influence=_build(cfg, "influence"),
             steering=_build(cfg, "steering"),

@@ -1,7 +1,7 @@
 """Adam with a learning-rate schedule: the optimiser every trainer here uses."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -18,7 +18,7 @@ class Optim:
 
     lr: float
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Sequence[float] = (0.9, 0.999)
     eps: float = 1e-8
     warmup: float = 0.0
     """Share of all steps over which the rate rises from 0."""

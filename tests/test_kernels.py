@@ -50,6 +50,47 @@ def test_non_contiguous_operands_are_read_right(run, generator):
     torch.testing.assert_close(run.scatter_outer(codes, codes.values, g), dense.mT @ g)
 
 
+@every_backend
+def test_open_entries_are_those_above_zero_row_by_row(run, generator):
+    pre = torch.randn(9, 13, generator=generator)
+    pre[4] = -1
+    pre[5, 3] = 0.0
+    codes = run.open_entries(pre, run.count_open(pre))
+    assert torch.equal(codes.to_dense(), pre.relu())
+    assert codes.offsets.diff().tolist() == (pre > 0).sum(1).tolist()
+    assert torch.equal(codes.latents, (pre > 0).nonzero()[:, 1])
+
+
+def test_the_counting_sort_equals_the_stable_sort(generator):
+    codes = ragged(generator, torch.float32, batch=40, d_sae=17)
+    plain = from_dense(codes.to_dense()).transpose
+    for ours, expected in zip(cpu.transpose(codes), plain, strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_codes_with_other_values_share_what_was_sorted(generator):
+    codes = ragged(generator, torch.float32)
+    assert codes.with_values(codes.values * 2).transpose is codes.transpose
+
+
+def test_several_threads_give_the_bits_of_one(generator, monkeypatch):
+    codes = ragged(generator, torch.float32, batch=300, d_sae=40)
+    W = torch.randn(40, 16, generator=generator)
+    g = torch.randn(300, 16, generator=generator)
+
+    def products() -> list[torch.Tensor]:
+        dots = cpu.row_dots(codes, W, g)
+        pre = codes.to_dense()
+        found = cpu.open_entries(pre, cpu.count_open(pre))
+        outer = cpu.scatter_outer(codes, codes.values, g)
+        return [cpu.gather_sum(codes, codes.values, W), dots, outer, found.values]
+
+    alone = products()
+    monkeypatch.setattr(cpu, "SERIAL_BELOW", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert all(torch.equal(a, b) for a, b in zip(alone, products(), strict=True))
+
+
 def test_bfloat16_takes_the_builtin_path(generator):
     codes = ragged(generator, torch.bfloat16)
     W = torch.randn(11, 5, generator=generator).bfloat16()

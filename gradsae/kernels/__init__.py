@@ -4,24 +4,13 @@ The backward of a sparse code is exact, not an approximation: every gate has zer
 closed latents. Which path runs is decided here, by storage, density, device and dtype.
 """
 
-from types import ModuleType
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.codes import Codes, DenseCodes, SparseCodes
-from gradsae.kernels import builtin
+from gradsae.kernels.backend import backend
 from gradsae.kernels.gates import Gate
-
-
-def backend(W: Tensor) -> ModuleType:
-    """Return the module whose three products fit this tensor."""
-    if W.device.type == "cpu" and W.dtype in (torch.float32, torch.float64):
-        from gradsae.kernels import cpu  # numba takes a second to import
-
-        return cpu
-    return builtin
 
 
 def encode(

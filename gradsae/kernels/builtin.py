@@ -1,10 +1,10 @@
-"""The three products from torch built-ins, for any device and dtype.
+"""The three products and threshold selection from torch built-ins, for any device and dtype.
 
 No `[nnz, d_in]` temporary: the sums are embedding bags, the dots go in chunks.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -49,4 +49,20 @@ def scatter_outer(
         mode="sum",
         per_sample_weights=values[by_latent.order],
         include_last_offset=True,
+    )
+
+
+def count_open(pre: Float[Tensor, "batch d_sae"]) -> Int[Tensor, " batch"]:
+    """Return the number of entries above zero in each row."""
+    return (pre > 0).sum(1)
+
+
+def open_entries(pre: Float[Tensor, "batch d_sae"], n_open: Int[Tensor, " batch"]) -> SparseCodes:
+    """Return the entries above zero, row by row; `n_open` is `count_open(pre)`."""
+    flat = (pre > 0).view(-1).nonzero().squeeze(1)
+    offsets = torch.zeros(len(pre) + 1, dtype=torch.int64, device=pre.device)
+    torch.cumsum(n_open, 0, out=offsets[1:])
+    d_sae = pre.shape[1]
+    return SparseCodes(
+        values=pre.reshape(-1)[flat], latents=flat % d_sae, offsets=offsets, d_sae=d_sae
     )

@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.codes import Codes, DenseCodes, SparseCodes, from_rows
+from gradsae.codes import Codes, DenseCodes, from_rows
+from gradsae.kernels.backend import backend
 
 DENSE_ABOVE = 0.05
 """Share of open latents above which matrix products beat gathers (see benchmarks/speed.py)."""
@@ -48,23 +48,8 @@ class ThresholdGate(Gate):
     jump: bool
 
     def select(self, pre: Float[Tensor, "batch d_sae"], b_enc: Float[Tensor, " d_sae"]) -> Codes:
-        open_ = pre > 0
-        if open_.sum() > DENSE_ABOVE * open_.numel():
-            return DenseCodes(values=((pre - b_enc) if self.jump else pre) * open_)
-        return _pick(pre, open_, b_enc if self.jump else None)
-
-
-def _pick(
-    pre: Float[Tensor, "batch d_sae"],
-    open_: Bool[Tensor, "batch d_sae"],
-    bias: Float[Tensor, " d_sae"] | None,
-) -> SparseCodes:
-    """Return the open entries, row by row; `bias` is taken off the values."""
-    flat = open_.view(-1).nonzero().squeeze(1)
-    latents = flat % pre.shape[1]
-    values = pre.reshape(-1)[flat]
-    if bias is not None:
-        values = values - bias[latents]
-    offsets = torch.zeros(len(pre) + 1, dtype=torch.int64, device=pre.device)
-    torch.cumsum(open_.sum(1), 0, out=offsets[1:])
-    return SparseCodes(values=values, latents=latents, offsets=offsets, d_sae=pre.shape[1])
+        n_open = backend(pre).count_open(pre)
+        if n_open.sum() > DENSE_ABOVE * pre.numel():
+            return DenseCodes(values=((pre - b_enc) if self.jump else pre) * (pre > 0))
+        codes = backend(pre).open_entries(pre, n_open)
+        return codes.with_values(codes.values - b_enc[codes.latents]) if self.jump else codes

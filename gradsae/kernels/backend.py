@@ -1,0 +1,17 @@
+"""Which module computes with a tensor: compiled loops on the CPU, torch built-ins elsewhere."""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from gradsae.kernels import builtin
+
+
+def backend(tensor: Tensor) -> ModuleType:
+    """Return the module whose products and selection fit this tensor's device and dtype."""
+    if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
+        from gradsae.kernels import cpu  # numba takes a second to import
+
+        return cpu
+    return builtin
