@@ -10,13 +10,7 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.codes import SparseCodes
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
-from gradsae.metrics.common import (
-    as_control,
-    count_fired,
-    directions,
-    merge,
-    randomised,
-)
+from gradsae.metrics.common import as_control, count_fired, directions, merge, randomised
 from gradsae.metrics.matching import MAX_PAIRS, max_cosines, one_to_one, too_large
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
@@ -30,7 +24,7 @@ N_CURVE = 41
 def frr(best: Float[Tensor, " n_features"], tau: float) -> float:
     """Share of true features whose best latent has a signed cosine above `tau`; in [0, 1], up.
 
-    Feature recovery rate of Chen et al. 2025, https://arxiv.org/abs/2506.14002, section 4.
+    Feature recovery rate of Chen et al. 2025, https://arxiv.org/abs/2506.14002.
     """
     return (best > tau).double().mean().item()
 
@@ -153,7 +147,7 @@ class Recovery(Metric):
     true features, except where another is named.
 
     - `recovery/frr_0.8`, `_0.9`, `_0.95` in [0, 1], up: share of true features with a latent, dead
-      or alive, whose cosine is above tau (as the GBA paper counts, section 4).
+      or alive, whose cosine is above tau (the GBA paper's maximum is over all neurons, too).
     - `recovery/frr_area` in [0, 1], up: area under FRR(tau), tau from 0 to 1.
     - `recovery/mcc` in [-1, 1], up: sum of the cosines of the best one-to-one matching with all
       latents, over the number of true features; a feature left without a latent counts 0.
@@ -169,7 +163,8 @@ class Recovery(Metric):
       rare, an SAE that never fires scores well here; not so above.
 
     Each has a control, `/chance` (`_chance` on a variant): the same score of the same SAE with its
-    directions drawn at random (`randomised`). An untrained SAE scores there.
+    directions drawn at random (`randomised`). An untrained SAE scores there, exactly so if its
+    biases do not depend on its directions (all but GBA with bias_init=quantile).
     """
 
     n_rows: int = 16_384
