@@ -7,13 +7,24 @@ import pytest
 import scipy.stats
 import torch
 
-from gradsae.influence.agreement import pearson, precision_at_k, ranks, sign_agreement, spearman
+from gradsae.influence.agreement import (
+    pearson,
+    precision_at_k,
+    ranks,
+    sign_agreement,
+    spearman,
+    spearman_abs,
+)
 from gradsae.interfaces import Skipped
 
-MEASURES = [pearson, spearman, sign_agreement, partial(precision_at_k, k=3)]
-every_measure = pytest.mark.parametrize(
-    "measure", MEASURES, ids=["pearson", "spearman", "sign_agreement", "precision_at_3"]
-)
+MEASURES = {
+    "pearson": pearson,
+    "spearman": spearman,
+    "spearman_abs": spearman_abs,
+    "sign_agreement": sign_agreement,
+    "precision_at_3": partial(precision_at_k, k=3),
+}
+every_measure = pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
 
 
 def tied_vectors(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,6 +60,12 @@ def test_spearman_does_not_see_a_monotone_change_and_pearson_does():
 def test_correlation_does_not_depend_on_the_unit_of_the_effects(size):
     estimate, effect = tied_vectors(0)
     assert pearson(estimate, effect * size) == pytest.approx(pearson(estimate, effect))
+
+
+def test_an_estimate_without_signs_can_still_rank_the_sizes():
+    effect = torch.tensor([1.0, -2.0, 3.0, -4.0])
+    assert spearman_abs(torch.tensor([1.0, 2.0, 3.0, 4.0]), effect) == pytest.approx(1)
+    assert spearman_abs(-effect, effect) == pytest.approx(1)
 
 
 def test_sign_agreement_weighs_each_latent_by_its_effect():

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate
 from gradsae.influence.agreement import spearman
-from gradsae.influence.case import chosen_columns, compare, study
+from gradsae.influence.case import Case, Question, Settings, chosen_columns, compare, study
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.estimators.integrated_gradients import IntegratedGradients
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.estimators.random import Random
 from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
+from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify
 from gradsae.influence.target import SCALARS, NextToken, Scalar, runner_up
 from gradsae.influence.task import Influence
 from gradsae.interfaces import Scores, Skipped
@@ -30,7 +32,8 @@ from gradsae.seeds import make_generator
 from gradsae.sources.superposition import Superposition
 
 ESTIMATORS = (GradTimesAct(), ReleasedGradSAE(), MeanAct(), Random())
-every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: e.name)
+ALL_ESTIMATORS = (*ESTIMATORS, IntegratedGradients(n_points=3), ScreenThenVerify(budget=4))
+every_estimator = pytest.mark.parametrize("estimator", ALL_ESTIMATORS, ids=lambda e: e.name)
 every_scalar = pytest.mark.parametrize("scalar", SCALARS)
 KINDS = ("resid_post", "mlp_out", "attn_out")
 
@@ -164,17 +167,17 @@ def test_effects_go_with_their_latents(seen):
     torch.testing.assert_close(found, effects(seen, target)[order], atol=1e-5, rtol=1e-5)
 
 
-def test_noise_is_what_an_unedited_row_moves():
-    jitter = iter([0.0, 0.25, -0.5])  # clean pass, first batch, second batch
+def test_what_differs_between_batches_cancels_in_the_effects():
+    jitter = iter([0.25, -0.5])  # first batch, second batch
 
     def function(x: Tensor) -> Tensor:
         return x.sum((1, 2))[:, None] + next(jitter)
 
     seen = planted(torch.ones(1, 4), torch.ones(4, 1), function)
     found = ablate(seen, NextToken(token=0, scalar="logit"), torch.arange(4), batch_rows=3)
-    assert found.noise == pytest.approx(0.5)
-    assert found.effect.tolist() == pytest.approx([1, 1, 1, 1])  # it cancels in the effects
-    assert found.n_rows == 4 + 2 + 1
+    assert found.effect.tolist() == [1, 1, 1, 1]
+    assert found.unedited.tolist() == [4.25, 3.5]
+    assert found.n_rows == 4 + 2
 
 
 def test_non_finite_logits_are_an_error(lm, seen):
@@ -212,19 +215,11 @@ def test_at_the_last_site_without_a_norm_the_gradient_is_exact(lm):
 
 
 def test_on_a_quadratic_tail_the_error_is_half_the_curvature(generator):
-    """m = x H x / 2 with d = what the latent writes: gradient - effect = d H d / 2."""
-    root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
-    hessian = root @ root.T
-    seen = planted(
-        torch.rand(3, 5, generator=generator, dtype=torch.float64),
-        torch.randn(5, 6, generator=generator, dtype=torch.float64),
-        lambda x: torch.einsum("bpd, de, bqe -> b", x, hessian, x)[:, None] / 2,
-    )
+    """gradient x activation - effect = d H d / 2, with d = what the latent writes."""
+    seen, curvature = quadratic(generator, 5)
     target = NextToken(token=0, scalar="logit")
-    written = seen.codes.sum(0)[:, None] * seen.directions
-    expected = torch.einsum("ad, de, ae -> a", written, hessian, written) / 2
     gap = estimate(GradTimesAct(), seen, target) - effects(seen, target)
-    torch.testing.assert_close(gap, expected)
+    torch.testing.assert_close(gap, curvature / 2)
 
 
 @every_scalar
@@ -289,7 +284,7 @@ def test_the_released_score_drops_negative_positions_and_so_ranks_a_cancelling_l
     assert estimate(ReleasedGradSAE(), seen, target).argmax() == 0
 
 
-def test_where_the_softmax_saturates_the_causal_latent_is_ranked_last_and_logit_diff_finds_it():
+def saturated() -> SeenPrompt:
     """Latent 0 alone keeps the foil (token 1) down; with it down, the foil has no gradient left.
 
     Logits (target, foil, other): (10, 30 - 40 a0, 5 - 0.2 a1 - 0.1 a2).
@@ -301,8 +296,11 @@ def test_where_the_softmax_saturates_the_causal_latent_is_ranked_last_and_logit_
             [10 + 0 * a[:, 0], 30 - 40 * a[:, 0], 5 - 0.2 * a[:, 1] - 0.1 * a[:, 2]], dim=1
         )
 
-    seen = planted(torch.ones(1, 3), torch.eye(3), function)
-    target = NextToken(token=0)
+    return planted(torch.ones(1, 3), torch.eye(3), function)
+
+
+def test_where_the_softmax_saturates_the_causal_latent_is_ranked_last_and_logit_diff_finds_it():
+    seen, target = saturated(), NextToken(token=0)
     assert effects(seen, target).argmax() == 0
     assert effects(seen, target)[0] > 19
     for estimator in (GradTimesAct(), ReleasedGradSAE()):
@@ -358,31 +356,87 @@ def test_no_estimator_depends_on_the_order_of_the_latents(estimator, seen):
 
 
 @pytest.mark.parametrize(
-    ("estimator", "n_forwards", "n_backwards", "runs_suffix_first"),
-    [(GradTimesAct(), 1, 1, True), (ReleasedGradSAE(), 1, 1, True), (MeanAct(), 0, 0, False)],
+    ("estimator", "n_forwards", "n_backwards"),
+    [
+        (GradTimesAct(), 1, 1),
+        (ReleasedGradSAE(), 1, 1),
+        (MeanAct(), 0, 0),
+        (Random(), 0, 0),
+        (IntegratedGradients(n_points=3), 3, 3),
+        (ScreenThenVerify(budget=4), 1 + 4 + 1, 1),
+        (ScreenThenVerify(budget=99), 1 + 5 + 1, 1),
+    ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_stated_costs_are_what_is_run(
-    generator, estimator, n_forwards, n_backwards, runs_suffix_first
-):
+def test_stated_costs_are_what_is_run(generator, estimator, n_forwards, n_backwards):
     seen = linear_tail(generator)
     tail = seen.suffix
     assert isinstance(tail, PlainTail)
     estimate(estimator, seen, NextToken(token=0))
     assert tail.n_rows == n_forwards
-    to_site = 1 - tail.fraction
-    cost = to_site + (n_forwards + 2 * n_backwards) * tail.fraction
+    cost = (1 - tail.fraction) + (n_forwards + 2 * n_backwards) * tail.fraction
     assert estimator.forward_equivalents(seen) == pytest.approx(cost)
+
+
+def quadratic(generator: torch.Generator, n_active: int) -> tuple[SeenPrompt, Tensor]:
+    """m = x H x / 2, no error term; and what each latent writes, summed over positions."""
+    root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    hessian = root @ root.T
+    seen = planted(
+        torch.rand(3, n_active, generator=generator, dtype=torch.float64),
+        torch.randn(n_active, 6, generator=generator, dtype=torch.float64),
+        lambda x: torch.einsum("bpd, de, bqe -> b", x, hessian, x)[:, None] / 2,
+    )
+    written = seen.codes.sum(0)[:, None] * seen.directions
+    return seen, torch.einsum("ad, de, ae -> a", written, hessian, written)
+
+
+def test_one_midpoint_is_exact_for_one_latent_on_a_quadratic_tail(generator):
+    seen, _ = quadratic(generator, 1)
+    target = NextToken(token=0, scalar="logit")
+    found = estimate(IntegratedGradients(n_points=1), seen, target)
+    torch.testing.assert_close(found, effects(seen, target))
+
+
+def test_integrated_gradients_add_up_to_the_joint_removal_and_not_to_single_ones(seen):
+    """The completeness gap closes as the midpoints grow; single effects do not add up."""
+    target = NextToken(token=7, scalar="log_prob")
+    with torch.no_grad():
+        both = seen.activation(torch.stack([seen.codes, torch.zeros_like(seen.codes)]))
+        value = target.value(seen.suffix.logits(both, [-1]))
+    joint = (value[0] - value[1]).item()
+    gaps = [
+        abs(estimate(IntegratedGradients(n_points=n), seen, target).sum().item() - joint)
+        for n in (4, 256)
+    ]
+    assert gaps[1] < 0.02 * abs(joint)
+    assert gaps[1] < gaps[0]
+    assert abs(effects(seen, target).sum().item() - joint) > 0.1 * abs(joint)
+
+
+def test_where_the_softmax_saturates_integrated_gradients_find_the_causal_latent():
+    seen, target = saturated(), NextToken(token=0)
+    assert estimate(IntegratedGradients(n_points=8), seen, target).argmax() == 0
+
+
+def test_verified_scores_are_the_truth_and_the_rest_is_the_gradient(seen):
+    target = NextToken(token=7)
+    screen, truth = estimate(GradTimesAct(), seen, target), effects(seen, target)
+    found = estimate(ScreenThenVerify(budget=4), seen, target)
+    checked = torch.zeros(seen.n_active, dtype=torch.bool)
+    checked[screen.topk(4).indices] = True
+    torch.testing.assert_close(found[checked], truth[checked], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[~checked], screen[~checked])
 
 
 # --- one prompt ---------------------------------------------------------------------------------
 
 
-def case_of(seen: SeenPrompt, **changes: Any):
+def case_of(seen: SeenPrompt, **changes: Any) -> Case:
     prompt = Prompt(token_ids=seen.token_ids, target=0, text="", origin="here")
-    settings = {"index": 0, "target_prob": 0.5, "ks": (3,), "batch_rows": 4, "seed": 0}
-    settings |= {"max_latents": None, **changes}
-    return study(seen, prompt, NextToken(token=0), ESTIMATORS, **settings)
+    question = Question(prompt, NextToken(token=0), clean=0.0, target_prob=0.5)
+    settings = Settings(ESTIMATORS, ks=(3,), batch_rows=4, max_latents=None, seed=0)
+    return study(seen, question, 0, settings._replace(**changes))
 
 
 def test_a_case_reports_every_run_of_the_suffix(generator):
@@ -391,7 +445,7 @@ def test_a_case_reports_every_run_of_the_suffix(generator):
     case = case_of(seen)
     tail = seen.suffix
     assert isinstance(tail, PlainTail)
-    assert tail.n_rows == 1 + (5 + 2) + 2
+    assert tail.n_rows == (5 + 2) + 2
     n_backwards, n_callers = 2, 1
     assert case.spent == pytest.approx(
         (1 - tail.fraction) + (tail.n_rows + n_callers + 2 * n_backwards) * tail.fraction
@@ -422,10 +476,9 @@ def test_chosen_columns_are_all_or_a_seeded_part():
 def test_the_truth_agrees_with_itself():
     effect = torch.randn(30, generator=torch.Generator().manual_seed(0))
     found = compare({"itself": effect}, effect, ks=(10,), n_active=30)
-    assert set(found) == {
-        *("spearman/itself", "pearson/itself", "sign_agreement/itself", "precision_at_10/itself")
-    }
-    assert list(found.values()) == [pytest.approx(1)] * 4
+    measures = ["spearman", "spearman_abs", "pearson", "sign_agreement", "precision_at_10"]
+    assert set(found) == {f"{measure}/itself" for measure in measures}
+    assert list(found.values()) == [pytest.approx(1)] * 5
 
 
 # --- the task -----------------------------------------------------------------------------------
@@ -444,7 +497,7 @@ def scores(source) -> Scores:
 
 
 def test_scores_carry_names_counts_and_intervals(scores):
-    for name in ("spearman", "pearson", "sign_agreement", "precision_at_3"):
+    for name in ("spearman", "spearman_abs", "pearson", "sign_agreement", "precision_at_3"):
         for estimator in ESTIMATORS:
             full = f"influence/{name}/{estimator.name}"
             low, high = scores.intervals[full]

@@ -27,10 +27,13 @@ class Ablation:
     """Column of `SeenPrompt.codes` of each effect."""
     effect: Float[Tensor, " ablated"]
     """In units of the target; positive = the latent supports it."""
-    noise: float
-    """Largest |change| of the target in the rows that were not edited: rounding, no effect."""
-    n_rows: int
-    """Re-runs of the suffix, unedited rows included."""
+    unedited: Float[Tensor, " batches"]
+    """The target in the unedited row of every batch; they differ by rounding alone."""
+
+    @property
+    def n_rows(self) -> int:
+        """Runs of the suffix, unedited rows included."""
+        return len(self.columns) + len(self.unedited)
 
 
 def forward_equivalents(fraction: float, n_ablated: int) -> float:
@@ -47,17 +50,9 @@ def ablate(
     The first row of every batch is unedited: an effect is a difference between two rows of one
     call, so that kernels which differ between batch sizes cancel.
     """
-    clean = seen.clean[None]
-    effects, unedited = [], [evaluate(seen, target, clean)]
+    effects, unedited = [], []
     for part in columns.split(batch_rows - 1):
-        rows = torch.cat([clean, seen.without(part)])
-        value = evaluate(seen, target, rows)
+        value = evaluate(seen, target, torch.cat([seen.clean[None], seen.without(part)]))
         effects.append(value[:1] - value[1:])
         unedited.append(value[:1])
-    spread = torch.cat(unedited)
-    return Ablation(
-        columns=columns,
-        effect=torch.cat(effects),
-        noise=(spread - spread[0]).abs().max().item(),
-        n_rows=len(columns) + len(unedited),
-    )
+    return Ablation(columns=columns, effect=torch.cat(effects), unedited=torch.cat(unedited))

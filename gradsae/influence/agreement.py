@@ -30,6 +30,16 @@ def spearman(
     return pearson(ranks(estimate), ranks(effect))
 
 
+def spearman_abs(
+    estimate: Float[Tensor, " latents"], effect: Float[Tensor, " latents"]
+) -> float | Skipped:
+    """Return the rank correlation of the sizes, in [-1, 1]; 1 is best.
+
+    Which latents matter at all: the fair question to an estimate without a sign.
+    """
+    return spearman(estimate.abs(), effect.abs())
+
+
 def sign_agreement(
     estimate: Float[Tensor, " latents"], effect: Float[Tensor, " latents"]
 ) -> float | Skipped:

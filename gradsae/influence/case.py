@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -20,20 +20,39 @@ from gradsae.prompts import Prompt
 from gradsae.seeds import make_generator
 
 
+class Settings(NamedTuple):
+    """See the fields of `Influence`."""
+
+    estimators: Sequence[Estimator]
+    ks: Sequence[int]
+    batch_rows: int
+    max_latents: int | None
+    seed: int
+
+
+class Question(NamedTuple):
+    """What is asked of one prompt, and what the clean pass answered."""
+
+    prompt: Prompt
+    target: Target
+    clean: float
+    """The target in the clean pass."""
+    target_prob: float
+    """Probability of the target token in the clean pass."""
+
+
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """Vectors run over the ablated latents; dictionaries are keyed by the estimator's name."""
 
     index: int
-    prompt: Prompt
+    question: Question
     n_active: int
-    target_prob: float
-    """Probability of the target token in the clean pass."""
     latents: Int[Tensor, " ablated"]
     effect: Float[Tensor, " ablated"]
     noise: float
-    """See `Ablation.noise`."""
+    """Largest |change| of the target between unedited runs in batches of several sizes."""
     estimates: Mapping[str, Float[Tensor, " ablated"]]
     agreement: Mapping[str, float | Skipped]
     """By "measure/estimator", for example "spearman/grad_times_act"."""
@@ -43,23 +62,11 @@ class Case:
     """Forward-equivalents that this case took."""
 
 
-def study(
-    seen: SeenPrompt,
-    prompt: Prompt,
-    target: Target,
-    estimators: Sequence[Estimator],
-    *,
-    index: int,
-    target_prob: float,
-    ks: Sequence[int],
-    batch_rows: int,
-    max_latents: int | None,
-    seed: int,
-) -> Case:
+def study(seen: SeenPrompt, question: Question, index: int, settings: Settings) -> Case:
     """Ablate the active latents (a random `max_latents` of them) and compare every estimate."""
-    columns = chosen_columns(
-        seen.n_active, max_latents, make_generator(seed, f"eval ablate {index}")
-    )
+    estimators, ks, batch_rows, max_latents, seed = settings
+    target, n_active = question.target, seen.n_active
+    columns = chosen_columns(n_active, max_latents, make_generator(seed, f"eval ablate {index}"))
     truth = ablate(seen, target, columns.to(seen.latents.device), batch_rows=batch_rows)
     estimates = {
         e.name: _scores(e, seen, target, make_generator(seed, f"eval {e.name} {index}"))
@@ -69,16 +76,15 @@ def study(
     effect = truth.effect.cpu()
     return Case(
         index=index,
-        prompt=prompt,
-        n_active=seen.n_active,
-        target_prob=target_prob,
+        question=question,
+        n_active=n_active,
         latents=seen.latents.cpu()[columns],
         effect=effect,
-        noise=truth.noise,
+        noise=(truth.unedited - question.clean).abs().max().item(),
         estimates=estimates,
-        agreement=compare(estimates, effect, ks, seen.n_active),
+        agreement=compare(estimates, effect, ks, n_active),
         cost={e.name: e.forward_equivalents(seen) for e in estimators}
-        | {"ablation": ablation.forward_equivalents(seen.suffix.fraction, seen.n_active)},
+        | {"ablation": ablation.forward_equivalents(seen.suffix.fraction, n_active)},
         spent=_spent(seen, truth, estimators),
     )
 
@@ -92,6 +98,7 @@ def compare(
     """Return every measure of every estimate; precision only where all latents were ablated."""
     measures = {
         "spearman": agreement.spearman,
+        "spearman_abs": agreement.spearman_abs,
         "pearson": agreement.pearson,
         "sign_agreement": agreement.sign_agreement,
     }

@@ -36,9 +36,11 @@ def summarise(cases: Sequence[Case], lm: LM, *, seed: int, n_scatter: int) -> Sc
     for name in cases[0].cost:
         _add_mean(out, f"influence/cost/{name}", [case.cost[name] for case in cases])
     _add_mean(out, "influence/n_active", [float(case.n_active) for case in cases])
-    _add_mean(out, "influence/target_prob", [case.target_prob for case in cases])
+    _add_mean(out, "influence/target_prob", [case.question.target_prob for case in cases])
     effects = [case.effect.abs().median().item() for case in cases]
     _add_mean(out, "influence/median_abs_effect", effects)
+    clear = [(case.effect.abs() > case.noise).double().mean().item() for case in cases]
+    _add_mean(out, "influence/above_noise", clear)
     out.scores["influence/noise_floor"] = max(case.noise for case in cases)
     out.n["influence/noise_floor"] = len(cases)
     left_out = left_out_prompts(cases)
@@ -70,11 +72,11 @@ def per_prompt(cases: Sequence[Case], lm: LM) -> Series:
     """One row per prompt; a score that a prompt does not have is null."""
     table: Series = {
         "prompt": [case.index for case in cases],
-        "origin": [case.prompt.origin for case in cases],
-        "text": [case.prompt.text[:MAX_CHARACTERS] for case in cases],
-        "target": [lm.text([case.prompt.target]) for case in cases],
-        "target_prob": [case.target_prob for case in cases],
-        "n_tokens": [len(case.prompt.token_ids) for case in cases],
+        "origin": [case.question.prompt.origin for case in cases],
+        "text": [case.question.prompt.text[:MAX_CHARACTERS] for case in cases],
+        "target": [lm.text([case.question.prompt.target]) for case in cases],
+        "target_prob": [case.question.target_prob for case in cases],
+        "n_tokens": [len(case.question.prompt.token_ids) for case in cases],
         "n_active": [case.n_active for case in cases],
         "n_ablated": [len(case.effect) for case in cases],
     }

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from gradsae import checks
-from gradsae.influence.case import Case, study
+from gradsae.influence.case import Case, Question, Settings, study
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.summary import summarise
 from gradsae.influence.target import SCALARS, NextToken, Scalar, prob, runner_up
@@ -27,13 +27,19 @@ class Influence(Metric):
     """Agreement of estimates with all-position ablation, per prompt, then averaged over prompts.
 
     For each estimator E (range, best; formulas in `agreement`):
-        influence/spearman/E        [-1, 1], 1     influence/pearson/E         [-1, 1], 1
-        influence/sign_agreement/E  [0, 1], 1      influence/precision_at_k/E  [0, 1], 1
+        influence/spearman/E        [-1, 1], 1     influence/spearman_abs/E    [-1, 1], 1
+        influence/pearson/E         [-1, 1], 1     influence/sign_agreement/E  [0, 1], 1
+        influence/precision_at_k/E  [0, 1], 1
         influence/cost/E            full forward passes per prompt, a backward counts as two
-    And influence/cost/ablation; influence/n_active (latents open on a prompt);
-    influence/target_prob; influence/median_abs_effect and influence/noise_floor (largest change of
-    an unedited re-run, on any prompt), both in units of the target. Intervals: 95 % bootstrap over
-    prompts.
+    Intervals: 95 % bootstrap over prompts. Beside them:
+        influence/cost/ablation      of the truth
+        influence/n_active           latents open at some position of a prompt, mean
+        influence/target_prob        the model's probability of the target, mean
+        influence/median_abs_effect  over the latents of a prompt, mean; in units of the target
+        influence/noise_floor        largest change of the target in a re-run without an edit, on
+                                     any prompt; in units of the target
+        influence/above_noise        [0, 1]: share of latents whose |effect| is above their
+                                     prompt's noise; low = the dtype is too coarse for this model
     """
 
     prompts: PromptSet
@@ -82,17 +88,14 @@ class Influence(Metric):
 
     def _study(self, seen: SeenPrompt, prompt: Prompt, index: int, seed: int) -> Case:
         with torch.no_grad():
-            logits = seen.suffix.logits(seen.clean[None], [-1])[:, -1]
-        foil = runner_up(logits[0], prompt.target) if self.scalar == "logit_diff" else None
-        return study(
-            seen,
-            prompt,
-            NextToken(token=prompt.target, scalar=self.scalar, foil=foil),
-            self.estimators,
-            index=index,
-            target_prob=prob(logits, prompt.target).item(),
-            ks=self.ks,
-            batch_rows=self.batch_rows,
-            max_latents=self.max_latents,
-            seed=seed,
+            logits = seen.suffix.logits(seen.clean[None], [-1])
+        foil = runner_up(logits[0, 0], prompt.target) if self.scalar == "logit_diff" else None
+        target = NextToken(token=prompt.target, scalar=self.scalar, foil=foil)
+        question = Question(
+            prompt=prompt,
+            target=target,
+            clean=target.value(logits).item(),
+            target_prob=prob(logits[0], prompt.target).item(),
         )
+        settings = Settings(self.estimators, self.ks, self.batch_rows, self.max_latents, seed)
+        return study(seen, question, index, settings)
