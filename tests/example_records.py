@@ -16,7 +16,7 @@ PROVENANCE = {
     "cores": 2,
     "platform": "Linux x86_64",
     "command": "python -m benchmarks.run -m experiment=example",
-    "model": {"note": "4-bit-rounded weights"},
+    "model": {"name": "smollm2", "quantisation": "4-bit-rounded (Q4_1 GGUF)"},
 }
 
 TOY = {
@@ -110,7 +110,7 @@ def recovery(
         "sparsity/l0": l0,
         "sparsity/dead": 0.05,
     }
-    series = {
+    series = parts.pop("series", None) or {
         "training/curve": curve(rng, scores["reconstruction/fvu"], l0),
         "recovery/frr_curve": frr_curve(frr8, frr9),
         "sparsity/density": density(rng, -1.6),
@@ -158,7 +158,7 @@ COST = {"grad_times_act": 3.0, "released_gradsae": 3.0, "mean_act": 1.0, "random
 def influence(depth: int, trainer: dict[str, Any], seed: int, prompts: int = 24) -> Record:
     rng = np.random.default_rng([seed, depth])
     scores: dict[str, float] = {"influence/cost/ablation": 180.0}
-    intervals, n, columns = {}, {}, {}
+    intervals, n, columns = {}, {"influence/prompts": prompts}, {}
     effect = rng.standard_t(2, 1200) * 0.02
     for name, quality in QUALITY.items():
         noise = rng.standard_t(3, 1200) * 0.02
@@ -246,7 +246,12 @@ def gba_toy() -> list[Record]:
             (1.0, 1.0),
             9,
         ),
-        ("GBA, wrong frequency range", {"name": "gba", "htf": 0.01}, (0.35, 0.03), 4),
+        (
+            "GBA, wrong frequency range",
+            {"name": "gba", "htf": 0.01, "ltf": 0.0001},
+            (0.35, 0.03),
+            4,
+        ),
     ]
     return [
         recovery(TOY, trainer, seed, frr, l0, label=label, experiment="gba_toy")

@@ -12,13 +12,13 @@ from pathlib import Path
 from benchmarks.cells import Cell, make_cells
 from benchmarks.figures import (
     agreement,
+    cost,
     density,
-    dose,
+    dose_response,
     frontier,
     frr_curve,
     gba_toy,
-    layers,
-    pareto,
+    layer_profile,
     recovery,
     training,
 )
@@ -32,7 +32,7 @@ FIGURES = {
     module.NAME: module
     for module in (
         *(recovery, gba_toy, frr_curve, density, training, frontier),
-        *(agreement, layers, pareto, dose),
+        *(agreement, layer_profile, cost, dose_response),
     )
 }
 

@@ -89,14 +89,15 @@ def _commits(records: Sequence[Record]) -> str:
 
 
 def _notes(records: Sequence[Record]) -> str:
-    """Notes on weights and data that every reader of a number must see."""
+    """How the weights were rounded: every reader of a number must see it."""
     notes: dict[str, None] = {}
     for record in records:
-        for part in ("model", "data"):
-            about = record.provenance.get(part)
-            if isinstance(about, dict) and isinstance(about.get("note"), str):
-                notes[about["note"]] = None
-    return f" Note: {_some(list(notes), '; ')}." if notes else ""
+        about = record.provenance.get("model")
+        if isinstance(about, dict):
+            note = about.get("note") or about.get("quantisation")
+            if isinstance(note, str) and note != "none":
+                notes[f"{about.get('name', 'model')}: {note}"] = None
+    return f" Weights of {_some(list(notes), '; ')}." if notes else ""
 
 
 def _commands(records: Sequence[Record]) -> str:

@@ -26,16 +26,17 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     cells = [cell for cell in cells if cell.task == "recovery" and cell.series(SERIES)]
     if not cells:
         return None
+    shown = {k: v for k, v in SHOWN.items() if any(k in r for c in cells for r in c.series(SERIES))}
     worlds = make_worlds(cells)
     heights = [max(1.8, 0.35 + 0.15 * len(members)) for members in worlds]
     figure, grid = new_figure(
-        *(len(worlds), len(SHOWN)),
+        *(len(worlds), len(shown)),
         width=PAGE,
         height=sum(heights),
         gridspec_kw={"height_ratios": heights},
     )
     for row, members in zip(grid, worlds, strict=True):
-        _row(row, members)
+        _row(row, members, shown)
     return Drawing(
         figure=figure,
         title="Training curves.",
@@ -46,9 +47,9 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _row(row: Sequence[Any], cells: Sequence[Cell]) -> None:
+def _row(row: Sequence[Any], cells: Sequence[Cell], shown: dict[str, str]) -> None:
     looks = distinct(cells)
-    for axes, (column, words) in zip(row, SHOWN.items(), strict=True):
+    for axes, (column, words) in zip(row, shown.items(), strict=True):
         for cell, (colour, style) in zip(cells, looks, strict=True):
             _curve(axes, cell, column, colour, style)
         if column != "dead":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, in_order, labels
+from benchmarks.cells import METHODS, Cell, in_order
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import (
     COLUMN,
@@ -17,9 +17,10 @@ from benchmarks.figures.style import (
 )
 from benchmarks.lines import variants
 from benchmarks.scores import VARIANTS
+from gradsae.records import content_id
 
-NAME = "layers"
-COMMAND = "python -m benchmarks.run -m task=influence source=lm_layer source.layer=8,15,22"
+NAME = "layer_profile"
+COMMAND = "python -m benchmarks.run experiment=influence_depths"
 SCORE = "influence/spearman"
 COLUMNS = 3
 
@@ -57,19 +58,27 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
 
 
 def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """One panel per SAE method, model and corpus; a panel has one cell at each depth."""
+    """One panel per setting, which is the same at all its depths; by title."""
     panels: dict[str, list[Cell]] = {}
-    order = [cell.method for cell in in_order(cells)]
-    for cell in sorted(in_order(cells), key=lambda c: c.depth or 0):
-        names = [cell.part("model", "name"), cell.part("corpus", "name")]
-        where = ", ".join(str(name) for name in names if name)
-        title = f"{METHODS.get(cell.method, cell.method)}, {where}"
-        same = panels.setdefault(title, [])
-        if any(other.depth == cell.depth for other in same):
-            panels.setdefault(f"{labels([cell])[0]}, {where}", []).append(cell)
-        else:
-            same.append(cell)
-    return dict(sorted(panels.items(), key=lambda item: order.index(item[1][0].method)))
+    for cell in in_order(cells):
+        panels.setdefault(_setting(cell), []).append(cell)
+    titled: dict[str, list[Cell]] = {}
+    for members in panels.values():
+        first = members[0]
+        names = [first.part("model", "name"), first.part("corpus", "name")]
+        parts = [METHODS.get(first.method, first.method), *(str(name) for name in names if name)]
+        title = ", ".join(parts)
+        if title in titled:
+            title += f" ({first.part('experiment') or first.first.id[:6]})"
+        titled[title] = sorted(members, key=lambda cell: cell.depth or 0)
+    return titled
+
+
+def _setting(cell: Cell) -> str:
+    """Id of a config without its site: the same for all depths of one experiment."""
+    config = {k: v for k, v in cell.first.config.items() if k != "label"}
+    source = {k: v for k, v in config["source"].items() if k not in ("site", "seed")}
+    return content_id({**config, "source": source})
 
 
 def _panel(axes: Any, cells: Sequence[Cell]) -> None:

@@ -19,7 +19,7 @@ from benchmarks.figures.style import (
 from benchmarks.lines import variants
 from benchmarks.scores import VARIANTS
 
-NAME = "cost_fidelity"
+NAME = "cost"
 COMMAND = "python -m benchmarks.run task=influence source=lm_layer trainer=topk"
 COLUMNS = 3
 

@@ -1,0 +1,177 @@
+"""Figures are drawn from records alone, show the numbers that are in them, and say what is what."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import example_records as example
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.cells import Cell, labels, make_cells
+from benchmarks.figures import gba_toy, layer_profile, recovery, style
+from benchmarks.figures.__main__ import FIGURES, draw_all, newest_versions
+from benchmarks.reading import Entry
+from gradsae.records import Record
+
+GBA = {"name": "gba"}
+TOPK = {"name": "topk", "k": 32}
+
+
+def cells_of(records: list[Record], origin: str = "own") -> list[Cell]:
+    return make_cells(
+        Entry(record=record, path=Path(f"{record.id}.json"), origin=origin) for record in records
+    )
+
+
+def few_records() -> list[Record]:
+    """At least one record for every figure."""
+    found = [
+        example.recovery(example.SUPERPOSITION, trainer, seed, frr, 4.0)
+        for trainer, frr in [(TOPK, (0.95, 0.7)), (GBA, (0.98, 0.9))]
+        for seed in range(3)
+    ]
+    found.append(example.recovery(example.TOY, {"name": "topk", "k": 20}, 0, (0.9, 0.5), 20))
+    found += [example.lm_recovery(TOPK, seed, 32, 0.35) for seed in range(2)]
+    found += [example.influence(depth, TOPK, 0) for depth in (8, 15)]
+    return [*found, example.steering(TOPK, 0)]
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Fewer pixels, for speed."""
+    monkeypatch.setitem(style.RC, "savefig.dpi", 50)
+
+
+@pytest.fixture
+def close_figures():
+    yield
+    from matplotlib import pyplot as plt
+
+    plt.close("all")
+
+
+def test_every_figure_is_written_as_svg_png_and_caption(tmp_path: Path, capsys):
+    drawn, problems = draw_all(cells_of(few_records()), tmp_path)
+    assert problems == []
+    assert [figure.name for figure in drawn] == list(FIGURES)
+    for name in FIGURES:
+        assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        caption = (tmp_path / f"{name}.md").read_text()
+        assert "`python -m benchmarks.run -m experiment=example`" in caption
+        assert f"`python -m benchmarks.figures --only {name}`" in caption
+        for words in ("AMD EPYC 9B14, 2 cores (cpu)", "seed", "Cost: ", "`0123456`"):
+            assert words in caption
+    assert "24 prompts each" in (tmp_path / "agreement.md").read_text()
+    assert "4-bit-rounded (Q4_1 GGUF)" in (tmp_path / "cost.md").read_text()
+
+
+def test_a_figure_without_records_names_the_command_that_makes_them(tmp_path: Path, capsys):
+    drawn, problems = draw_all(cells_of(few_records()[:1]), tmp_path, only="dose_response")
+    assert (drawn, problems) == ([], [])
+    assert "dose_response: no records for it; made by: python -m bench" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path):
+    cells = cells_of(few_records())
+    for folder in ("a", "b"):
+        draw_all(cells, tmp_path / folder, only="recovery")
+    for suffix in ("svg", "png", "md"):
+        first, second = (tmp_path / f / f"recovery.{suffix}" for f in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def lines_of(axes: Any) -> list[tuple[list[float], list[float]]]:
+    return [
+        (list(map(float, line.get_xdata())), list(map(float, line.get_ydata())))
+        for line in axes.get_lines()
+    ]
+
+
+def test_recovery_shows_the_mean_the_t_interval_and_chance(close_figures):
+    records = [r for r in few_records() if r.config["trainer"] == GBA]
+    drawing = recovery.draw(cells_of(records))
+    assert drawing is not None
+    values = [record.scores["recovery/mcc"] for record in records]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    chance = np.mean([record.scores["recovery/mcc/chance"] for record in records])
+    xs = [x for x, _ in lines_of(drawing.figure.axes[2])]
+    assert xs[0] == pytest.approx([low, high])
+    assert xs[1] == pytest.approx([np.mean(values)])
+    assert xs[2] == pytest.approx([chance])
+
+
+def test_gba_toy_shows_the_papers_numbers_beside_ours(close_figures):
+    def one(trainer: dict[str, Any]) -> Record:
+        return example.recovery(example.TOY, trainer, 0, (0.5, 0.4), 9)
+
+    records = [one({"name": "topk", "k": 20}), one({"name": "topk", "k": 7}), one(GBA)]
+    records.append(one({"name": "gba", "htf": 0.01}))
+    cells = cells_of(records)
+    rows = ["TopK K=20", None, "GBA, targets cover f", "GBA, wrong frequency range"]
+    assert [gba_toy.paper_row(cell) for cell in cells] == rows
+    drawing = gba_toy.draw(cells)
+    assert drawing is not None
+    axes = drawing.figure.axes[0]
+    hollow = [
+        float(line.get_xdata()[0])
+        for line in axes.get_lines()
+        if line.get_markerfacecolor() == "none"
+    ]
+    # All five rows of the paper's table, those without a recipe of ours in rows of their own.
+    expected = [1, 0.984, 0.984, 0.242, 0.945, 0.234, 1, 1, 0.383, 0.039]
+    assert sorted(hollow) == sorted(expected)
+    assert "TopK K=30 (paper)" in [label.get_text() for label in axes.get_yticklabels()]
+
+
+def test_a_panel_of_the_layer_profile_holds_one_setting_at_all_depths(close_figures):
+    other = {**TOPK, "k": 64}
+    records = [example.influence(depth, t, 0) for t in (TOPK, other) for depth in (15, 8, 22)]
+    panels = layer_profile.make_panels(cells_of(records))
+    assert [[cell.depth for cell in panel] for panel in panels.values()] == [[8, 15, 22]] * 2
+
+
+def test_two_versions_of_a_task_are_never_in_one_figure(capsys):
+    old, new = few_records()[0], few_records()[1]
+    task = {"name": "recovery", "version": 2}
+    new = Record(**{**vars(new), "task": task, "id": ""})
+    kept = newest_versions(cells_of([old, new]))
+    assert [cell.first.task["version"] for cell in kept] == [2]
+    assert "1 settings of older task versions are left out" in capsys.readouterr().out
+
+
+def test_a_label_with_dollars_and_line_breaks_is_drawn_as_text(tmp_path: Path):
+    label = r"$\frac{1}{2 & <b>" + "\n" + "x" * 100
+    hostile = example.recovery(example.SUPERPOSITION, TOPK, 0, (0.9, 0.5), 4.0, label=label)
+    cells = cells_of([hostile, *few_records()[:1]])
+    assert max(map(len, labels(cells))) <= 60
+    drawn, problems = draw_all(cells, tmp_path, only="recovery")
+    assert (len(drawn), problems) == (1, [])
+
+
+def test_a_series_of_the_wrong_kind_is_a_problem_that_does_not_stop_the_others(tmp_path: Path):
+    bad = {"recovery/frr_curve": {"tau": ["a", "b"], "frr": [None, "c"]}}
+    record = example.recovery(example.SUPERPOSITION, TOPK, 0, (0.9, 0.5), 4.0, series=bad)
+    drawn, problems = draw_all(cells_of([record]), tmp_path)
+    assert "recovery" in [figure.name for figure in drawn]
+    assert len(problems) == 1
+    assert problems[0].startswith("frr_curve could not be drawn: ")
+
+
+@pytest.mark.parametrize("command", ["figures", "leaderboard", "publish"])
+def test_help_needs_neither_matplotlib_nor_torch(command: str):
+    code = (
+        "import runpy, sys; sys.argv = ['x', '--help']\n"
+        "try: runpy.run_module('benchmarks.COMMAND', run_name='__main__')\n"
+        "except SystemExit as done: assert done.code == 0\n"
+        "assert not {'matplotlib', 'torch', 'scipy', 'wandb'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("COMMAND", command)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: python -m benchmarks." in done.stdout
