@@ -28,8 +28,8 @@ def _job(cfg: DictConfig) -> None:
     try:
         OmegaConf.resolve(cfg)
         outcome = run(build(cfg, experiment))
-        note = {"status": outcome.status, "text": outcome.text}
-        note["record"] = str(outcome.record.absolute()) if outcome.record else None
+        path = str(outcome.record.absolute()) if outcome.record else None
+        note = {"status": outcome.status, "text": outcome.text, "record": path}
         print(f"{outcome.status}: {outcome.text}", flush=True)
     except UserError as error:
         note = {"status": "failed", "text": str(error), "record": None}

@@ -49,7 +49,7 @@ class _Encode(torch.autograd.Function):
         return codes.values.clone()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, W_enc = ctx.saved_tensors
         grad = grad * (ctx.codes.values > 0)
         if isinstance(ctx.codes, DenseCodes):
@@ -69,7 +69,7 @@ class _Decode(torch.autograd.Function):
         return backend(W_dec).gather_sum(codes, values, W_dec)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         values, W_dec = ctx.saved_tensors
         run, grad = backend(W_dec), grad.contiguous()
         grad_values = run.row_dots(ctx.codes, W_dec, grad) if ctx.needs_input_grad[1] else None
