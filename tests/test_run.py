@@ -18,19 +18,6 @@ TINY = [
     *("d_sae=16", "k=2", "fit.steps=12", "fit.batch_size=64", "fit.init_rows=256"),
     *("fit.save_every=5", "tracking=none", "device=cpu"),
 ]
-    "source=superposition",
-    "source.n_features=12",
-    "source.width=8",
-    "source.l0=2",
-    "d_sae=16",
-    "k=2",
-    "fit.steps=12",
-    "fit.batch_size=64",
-    "fit.init_rows=256",
-    "fit.save_every=5",
-    "tracking=none",
-    "device=cpu",
-]
 
 
 def with_tiny(words: tuple[str, ...]) -> list[str]:

@@ -158,6 +158,7 @@ def write(figure: Any, folder: Path, name: str) -> list[Path]:
 
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
     figure.savefig(paths[0], metadata={"Date": None})
+    figure.set_layout_engine("none")  # laid out; a second time would cost as much again
     figure.savefig(paths[1], metadata={"Software": None})
     plt.close(figure)
     return paths
