@@ -1,0 +1,54 @@
+"""Console tables are aligned, honest about seeds, and safe to print."""
+
+import example_records as example
+import pytest
+
+from benchmarks.scores import format_score
+from benchmarks.tables import console_table, summary_table
+
+TOPK = {"name": "topk", "k": 20}
+
+
+def test_columns_are_aligned_and_numbers_flush_right():
+    assert console_table(["name", "x"], [["a", "1.5"], ["long", "-"], ["b", "10.5"]]) == (
+        "name     x\n----  ----\na      1.5\nlong     -\nb     10.5"
+    )
+
+
+def test_control_characters_of_a_record_do_not_reach_the_terminal():
+    assert console_table(["h"], [["\x1b[31mred\n\u202e"]]).splitlines()[2] == "?[31mred??"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((None, "-"), (0.0, "0"), (0.9154, "0.915"), (-0.0098, "-0.010"), (0.0001234, "1.2e-04")),
+        *((11.46, "11.5"), (123.4, "123"), (123456.0, "1.2e+05")),
+    ],
+)
+def test_scores_have_three_decimals_or_three_digits(value: float | None, text: str):
+    assert format_score(value) == text
+
+
+def test_a_row_is_a_method_with_the_mean_over_its_seeds():
+    records = [example.recovery(example.TOY, TOPK, s, (1.0, 0.5), 20) for s in range(3)]
+    records += [example.influence(15, TOPK, 0)]
+    text = summary_table(records)
+    first, second = text.split("\n\n")
+    assert first.startswith("recovery, version 1, on two_sparsity\n")
+    assert first.splitlines()[3].split()[:3] == ["TopK", "k=20", "3"]
+    assert "1.000 ±0 " in first
+    assert "3 records" in first
+    assert "influence, version 1, on resid_post.15 code" in second
+    assert "released GradSAE, TopK k=20" in second
+    assert records[-1].id in second
+
+
+def test_cells_that_differ_in_one_field_say_so():
+    records = [
+        example.recovery(example.TOY, {"name": "gba", "scale_init": scale}, 0, (1.0, 1.0), 9)
+        for scale in (1.0, 0.05)
+    ]
+    text = summary_table(records)
+    assert "GBA scale_init=0.05" in text
+    assert "GBA scale_init=1 " in text
