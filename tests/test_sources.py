@@ -377,14 +377,18 @@ def test_two_sparsity_rejects_other_than_two_possible_sizes(sparsities):
         TwoSparsity(sparsities=sparsities)
 
 
-@pytest.mark.parametrize("name", ["superposition", "two_sparsity", "lm_layer", "lm_tiny"])
-def test_a_yaml_builds_its_source_with_the_world_seed(name, tmp_path):
+@pytest.mark.parametrize("name", ["superposition", "two_sparsity"])
+def test_a_synthetic_yaml_takes_the_world_seed(name, tmp_path):
     source = from_yaml(name, tmp_path)
-    assert source.name == name.replace("tiny", "layer")
+    assert source.name == name
     assert source.seed == 7
-    if name == "lm_layer":
-        assert (source.model.name, source.corpus.name) == ("smollm2", "prose")
-        assert source.root == f"{tmp_path}/activations"
+
+
+def test_the_layer_yaml_takes_model_and_corpus_and_shares_one_harvest_over_seeds(tmp_path):
+    source = from_yaml("lm_layer", tmp_path)
+    assert source.names() == {"model": {"name": "smollm2"}, "corpus": {"name": "prose"}}
+    assert source.root == f"{tmp_path}/activations"
+    assert source.seed == 0
 
 
 # Streams of stored rows

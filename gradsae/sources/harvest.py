@@ -81,8 +81,6 @@ class Harvest:
         with FileLock(self.folder / ".lock"), _writing(self.folder):
             if is_complete(self.folder):
                 return
-            for left_over in self.folder.glob("*.partial"):  # of a process that was killed
-                left_over.unlink()
             parts = [part for split in SPLITS for part in self._parts(split)]
             shards = {part.name: shard for part in parts if (shard := self._finished(part))}
             missing = [part for part in parts if part.name not in shards]
@@ -242,7 +240,8 @@ def _totals(rows: Float[Tensor, "n_rows d_in"]) -> dict[str, Tensor]:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn a full or unwritable disk into a UserError; nothing half-written stays."""
+    """Turn a full or unwritable disk into a UserError; leave no half-written file."""
+    _remove_partial(folder)  # of a process that was killed
     try:
         yield
     except OSError as error:
@@ -251,5 +250,9 @@ def _writing(folder: Path) -> Iterator[None]:
             "kept: make room, or choose another folder, and run again."
         ) from error
     finally:
-        for partial in folder.glob("*.partial"):
-            partial.unlink(missing_ok=True)
+        _remove_partial(folder)
+
+
+def _remove_partial(folder: Path) -> None:
+    for partial in folder.glob("*.partial"):
+        partial.unlink()
