@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_prompts import Windows, planted, random_sae, tiny_lm
 
+from gradsae.codes import from_dense
 from gradsae.errors import UserError
 from gradsae.prompt import NoActiveLatentError, SeenPrompt, see, see_from
 from gradsae.prompts import CutPrompts, GivenPrompts, make_prompt, token_of
@@ -54,13 +55,22 @@ def test_codes_and_directions_rebuild_the_sae(lm, tokens, normalise):
         torch.testing.assert_close(written, out.recon - sae.b_dec * out.scale - sae.mean)
 
 
-def test_switching_a_latent_off_everywhere_equals_editing_its_codes(lm, tokens):
-    seen = seen_at(lm, "resid_post", tokens, random_sae())
+@pytest.mark.parametrize("normalise", ["none", "token"])
+def test_switching_a_latent_off_takes_away_what_it_wrote(lm, tokens, normalise):
+    """In raw units: what the SAE rebuilds with the latent minus what it rebuilds without it."""
+    sae = random_sae(normalise=normalise)
+    seen = seen_at(lm, "resid_post", tokens, sae)
     columns = torch.tensor([3, 0])
     for activation, column in zip(seen.without(columns), columns, strict=True):
         codes = seen.codes.clone()
         codes[:, column] = 0
         torch.testing.assert_close(activation, seen.activation(codes))
+        with torch.no_grad():
+            out = sae(seen.clean)
+            dense = out.codes.to_dense()
+            dense[:, seen.latents[column]] = 0
+            rebuilt = sae.normaliser.undo(sae.decode_in(from_dense(dense)), out.scale)
+        torch.testing.assert_close(activation, seen.clean - out.recon + rebuilt)
 
 
 def test_active_latents_are_those_open_at_some_kept_position(lm, tokens):
