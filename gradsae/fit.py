@@ -4,7 +4,8 @@ Each SAE gets the batches it would get alone, so training together changes nothi
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -18,6 +19,9 @@ from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.interfaces import Progress, Stream, Trainer
 from gradsae.sae import SAE
+
+SERIAL_BELOW = 1 << 27
+"""Multiply-adds of an encoder product (about 5 ms) under which training stays on one thread."""
 
 Log = Callable[[int, int, dict[str, float]], None]
 """log(index of the SAE, step, parts)."""
@@ -102,7 +106,8 @@ def fit(
     """
     start = _resume(trainings, stream, state_dir)
     steps = range(start, settings.steps)
-    with tqdm(steps, initial=start, total=settings.steps, desc="train", disable=None) as bar:
+    bar = tqdm(steps, initial=start, total=settings.steps, desc="train", disable=None)
+    with _threads(trainings, settings.batch_size), bar:
         for step in bar:
             x = stream.next()
             for i, training in enumerate(trainings):
@@ -115,6 +120,18 @@ def fit(
                 _save(trainings, stream, step + 1, state_dir)
     if state_dir:
         shutil.rmtree(state_dir, ignore_errors=True)
+
+
+@contextmanager
+def _threads(trainings: Sequence[Training], batch_size: int) -> Iterator[None]:
+    """Train small SAEs on one thread: waking others costs more than they do."""
+    before = torch.get_num_threads()
+    if max(t.sae.W_enc.numel() for t in trainings) * batch_size < SERIAL_BELOW:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_finite(training: Training, step: int, parts: dict[str, float]) -> None:
