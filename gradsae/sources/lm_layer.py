@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final, get_args
@@ -48,6 +48,9 @@ class LmLayer(ModelSource):
     """Training tokens read, in whole windows; the filters drop some of them."""
     n_eval_tokens: int = 20_000
     """The same, of documents held out for evaluation."""
+    read_dtype: Literal["model", "auto", "float32", "bfloat16"] = "model"
+    """Of the forward pass that fills the store. `auto` is bfloat16 where the hardware multiplies
+    it (3 times as fast on such a CPU; activations differ by about 1 %), else float32."""
     store_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """bfloat16 rounds by 0.2 % (FVU of the order of 1e-6) and halves the disk."""
     drop_special: bool = True
@@ -69,6 +72,7 @@ class LmLayer(ModelSource):
         checks.whole("context_length", self.context_length, 2)
         for name in ("n_tokens", "n_eval_tokens"):
             checks.whole(name, getattr(self, name), self.context_length)
+        checks.one_of("read_dtype", self.read_dtype, ("model", "auto", "float32", "bfloat16"))
         checks.one_of("store_dtype", self.store_dtype, tuple(STORE_DTYPES))
         checks.flag("drop_special", self.drop_special)
         if self.outlier_factor is not None:
@@ -125,7 +129,7 @@ class LmLayer(ModelSource):
     def _recipe(self) -> Recipe:
         return Recipe(
             weights_id=self.model.weights_id(),
-            model_dtype=self.model.dtype,
+            model_dtype=self._reader().dtype,
             paths=[self.model.block_path, self.model.attn_path, self.model.mlp_path],
             corpus_id=self.corpus.corpus_id(),
             site=str(self.site()),
@@ -146,8 +150,16 @@ class LmLayer(ModelSource):
             self._harvest(folder)
         return open_store(folder)
 
+    def _reader(self) -> LanguageModel:
+        """Return the model as it reads the store: other precision, same weights."""
+        if self.read_dtype == "model":
+            return self.model
+        auto = "bfloat16" if _multiplies_bfloat16(self._device()) else "float32"
+        return replace(self.model, dtype=auto if self.read_dtype == "auto" else self.read_dtype)
+
     def _harvest(self, folder: Path) -> None:
-        lm = self.lm()
+        reader = self._reader()
+        lm = self.lm() if reader == self.model else load(reader, self._device())
         lm.check_site(self.site())
         n_tokens: dict[Split, int] = {"train": self.n_tokens, "eval": self.n_eval_tokens}
         windows: dict[Split, Tensor] = {
@@ -174,6 +186,14 @@ class LmLayer(ModelSource):
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _multiplies_bfloat16(device: str) -> bool:
+    """True where bfloat16 products are faster than float32 ones."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 @lru_cache(maxsize=1)
