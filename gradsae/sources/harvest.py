@@ -203,7 +203,11 @@ class Harvest:
             "format": 1,
             "id": self.recipe.id(),
             "recipe": self.recipe.contents(),
-            "made_with": {"device": self.lm.device.type, "batch_windows": self.batch_windows},
+            "made_with": {  # what the last bits of the rows depend on, too
+                "device": self.lm.device.type,
+                "n_threads": torch.get_num_threads(),
+                "batch_windows": self.batch_windows,
+            },
             "median_norm": median,
             **self._means(own["train"]),
         }
