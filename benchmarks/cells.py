@@ -31,7 +31,13 @@ class Estimate(NamedTuple):
     high: float | None
     n: int
     over: str
-    """`seeds`, `prompts` (within one record), or the empty string where there is none."""
+    """`seeds`; `prompts`, `windows` or `rows` of one record; empty where there is no interval."""
+
+
+def _inside(score: str) -> str:
+    """What the interval of a score within one record is taken over."""
+    kinds = {"influence": "prompts", "steering": "prompts", "lm": "windows"}
+    return kinds.get(score.partition("/")[0], "rows")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +69,9 @@ class Cell:
 
     @property
     def n_seeds(self) -> int:
-        return len(self.entries)
+        """Training runs behind the cell; a record of consistency compares several."""
+        others = self.part("ask", "others") if self.task == "consistency" else None
+        return len(self.entries) + (len(others) if isinstance(others, list) else 0)
 
     def part(self, *keys: str) -> Any:
         return part(self.first, *keys)
@@ -103,7 +111,9 @@ class Cell:
             record = next(r for r in self.records if score in r.scores)
             if score in record.intervals:
                 low, high = record.intervals[score]
-                return Estimate(mean, low, high, record.n.get(score, 0), "prompts")
+                if self.task == "consistency":  # its interval is over its runs
+                    return Estimate(mean, low, high, self.n_seeds, "seeds")
+                return Estimate(mean, low, high, record.n.get(score, 0), _inside(score))
         return Estimate(mean, None, None, n, "")
 
     def mean(self, score: str) -> float | None:

@@ -33,7 +33,8 @@ SCORES: dict[str, Score] = {
         header="MCC",
         better="higher",
         bounds="-1 to 1",
-        meaning="Mean cosine of true features and latents in the best one-to-one matching.",
+        meaning="Mean cosine of each true feature with its latent in the best one-to-one "
+        "matching; a feature left without a latent counts 0.",
     ),
     "recovery/precision_0.9": Score(
         header="precision .9",
@@ -44,14 +45,16 @@ SCORES: dict[str, Score] = {
     "recovery/rate_error": Score(
         header="rate error",
         better="lower",
-        bounds="from 0",
-        meaning="Difference between the firing rate of a latent and that of its feature.",
+        bounds="0 to 1",
+        meaning="Mean over features of |p - f| / max(p, f), with p the firing rate of the "
+        "feature's latent and f its own.",
     ),
     "detection/f1": Score(
         header="F1",
         better="higher",
         bounds="0 to 1",
-        meaning="How well a latent's firing tells whether its feature is on.",
+        meaning="Each feature's latent as a detector of the feature being active: mean F1 over "
+        "features; one without a latent counts 0.",
     ),
     "consistency/mcs_0.9": Score(
         header="MCS .9",
@@ -94,8 +97,8 @@ SCORES: dict[str, Score] = {
         header="CE recovered",
         better="higher",
         bounds="at most 1",
-        meaning="Share of the language model's loss that the spliced reconstruction keeps; 0 is "
-        "what is left when the site is removed.",
+        meaning="Cross-entropy with the reconstruction spliced in: 1 is that of the untouched "
+        "model, 0 that with zeros in its place; an SAE can do worse.",
     ),
     "lm/kl": Score(
         header="KL",

@@ -65,13 +65,17 @@ def _summary(cells: Sequence[Cell]) -> str:
             str(line.cell.n_seeds),
             *(mean_text(line.estimate(name)) for name in names),
             format_score(line.cell.seconds),
-            line.cell.first.id if line.cell.n_seeds == 1 else f"{line.cell.n_seeds} records",
+            _records(line.cell),
         ]
         for line in lines
     ]
     title = f"{task['name']}, version {task['version']}, on {source_name(cells[0])}"
     headers = ["method", "seeds", *map(header, names), "seconds", "record"]
     return f"{printable(title, MAX_CELL)}\n{console_table(headers, rows)}"
+
+
+def _records(cell: Cell) -> str:
+    return cell.first.id if len(cell.records) == 1 else f"{len(cell.records)} records"
 
 
 def _is_numeric(text: str) -> bool:

@@ -75,6 +75,18 @@ def test_influence_has_a_row_per_estimator_and_random_is_a_control():
     assert len(shown) == 4
 
 
+def test_a_record_of_consistency_brings_its_own_seeds():
+    config = {"ask": {"others": [1001, 1002]}}
+    record = example.record(
+        *("consistency", {**example.SUPERPOSITION, **config}, {"name": "topk"}, 0),
+        scores={"consistency/pw_mcc": 0.6},
+        intervals={"consistency/pw_mcc": [0.5, 0.7]},
+    )
+    (table,) = tables_of([record])
+    (row,) = table.rows
+    assert (row.rank, row.line.cell.n_seeds) == (1, 3)
+
+
 def test_a_layer_without_known_features_is_not_ranked():
     (table,) = tables_of([example.lm_recovery({"name": "topk", "k": 8}, s, 8, 0.4) for s in (0, 1)])
     assert table.ranked_by == ""

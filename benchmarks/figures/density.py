@@ -31,7 +31,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
 
 
 def _panel(axes: Any, cells: Sequence[Cell]) -> None:
-    handles = []
+    handles, used = [], []
     for cell, name, (colour, style) in zip(cells, labels(cells), distinct(cells), strict=True):
         counts: dict[float, float] = {}
         for run in cell.series(SERIES):
@@ -41,10 +41,12 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
         if not total:
             continue
         rates = sorted(counts)
+        used += [rate for rate in rates if counts[rate]]
         shares = [counts[rate] / total for rate in rates]
         axes.plot(rates, shares, color=colour, linestyle=style, drawstyle="steps-mid")
         handles.append(handle(name, colour, linestyle=style))
     axes.set_ylim(bottom=0)
+    axes.set_xlim(min(used, default=-1) - 0.5, min(0.1, max(used, default=-1) + 0.5))
     axes.set_ylabel("share of firing latents")
     axes.set_xlabel("firing rate")
     axes.xaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")

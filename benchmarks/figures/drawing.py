@@ -36,18 +36,19 @@ def caption(name: str, drawing: Drawing) -> str:
 def bars(cells: Iterable[Cell], score: str, *, dots: bool = False) -> str:
     """What the bars of a score are, in words; `dots` where single seeds are drawn, too."""
     kinds = {found.over for cell in cells if (found := cell.estimate(score))}
+    inside = ", ".join(sorted(kinds - {"seeds", ""}))
     if "seeds" in kinds:
         words = "bars: 95 % t interval over seeds, not clipped to the range of the score"
         words += "; grey dots: single seeds" if dots else ""
-        return words + ("; one seed: 95 % bootstrap over prompts" if "prompts" in kinds else "")
-    if "prompts" in kinds:
-        return "bars: 95 % bootstrap interval over prompts, one seed"
+        return words + (f"; one seed: 95 % bootstrap over {inside}" if inside else "")
+    if inside:
+        return f"bars: 95 % bootstrap interval over {inside}, one seed"
     return "no bars: fewer than three seeds"
 
 
 def _count(cells: Sequence[Cell]) -> str:
     seeds = sorted({cell.n_seeds for cell in cells})
-    n = sum(cell.n_seeds for cell in cells)
+    n = sum(len(cell.records) for cell in cells)
     span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     words = f"{n} record{'s' * (n > 1)}, {span} seed{'s' * (seeds[-1] > 1)} a setting"
     prompts = sorted(

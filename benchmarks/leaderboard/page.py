@@ -90,7 +90,7 @@ def _task(task: str, tables: Sequence[Table], out: Path) -> Html:
 def _ranking(task: str, tables: Sequence[Table]) -> str:
     words = (
         f"Mean ± half of the 95 % interval over seeds; in brackets, with one seed, the 95 % "
-        f"interval over prompts. A row is ranked from {MIN_SEEDS} seeds on; "
+        f"interval over its prompts, windows or rows. A row is ranked from {MIN_SEEDS} seeds on; "
         "rows that their intervals do not set apart share a rank."
     )
     score = RANKED_BY.get(task)
@@ -176,7 +176,7 @@ def _score(found: Estimate | None) -> Html:
         over = f"{found.n} {found.over}"
         title = f"95 %: {format_score(found.low)} to {format_score(found.high)}, over {over}"
         spread = element("small", f" ±{format_score(found.high - found.mean)}")
-        if found.over == "prompts":
+        if found.over != "seeds":
             ends = f"{format_score(found.low)}, {format_score(found.high)}"
             spread = element("small", f" [{ends}]")
     value = format_score(found.mean)
