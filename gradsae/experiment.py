@@ -129,13 +129,16 @@ def run(cell: Cell) -> Outcome:
     if path.exists() and not cell.force:
         load(path)  # a damaged record is an error, not done work
         return Outcome("found", f"{_name(cell)}: done before, force=true repeats it ({name})", path)
+    cell.source.d_in()  # harvests, where one is due
     started = time.perf_counter()
     with _track(cell, name, config) as tracked:
         checkpoint = _checkpoint(cell, cell.seeds, tracked)
         answer = _measure(cell, checkpoint, tracked)
         if isinstance(answer, Skipped):
             return Outcome("does not apply", f"{_name(cell)}: {answer.reason}")
-        seconds = time.perf_counter() - started + (checkpoint.seconds if checkpoint.found else 0)
+        seconds = time.perf_counter() - started
+        if checkpoint.found and cell.task == "recovery":
+            seconds += checkpoint.seconds  # the cost of the method, whenever it was paid
         record = _record(cell, task, config, checkpoint, answer, seconds)
         _mirror(tracked, record)
     return Outcome("done", f"{_name(cell)}: {name}", save(record, cell.results / "records"))
