@@ -12,7 +12,7 @@ from tiny_prompts import PlainTail, Windows, planted, random_sae, tiny_lm
 from torch import Tensor, nn
 
 from gradsae.errors import UserError
-from gradsae.influence.ablation import ablate
+from gradsae.influence.ablation import N_JITTERED, ablate, rounding_noise
 from gradsae.influence.agreement import spearman
 from gradsae.influence.case import Case, Question, Settings, chosen_columns, compare, study
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
@@ -176,8 +176,28 @@ def test_what_differs_between_batches_cancels_in_the_effects():
     seen = planted(torch.ones(1, 4), torch.ones(4, 1), function)
     found = ablate(seen, NextToken(token=0, scalar="logit"), torch.arange(4), batch_rows=3)
     assert found.effect.tolist() == [1, 1, 1, 1]
-    assert found.unedited.tolist() == [4.25, 3.5]
     assert found.n_rows == 4 + 2
+
+
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 2.0**-23), (torch.bfloat16, 2.0**-7)])
+def test_noise_is_that_of_random_rounding_in_the_models_dtype(dtype, eps):
+    """A sum of 2,000 ones, each off by u eps with |u| < 1: variance about eps^2 / 3 each."""
+    seen = planted(torch.ones(20, 1), torch.ones(1, 100), torch.sum)
+    tail = PlainTail(torch.ones(20, 100, dtype=dtype), lambda x: x.double().sum((1, 2))[:, None])
+    noise = rounding_noise(
+        replace(seen, suffix=tail), NextToken(token=0, scalar="logit"), make_generator(0, "test")
+    )
+    expected = eps * math.sqrt(2000 / 3)
+    assert expected / 2 < noise < expected * 2
+
+
+def test_bfloat16_drowns_the_effects_that_float32_resolves(lm, source):
+    low = tiny_lm()
+    low.model.bfloat16()
+    high, rough = (TASK.measure(random_sae(), Windows(m), 0) for m in (lm, low))
+    assert isinstance(high, Scores) and isinstance(rough, Scores)
+    assert high.scores["influence/above_noise"] > 0.99
+    assert rough.scores["influence/noise_floor"] > 1000 * high.scores["influence/noise_floor"]
 
 
 def test_non_finite_logits_are_an_error(lm, seen):
@@ -434,18 +454,18 @@ def test_verified_scores_are_the_truth_and_the_rest_is_the_gradient(seen):
 
 def case_of(seen: SeenPrompt, **changes: Any) -> Case:
     prompt = Prompt(token_ids=seen.token_ids, target=0, text="", origin="here")
-    question = Question(prompt, NextToken(token=0), clean=0.0, target_prob=0.5)
+    question = Question(prompt, NextToken(token=0), target_prob=0.5)
     settings = Settings(ESTIMATORS, ks=(3,), batch_rows=4, max_latents=None, seed=0)
     return study(seen, question, 0, settings._replace(**changes))
 
 
 def test_a_case_reports_every_run_of_the_suffix(generator):
-    """Five latents in batches of 3 + 1, two gradients; the caller made one clean pass before."""
+    """Five latents in batches of 3 + 1, two gradients, the noise; one clean pass went before."""
     seen = linear_tail(generator)
     case = case_of(seen)
     tail = seen.suffix
     assert isinstance(tail, PlainTail)
-    assert tail.n_rows == (5 + 2) + 2
+    assert tail.n_rows == (5 + 2) + 2 + (1 + N_JITTERED)
     n_backwards, n_callers = 2, 1
     assert case.spent == pytest.approx(
         (1 - tail.fraction) + (tail.n_rows + n_callers + 2 * n_backwards) * tail.fraction

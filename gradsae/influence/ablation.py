@@ -17,6 +17,8 @@ from torch import Tensor
 from gradsae.influence.target import Target, evaluate
 from gradsae.prompt import SeenPrompt
 
+N_JITTERED = 8
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +29,8 @@ class Ablation:
     """Column of `SeenPrompt.codes` of each effect."""
     effect: Float[Tensor, " ablated"]
     """In units of the target; positive = the latent supports it."""
-    unedited: Float[Tensor, " batches"]
-    """The target in the unedited row of every batch; they differ by rounding alone."""
-
-    @property
-    def n_rows(self) -> int:
-        """Runs of the suffix, unedited rows included."""
-        return len(self.columns) + len(self.unedited)
+    n_rows: int
+    """Runs of the suffix, unedited rows included."""
 
 
 def forward_equivalents(fraction: float, n_ablated: int) -> float:
@@ -50,9 +47,23 @@ def ablate(
     The first row of every batch is unedited: an effect is a difference between two rows of one
     call, so that kernels which differ between batch sizes cancel.
     """
-    effects, unedited = [], []
+    effects = []
     for part in columns.split(batch_rows - 1):
         value = evaluate(seen, target, torch.cat([seen.clean[None], seen.without(part)]))
         effects.append(value[:1] - value[1:])
-        unedited.append(value[:1])
-    return Ablation(columns=columns, effect=torch.cat(effects), unedited=torch.cat(unedited))
+    effect = torch.cat(effects)
+    return Ablation(columns=columns, effect=effect, n_rows=len(effect) + len(effects))
+
+
+@torch.no_grad()
+def rounding_noise(seen: SeenPrompt, target: Target, generator: torch.Generator) -> float:
+    """Return how far the target moves (root mean square) when the activation is off by rounding.
+
+    N_JITTERED rows: every entry of the clean activation is changed at random by up to one unit in
+    the last place of the model's dtype. Rows that are not edited at all would show nothing, as the
+    kernels repeat themselves bit by bit; yet each ablation rounds anew in every block that follows.
+    """
+    clean, eps = seen.clean, torch.finfo(seen.suffix.clean.dtype).eps
+    jitter = 2 * torch.rand(N_JITTERED, *clean.shape, generator=generator).to(clean) - 1
+    value = evaluate(seen, target, torch.cat([clean[None], clean * (1 + eps * jitter)]))
+    return (value[1:] - value[0]).square().mean().sqrt().item()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradsae.errors import UserError
 from gradsae.influence import ablation, agreement
-from gradsae.influence.ablation import Ablation, ablate
+from gradsae.influence.ablation import N_JITTERED, Ablation, ablate, rounding_noise
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import Target
 from gradsae.interfaces import Skipped
@@ -31,12 +31,10 @@ class Settings(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is asked of one prompt, and what the clean pass answered."""
+    """What is asked of one prompt."""
 
     prompt: Prompt
     target: Target
-    clean: float
-    """The target in the clean pass."""
     target_prob: float
     """Probability of the target token in the clean pass."""
 
@@ -52,7 +50,7 @@ class Case:
     latents: Int[Tensor, " ablated"]
     effect: Float[Tensor, " ablated"]
     noise: float
-    """Largest |change| of the target between unedited runs in batches of several sizes."""
+    """See `rounding_noise`."""
     estimates: Mapping[str, Float[Tensor, " ablated"]]
     agreement: Mapping[str, float | Skipped]
     """By "measure/estimator", for example "spearman/grad_times_act"."""
@@ -80,7 +78,7 @@ def study(seen: SeenPrompt, question: Question, index: int, settings: Settings) 
         n_active=n_active,
         latents=seen.latents.cpu()[columns],
         effect=effect,
-        noise=(truth.unedited - question.clean).abs().max().item(),
+        noise=rounding_noise(seen, target, make_generator(seed, f"eval noise {index}")),
         estimates=estimates,
         agreement=compare(estimates, effect, ks, n_active),
         cost={e.name: e.forward_equivalents(seen) for e in estimators}
@@ -138,4 +136,5 @@ def _spent(seen: SeenPrompt, truth: Ablation, estimators: Sequence[Estimator]) -
     fraction = seen.suffix.fraction
     to_site = 1 - fraction
     alone = sum(e.forward_equivalents(seen) - to_site for e in estimators)
-    return to_site + (1 + truth.n_rows) * fraction + alone
+    n_rows = 1 + truth.n_rows + N_JITTERED + 1
+    return to_site + n_rows * fraction + alone

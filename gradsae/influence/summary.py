@@ -41,8 +41,7 @@ def summarise(cases: Sequence[Case], lm: LM, *, seed: int, n_scatter: int) -> Sc
     _add_mean(out, "influence/median_abs_effect", effects)
     clear = [(case.effect.abs() > case.noise).double().mean().item() for case in cases]
     _add_mean(out, "influence/above_noise", clear)
-    out.scores["influence/noise_floor"] = max(case.noise for case in cases)
-    out.n["influence/noise_floor"] = len(cases)
+    _add_mean(out, "influence/noise_floor", [case.noise for case in cases])
     left_out = left_out_prompts(cases)
     if left_out["score"]:
         out.series["influence/left_out"] = left_out

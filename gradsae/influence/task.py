@@ -36,8 +36,8 @@ class Influence(Metric):
         influence/n_active           latents open at some position of a prompt, mean
         influence/target_prob        the model's probability of the target, mean
         influence/median_abs_effect  over the latents of a prompt, mean; in units of the target
-        influence/noise_floor        largest change of the target in a re-run without an edit, on
-                                     any prompt; in units of the target
+        influence/noise_floor        what the model's rounding does to the target (root mean square,
+                                     see `rounding_noise`), mean; in units of the target
         influence/above_noise        [0, 1]: share of latents whose |effect| is above their
                                      prompt's noise; low = the dtype is too coarse for this model
     """
@@ -91,11 +91,6 @@ class Influence(Metric):
             logits = seen.suffix.logits(seen.clean[None], [-1])
         foil = runner_up(logits[0, 0], prompt.target) if self.scalar == "logit_diff" else None
         target = NextToken(token=prompt.target, scalar=self.scalar, foil=foil)
-        question = Question(
-            prompt=prompt,
-            target=target,
-            clean=target.value(logits).item(),
-            target_prob=prob(logits[0], prompt.target).item(),
-        )
+        question = Question(prompt, target, prob(logits[0], prompt.target).item())
         settings = Settings(self.estimators, self.ks, self.batch_rows, self.max_latents, seed)
         return study(seen, question, index, settings)
