@@ -96,6 +96,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "context_length": 8,
         "n_tokens": 128,
         "n_eval_tokens": 32,
+        "read_dtype": "bfloat16",
         "store_dtype": "bfloat16",
         "drop_special": False,
         "outlier_factor": None,
@@ -445,6 +446,17 @@ def test_no_model_is_needed_to_know_the_ids(folder, monkeypatch):
     source = tiny(folder, seed=99)
     assert source.identity()["site"] == "resid_post.2"
     assert not (folder / "activations" / source.activations_id()).exists()
+
+
+def test_the_store_may_be_read_in_less_precision_than_the_model_has(folder):
+    exact, rough = tiny(folder), tiny(folder, read_dtype="bfloat16")
+    assert rough.lm().dtype == torch.float32
+    one, other = exact.held_out(1000, 0).x, rough.held_out(1000, 0).x
+    assert 0 < (one - other).norm() / one.norm() < 0.02
+    with pytest.raises(ValueError, match="read_dtype must be one of model, auto"):
+        bad: Any = copy(exact)
+        vars(bad)["read_dtype"] = "float16"
+        bad.__post_init__()
 
 
 def test_held_out_rows_are_the_evaluation_split_with_its_outliers(folder):
