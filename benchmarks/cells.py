@@ -1,26 +1,16 @@
 """Cells: the records of one method on one source, over their seeds."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from benchmarks.reading import LOCAL_ORIGIN, Entry
-from benchmarks.scores import format_score
-from gradsae.records import Record, content_id, group_by_seed, group_key, mean_interval, part
+from benchmarks.reading import Entry
+from gradsae.records import Record, group_by_seed, group_key, mean_interval, part
 
 MIN_SEEDS = 3
 """Below this there is no interval over seeds and no rank."""
 
 METHODS = {"topk": "TopK", "l1": "L1", "gba": "GBA", "ba": "BA"}
-
-MAX_LABEL = 60  # characters
-
-WORLD = ("source", "model", "corpus")
-"""Parts of a config that say what a method was tried on."""
-
-NAMES = {"label", "experiment"}
-NOT_HYPERPARAMETERS = {"name", "_target_", "n_latents", "d_sae"}
 
 
 class Estimate(NamedTuple):
@@ -141,128 +131,3 @@ def make_cells(entries: Iterable[Entry], task: str | None = None) -> list[Cell]:
         for group in group_by_seed(of_origin):
             cells.append(Cell(tuple(by_record[id(record)] for record in group)))
     return cells
-
-
-def world(cell: Cell) -> str:
-    """Id of what a method was tried on, without seeds: rows of one table share it."""
-    config = cell.first.config
-    parts = {key: config[key] for key in WORLD if key in config}
-    return content_id([cell.task, cell.first.task["version"], _seedless(parts)])
-
-
-def make_worlds(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells by world, synthetic ones first, then layers by depth."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in in_order(cells):
-        groups.setdefault(world(cell), []).append(cell)
-    return sorted(groups.values(), key=lambda group: _world_order(group[0]))
-
-
-def in_order(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells by method, then by label and hyperparameters."""
-    return sorted(cells, key=_method_order)
-
-
-def world_title(cell: Cell) -> str:
-    """`superposition, 512 features in 128 dimensions` or `smollm2, resid_post.15, code`."""
-    if cell.site:
-        parts = [cell.part("model", "name"), cell.site, cell.part("corpus", "name")]
-        return ", ".join(str(part) for part in parts if part)
-    n, d = cell.part("source", "n_features"), cell.part("source", "width")
-    size = f", {n} features in {d} dimensions" if n and d else ""
-    return f"{cell.part('source', 'name') or 'unknown source'}{size}"
-
-
-def _method_order(cell: Cell) -> tuple[int, list[tuple[int, float, str]]]:
-    """By method, then by label and hyperparameters, with numbers in the order of their size."""
-    order = list(METHODS)
-    place = order.index(cell.method) if cell.method in order else len(order)
-    name = [str(cell.part("label") or ""), *map(str, sorted(_hyperparameters(cell).items()))]
-    words = re.findall(r"\d*\.?\d+|\D+", " ".join(name))
-    return place, [_word_order(word) for word in words]
-
-
-def _word_order(word: str) -> tuple[int, float, str]:
-    return (0, float(word), "") if word[-1].isdigit() else (1, 0.0, word)
-
-
-def _world_order(cell: Cell) -> tuple[bool, str, str, int]:
-    depth = cell.depth if cell.depth is not None else -1
-    named = (str(cell.part("source", "name")), str(cell.part("corpus", "name")))
-    return (bool(cell.site), *named, depth)
-
-
-def labels(cells: Sequence[Cell]) -> list[str]:
-    """A name for each cell: its label, or the method and what tells it from its like."""
-    names = [_label(cell, [c for c in cells if c.method == cell.method]) for cell in cells]
-    for name in {name for name in names if names.count(name) > 1}:
-        same = [i for i, other in enumerate(names) if other == name]
-        for i, more in zip(same, _differences([cells[i] for i in same]), strict=True):
-            names[i] = f"{name} ({more})"
-    return names
-
-
-def _differences(cells: Sequence[Cell]) -> list[str]:
-    """What tells cells of one name apart: up to two fields of the config, or the record's id."""
-    flat = [dict(_flat(_seedless(cell.first.config))) for cell in cells]
-    keys = [k for k in flat[0] if len({str(one.get(k)) for one in flat}) > 1 and k not in NAMES][:2]
-    texts = [
-        ", ".join(f"{k.rpartition('.')[2]}={_value(one.get(k))}" for k in keys) for one in flat
-    ]
-    if len(set(texts)) == len(texts) and keys:
-        return texts
-    if len({cell.origin for cell in cells}) == len(cells):
-        return [cell.origin.replace(LOCAL_ORIGIN, "this machine") for cell in cells]
-    return [f"{cell.origin} {cell.first.id[:6]}" for cell in cells]
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(item, f"{path}.{key}" if path else key)
-    else:
-        yield path, value
-
-
-def _label(cell: Cell, alike: Sequence[Cell]) -> str:
-    given = cell.first.config.get("label")
-    if isinstance(given, str) and given.strip():
-        return printable(given.strip(), MAX_LABEL)
-    name = METHODS.get(cell.method, cell.method)
-    mine = _hyperparameters(cell)
-    telling = [
-        key
-        for key in mine
-        if key == "k" or any(_hyperparameters(other).get(key) != mine[key] for other in alike)
-    ]
-    words = [name, *(f"{key}={_value(mine[key])}" for key in telling)]
-    return printable(" ".join(words), MAX_LABEL)
-
-
-def printable(text: str, limit: int) -> str:
-    """One line of limited length: a record from a stranger must not steer a terminal or page."""
-    text = "".join(char if char.isprintable() else "?" for char in text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _hyperparameters(cell: Cell) -> dict[str, Any]:
-    trainer = cell.first.config.get("trainer")
-    if not isinstance(trainer, dict):
-        return {}
-    return {
-        key: value
-        for key, value in trainer.items()
-        if key not in NOT_HYPERPARAMETERS and isinstance(value, str | int | float)
-    }
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value) if not isinstance(value, int) or value < 10_000 else format_score(value)
-
-
-def _seedless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _seedless(v) for k, v in value.items() if k not in {"seed", "seeds"}}
-    return value

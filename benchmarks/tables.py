@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.cells import Cell, Estimate, labels, make_cells, printable
+from benchmarks.cells import Cell, Estimate, make_cells
 from benchmarks.lines import columns, make_lines
+from benchmarks.naming import labels, printable
 from benchmarks.reading import LOCAL_ORIGIN, Entry
 from benchmarks.scores import ONLY_ON_THE_BOARD, format_score, header
 from gradsae.records import Record

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.cells import Cell, labels, make_cells
+from benchmarks.cells import Cell, make_cells
 from benchmarks.figures import gba_toy, layer_profile, recovery, style
 from benchmarks.figures.__main__ import FIGURES, draw_all, newest_versions
+from benchmarks.naming import labels
 from benchmarks.reading import Entry
+from benchmarks.worlds import make_worlds
 from gradsae.records import Record
 
 GBA = {"name": "gba"}
@@ -133,6 +135,24 @@ def test_a_panel_of_the_layer_profile_holds_one_setting_at_all_depths(close_figu
     records = [example.influence(depth, t, 0) for t in (TOPK, other) for depth in (15, 8, 22)]
     panels = layer_profile.make_panels(cells_of(records))
     assert [[cell.depth for cell in panel] for panel in panels.values()] == [[8, 15, 22]] * 2
+
+
+def test_worlds_of_one_name_are_told_apart_by_what_differs():
+    worlds = [{"source": {**example.SUPERPOSITION["source"], "noise": x}} for x in (0.0, 0.1)]
+    records = [example.recovery(w, TOPK, s, (0.9, 0.5), 4) for w in worlds for s in (0, 1)]
+    found = make_worlds(cells_of(records))
+    name = "superposition, 256 features in 64 dimensions"
+    assert [world.title for world in found] == [f"{name} (noise=0)", f"{name} (noise=0.1)"]
+    assert [world.cells[0].n_seeds for world in found] == [2, 2]
+
+
+def test_a_dose_response_of_a_single_prompt_has_no_bands(tmp_path: Path):
+    record = example.steering(TOPK, 0)
+    columns = record.series["steering/dose_response"]
+    for name in ("effect_low", "effect_high", "kl_low", "kl_high", "ppl_ratio"):
+        columns[name] = [None] * len(columns["dose"])
+    drawn, problems = draw_all(cells_of([record]), tmp_path, only="dose_response")
+    assert (len(drawn), problems) == (1, [])
 
 
 def test_two_versions_of_a_task_are_never_in_one_figure(capsys):

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, labels
+from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.style import PAGE, escape, look, new_figure
+from benchmarks.naming import labels
 from benchmarks.scores import ESTIMATORS, VARIANTS
 
 NAME = "agreement"

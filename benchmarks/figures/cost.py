@@ -3,21 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, make_worlds
+from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import (
     COLUMN,
     GREY,
     PAGE,
+    escape,
     handle,
     legend_below,
     look,
     new_figure,
-    where,
     whisker,
 )
 from benchmarks.lines import variants
 from benchmarks.scores import VARIANTS
+from benchmarks.worlds import World, make_worlds
 
 NAME = "cost"
 COMMAND = "python -m benchmarks.run task=influence source=lm_layer trainer=topk"
@@ -37,8 +38,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     rows = -(-len(worlds) // columns)
     width = COLUMN if columns == 1 else PAGE
     figure, grid = new_figure(rows, columns, width=width, height=0.4 + 2.0 * rows, sharey=True)
-    for axes, members in zip(grid.flat, worlds, strict=False):
-        _panel(axes, members)
+    for axes, world in zip(grid.flat, worlds, strict=False):
+        _panel(axes, world)
     for axes in list(grid.flat)[len(worlds) :]:
         axes.set_visible(False)
     for row in grid:
@@ -58,7 +59,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _panel(axes: Any, cells: Sequence[Cell]) -> None:
+def _panel(axes: Any, world: World) -> None:
+    cells = world.cells
     for cell in cells:
         for name in variants(cell):
             cost = cell.mean(f"influence/cost/{name}")
@@ -81,5 +83,5 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
     axes.set_xlim(-0.2, top * 1.6)
     axes.set_ylim(top=1.05)
     axes.set_xlabel("forward-equivalents per prompt")
-    axes.set_title(where(cells[0]))
+    axes.set_title(escape(world.title))
     axes.grid()

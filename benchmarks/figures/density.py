@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, labels, make_worlds
+from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.style import distinct, handle, legend_right, line_figure, title, where
+from benchmarks.figures.style import distinct, handle, legend_right, line_figure, title
+from benchmarks.naming import labels
+from benchmarks.worlds import World, make_worlds
 
 NAME = "density"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
@@ -18,8 +20,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         return None
     worlds = make_worlds(cells)
     figure, grid = line_figure(worlds)
-    for axes, members in zip(grid[:, 0], worlds, strict=True):
-        _panel(axes, members)
+    for axes, world in zip(grid[:, 0], worlds, strict=True):
+        _panel(axes, world)
     return Drawing(
         figure=figure,
         title="Firing rates of latents.",
@@ -30,7 +32,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _panel(axes: Any, cells: Sequence[Cell]) -> None:
+def _panel(axes: Any, world: World) -> None:
+    cells = world.cells
     handles, used = [], []
     for cell, name, (colour, style) in zip(cells, labels(cells), distinct(cells), strict=True):
         counts: dict[float, float] = {}
@@ -50,6 +53,6 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
     axes.set_ylabel("share of firing latents")
     axes.set_xlabel("firing rate")
     axes.xaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
-    title(axes, where(cells[0]))
+    title(axes, world.title)
     axes.grid()
     legend_right(axes, handles)

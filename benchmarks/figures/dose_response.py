@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, make_worlds
+from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.style import (
     COLUMN,
@@ -16,6 +16,7 @@ from benchmarks.figures.style import (
     where,
 )
 from benchmarks.scores import SELECTORS, VARIANTS
+from benchmarks.worlds import make_worlds
 
 NAME = "dose_response"
 COMMAND = "python -m benchmarks.run task=steering source=lm_layer trainer=topk"
@@ -34,7 +35,7 @@ MAX_COLUMNS = 3
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
     cells = [cell for cell in cells if cell.task == "steering" and cell.series(SERIES)]
-    cells = [cell for members in make_worlds(cells) for cell in members]
+    cells = [cell for world in make_worlds(cells) for cell in world.cells]
     panels = [(cell, mode) for mode in AXES for cell in cells if mode in modes(cell)]
     if not panels:
         return None

@@ -3,19 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, in_order, make_worlds
+from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import (
     COLUMN,
     PAGE,
+    escape,
     handle,
     legend_below,
     look,
     new_figure,
     plain_log,
-    where,
     whisker,
 )
+from benchmarks.worlds import World, in_order, make_worlds
 
 NAME = "frontier"
 COMMAND = "python -m benchmarks.run -m source=lm_layer trainer=topk,l1,gba seed=0,1,2"
@@ -34,9 +35,11 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     columns = min(COLUMNS, len(worlds))
     rows = -(-len(worlds) // columns)
     width = COLUMN if columns == 1 else PAGE
-    figure, grid = new_figure(rows, columns, width=width, height=0.5 + 2.1 * rows)
-    for axes, members in zip(grid.flat, worlds, strict=False):
-        _panel(axes, members)
+    figure, grid = new_figure(
+        rows, columns, width=width, height=0.5 + 2.1 * rows, sharex=True, sharey=True
+    )
+    for axes, world in zip(grid.flat, worlds, strict=False):
+        _panel(axes, world)
     for axes in list(grid.flat)[len(worlds) :]:
         axes.set_visible(False)
     for row in grid:
@@ -55,7 +58,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _panel(axes: Any, cells: Sequence[Cell]) -> None:
+def _panel(axes: Any, world: World) -> None:
+    cells = world.cells
     for method in dict.fromkeys(cell.method for cell in cells):
         colour, marker = look(method)
         points = []
@@ -73,5 +77,5 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
     if spread and max(spread) > 4 * min(spread):
         plain_log(axes, "x")
     axes.set_xlabel("L0, active latents per token")
-    axes.set_title(where(cells[0]))
+    axes.set_title(escape(world.title))
     axes.grid()

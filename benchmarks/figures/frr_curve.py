@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, labels, make_worlds
+from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.style import GREY, distinct, handle, legend_right, line_figure, title, where
+from benchmarks.figures.style import GREY, distinct, handle, legend_right, line_figure, title
+from benchmarks.naming import labels
+from benchmarks.worlds import World, make_worlds
 
 NAME = "frr_curve"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
@@ -18,8 +20,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         return None
     worlds = make_worlds(cells)
     figure, grid = line_figure(worlds)
-    for axes, members in zip(grid[:, 0], worlds, strict=True):
-        _panel(axes, members)
+    for axes, world in zip(grid[:, 0], worlds, strict=True):
+        _panel(axes, world)
     return Drawing(
         figure=figure,
         title="Recovery rate by threshold.",
@@ -30,7 +32,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _panel(axes: Any, cells: Sequence[Cell]) -> None:
+def _panel(axes: Any, world: World) -> None:
+    cells = world.cells
     import numpy as np
 
     handles = []
@@ -50,6 +53,6 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("feature recovery rate")
     axes.set_xlabel("cosine that counts as recovered")
-    title(axes, where(cells[0]))
+    title(axes, world.title)
     axes.grid()
     legend_right(axes, handles)

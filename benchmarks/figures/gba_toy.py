@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, labels
+from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import (
     BLUE,
@@ -16,6 +16,7 @@ from benchmarks.figures.style import (
     seed_dots,
     whisker,
 )
+from benchmarks.naming import labels
 
 NAME = "gba_toy"
 COMMAND = "python -m benchmarks.run -m experiment=gba_toy"

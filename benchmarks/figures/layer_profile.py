@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, in_order
+from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import (
     COLUMN,
@@ -17,6 +17,7 @@ from benchmarks.figures.style import (
 )
 from benchmarks.lines import variants
 from benchmarks.scores import VARIANTS
+from benchmarks.worlds import in_order
 from gradsae.records import content_id
 
 NAME = "layer_profile"
@@ -98,6 +99,8 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), marker=marker, color=colour, linewidth=0.6)
     axes.set_xticks(sorted(set(depths)))
+    margin = max(1.5, 0.08 * (max(depths) - min(depths)))
+    axes.set_xlim(min(depths) - margin, max(depths) + margin)
     axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
     axes.set_ylim(top=1.04)
     axes.grid(axis="y")

@@ -3,21 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, make_worlds
+from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import (
     GREY,
     PAGE,
     handle,
+    legend_below,
     look,
     new_figure,
     seed_dots,
     shown_labels,
     title,
-    where,
     whisker,
 )
 from benchmarks.scores import SCORES
+from benchmarks.worlds import make_worlds
 
 NAME = "recovery"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
@@ -31,7 +32,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     if not cells:
         return None
     worlds = make_worlds(cells)
-    heights = [len(members) for members in worlds]
+    heights = [len(world.cells) for world in worlds]
     figure, grid = new_figure(
         *(len(worlds), len(SHOWN)),
         width=PAGE,
@@ -39,22 +40,21 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         gridspec_kw={"height_ratios": [height + 1 for height in heights]},
         sharey="row",
     )
-    for row, members in zip(grid, worlds, strict=True):
+    for row, world in zip(grid, worlds, strict=True):
         for axes, score in zip(row, SHOWN, strict=True):
-            _panel(axes, members, score)
+            _panel(axes, world.cells, score)
             axes.set_xlabel(SCORES[score].header)
-        row[0].set_yticks(range(len(members)), shown_labels(members))
+        row[0].set_yticks(range(len(world.cells)), shown_labels(world.cells))
         row[0].invert_yaxis()
-        title(row[0], where(members[0]))
-    figure.legend(
-        handles=[
-            handle("mean over seeds", "#000000", "o"),
-            handle("one seed", "#555555", "o", markersize=2, alpha=0.6),
-            handle("chance: random directions", GREY, "|", markersize=8, markeredgewidth=1.5),
-        ],
-        loc="outside lower center",
-        ncols=3,
+        title(row[0], world.title)
+    several = any(cell.n_seeds > 1 for cell in cells)
+    handles = [handle("mean over seeds" if several else "one seed", "#000000", "o")]
+    if several:
+        handles.append(handle("one seed", "#555555", "o", markersize=2, alpha=0.6))
+    handles.append(
+        handle("chance: random directions", GREY, "|", markersize=8, markeredgewidth=1.5)
     )
+    legend_below(figure, handles, 3)
     return Drawing(
         figure=figure,
         title="Recovery of the true features.",

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import Cell, Estimate, labels, world_title
+from benchmarks.cells import Cell, Estimate
+from benchmarks.naming import labels
+from benchmarks.worlds import World, world_title
 
 COLUMN = 3.4
 """Inches: one column of a two-column paper."""
@@ -100,9 +102,9 @@ def legend_right(axes: Any, handles: Sequence[Any]) -> None:
     axes.legend(handles=list(handles), loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
-def line_figure(worlds: Sequence[Sequence[Cell]]) -> tuple[Any, Any]:
+def line_figure(worlds: Sequence[World]) -> tuple[Any, Any]:
     """One panel under another, each with room for its legend at the right."""
-    heights = [max(1.6, 0.5 + 0.15 * len(members)) for members in worlds]
+    heights = [max(1.6, 0.5 + 0.15 * len(world.cells)) for world in worlds]
     return new_figure(
         *(len(worlds), 1),
         width=1.6 * COLUMN,
@@ -148,7 +150,7 @@ def title(axes: Any, text: str) -> None:
     """Bold and flush left: what a row of panels is about. It may reach over the next panel."""
     axes.set_title(" ")  # keeps the height of a line
     place = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    note = axes.annotate(text, (0, 1), (0, 6), fontweight="bold", fontsize=8, **place)
+    note = axes.annotate(escape(text), (0, 1), (0, 6), fontweight="bold", fontsize=8, **place)
     note.set_in_layout(False)
 
 

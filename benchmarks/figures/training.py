@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, labels, make_worlds
+from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.style import (
     PAGE,
@@ -13,8 +13,9 @@ from benchmarks.figures.style import (
     new_figure,
     plain_log,
     title,
-    where,
 )
+from benchmarks.naming import labels
+from benchmarks.worlds import World, make_worlds
 
 NAME = "training"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
@@ -28,15 +29,15 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         return None
     shown = {k: v for k, v in SHOWN.items() if any(k in r for c in cells for r in c.series(SERIES))}
     worlds = make_worlds(cells)
-    heights = [max(1.8, 0.35 + 0.15 * len(members)) for members in worlds]
+    heights = [max(1.8, 0.35 + 0.15 * len(world.cells)) for world in worlds]
     figure, grid = new_figure(
         *(len(worlds), len(shown)),
         width=PAGE,
         height=sum(heights),
         gridspec_kw={"height_ratios": heights},
     )
-    for row, members in zip(grid, worlds, strict=True):
-        _row(row, members, shown)
+    for row, world in zip(grid, worlds, strict=True):
+        _row(row, world, shown)
     return Drawing(
         figure=figure,
         title="Training curves.",
@@ -47,7 +48,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _row(row: Sequence[Any], cells: Sequence[Cell], shown: dict[str, str]) -> None:
+def _row(row: Sequence[Any], world: World, shown: dict[str, str]) -> None:
+    cells = world.cells
     looks = distinct(cells)
     for axes, (column, words) in zip(row, shown.items(), strict=True):
         for cell, (colour, style) in zip(cells, looks, strict=True):
@@ -57,7 +59,7 @@ def _row(row: Sequence[Any], cells: Sequence[Cell], shown: dict[str, str]) -> No
         axes.set_xlabel("step")
         axes.set_ylabel(words)
         axes.grid()
-    title(row[0], where(cells[0]))
+    title(row[0], world.title)
     handles = [
         handle(name, colour, linestyle=style)
         for name, (colour, style) in zip(labels(cells), looks, strict=True)

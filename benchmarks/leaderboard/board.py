@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.cells import MIN_SEEDS, Cell, Estimate, labels, make_worlds, world_title
+from benchmarks.cells import MIN_SEEDS, Cell, Estimate
 from benchmarks.lines import Line, columns, make_lines
+from benchmarks.naming import labels
 from benchmarks.reading import LOCAL_ORIGIN, OWN_ORIGIN
 from benchmarks.scores import SCORES
+from benchmarks.worlds import World, make_worlds
 from gradsae.records import Mean, mean_interval
 
 RANKED_BY = {
@@ -61,13 +63,13 @@ def make_tables(cells: Iterable[Cell]) -> list[Table]:
     order = list(TASKS)
     worlds = sorted(
         make_worlds(cells),
-        key=lambda w: order.index(w[0].task) if w[0].task in order else len(order),
+        key=lambda w: order.index(w.cells[0].task) if w.cells[0].task in order else len(order),
     )
     return [_make_table(world) for world in worlds]
 
 
-def _make_table(cells: Sequence[Cell]) -> Table:
-    first = cells[0]
+def _make_table(world: World) -> Table:
+    cells, first = world.cells, world.cells[0]
     lines = make_lines(cells, labels(cells))
     names = tuple(columns(first.task, lines))
     by = RANKED_BY.get(first.task, "")
@@ -87,7 +89,7 @@ def _make_table(cells: Sequence[Cell]) -> Table:
     return Table(
         task=first.task,
         version=first.first.task["version"],
-        title=world_title(first),
+        title=world.title,
         columns=names,
         rows=tuple(rows),
         chance=_chance(cells, names),
