@@ -1,9 +1,9 @@
 """Sets of prompts: cut from held-out documents, or given with their answers.
 
 The default target is the model's own most likely next token, as GradSAE has it. Every window then
-gives a prompt, so the set is a fair sample of the text; asking for the true next token and keeping
-only what the model answers right (`target: true`) keeps a third or so, the easy ones, and on those
-both choices name the same token.
+gives a prompt, so the set is a fair sample of the text. Asking for the true next token and keeping
+only what the model answers right (`target: true`) keeps the easy windows, and on those both choices
+name the same token.
 """
 
 from abc import ABC, abstractmethod

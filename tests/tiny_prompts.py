@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradsae.influence.ablation import ablate
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.target import Target
 from gradsae.interfaces import HeldOut, ModelSource, Stream
 from gradsae.lm import LM, load
 from gradsae.models import LanguageModel
@@ -114,4 +117,25 @@ def planted(
         codes=codes,
         directions=directions,
         scale=codes.new_ones(n_pos, 1),
+    )
+
+
+def effects(seen: SeenPrompt, target: Target, batch_rows: int = 8) -> Tensor:
+    """The true effect of every active latent."""
+    columns = torch.arange(seen.n_active)
+    return ablate(seen, target, columns, batch_rows=batch_rows).effect
+
+
+def estimate(estimator: Estimator, seen: SeenPrompt, target: Target) -> Tensor:
+    return estimator.scores(seen, target, make_generator(0, "test"))
+
+
+def linear_tail(generator: torch.Generator) -> SeenPrompt:
+    """Three positions, five latents; the logits are a linear map of all positions."""
+    unembed = torch.randn(3, 6, 7, generator=generator, dtype=torch.float64)
+    return planted(
+        torch.rand(3, 5, generator=generator, dtype=torch.float64),
+        torch.randn(5, 6, generator=generator, dtype=torch.float64),
+        lambda x: torch.einsum("bpd, pdv -> bv", x, unembed),
+        error=0.3,
     )

@@ -1,0 +1,285 @@
+"""What every estimator of influence must satisfy, and oracles on hand-made tails."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_prompts import (
+    PlainTail,
+    Windows,
+    effects,
+    estimate,
+    linear_tail,
+    planted,
+    random_sae,
+    tiny_lm,
+)
+from torch import Tensor, nn
+
+from gradsae.influence.agreement import spearman
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.estimators.integrated_gradients import IntegratedGradients
+from gradsae.influence.estimators.mean_act import MeanAct
+from gradsae.influence.estimators.random import Random
+from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
+from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify
+from gradsae.influence.target import SCALARS, NextToken
+from gradsae.interfaces import Skipped
+from gradsae.prompt import SeenPrompt, see_from
+from gradsae.seeds import make_generator
+
+ESTIMATORS = (
+    *(GradTimesAct(), ReleasedGradSAE(), MeanAct(), Random()),
+    *(IntegratedGradients(n_points=3), ScreenThenVerify(budget=4)),
+)
+every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: e.name)
+every_scalar = pytest.mark.parametrize("scalar", SCALARS)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm()
+
+
+@pytest.fixture(scope="module")
+def source(lm):
+    return Windows(lm)
+
+
+@pytest.fixture(scope="module")
+def seen(source) -> SeenPrompt:
+    return see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
+
+
+def test_on_a_linear_tail_gradient_times_activation_is_the_effect(generator):
+    seen, target = linear_tail(generator), NextToken(token=2, scalar="logit")
+    torch.testing.assert_close(estimate(GradTimesAct(), seen, target), effects(seen, target))
+
+
+def test_at_the_last_site_without_a_norm_the_gradient_is_exact(lm):
+    bare = tiny_lm()
+    bare.model.model.norm = nn.Identity()
+    source = Windows(bare, "resid_post.3")
+    seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
+    target = NextToken(token=7, scalar="logit_diff", foil=8)
+    expected = effects(seen, target)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(
+        estimate(GradTimesAct(), seen, target), expected, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_on_a_quadratic_tail_the_error_is_half_the_curvature(generator):
+    """gradient x activation - effect = d H d / 2, with d = what the latent writes."""
+    seen, curvature = quadratic(generator, 5)
+    target = NextToken(token=0, scalar="logit")
+    gap = estimate(GradTimesAct(), seen, target) - effects(seen, target)
+    torch.testing.assert_close(gap, curvature / 2)
+
+
+@every_scalar
+def test_gradients_equal_finite_differences(scalar, generator):
+    """Positions mix and saturate, as attention does; every entry of the codes, in float64."""
+    mixing = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    unembed = torch.randn(6, 9, generator=generator, dtype=torch.float64)
+
+    def function(x: Tensor) -> Tensor:
+        normed = x / x.square().mean(-1, keepdim=True).sqrt()
+        return (mixing @ normed.tanh())[:, -1] @ unembed
+
+    seen = planted(
+        torch.rand(4, 5, generator=generator, dtype=torch.float64),
+        torch.randn(5, 6, generator=generator, dtype=torch.float64),
+        function,
+        error=0.1,
+    )
+    target = NextToken(token=3, scalar=scalar, foil=4)
+    grad = gradient(seen, target, seen.codes[None])[0]
+    step = 1e-6
+    for n, c in [(n, c) for n in range(4) for c in range(5)]:
+        up, down = seen.codes.clone(), seen.codes.clone()
+        up[n, c] += step
+        down[n, c] -= step
+        value = target.value(seen.suffix.logits(seen.activation(torch.stack([up, down]))))
+        assert grad[n, c].item() == pytest.approx(
+            (value[0] - value[1]).item() / (2 * step), abs=1e-7, rel=1e-6
+        )
+
+
+@every_scalar
+@pytest.mark.parametrize("kind", ["resid_post", "mlp_out", "attn_out"])
+def test_gradients_through_a_language_model_equal_finite_differences(lm, scalar, kind):
+    source = Windows(lm, f"{kind}.1")
+    seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
+    target = NextToken(token=7, scalar=scalar, foil=8)
+    grad = gradient(seen, target, seen.codes[None])[0]
+    generator = torch.Generator().manual_seed(1)
+    direction = grad / grad.norm() + 0.01 * torch.randn(grad.shape, generator=generator)
+    step = 3e-3  # float32: a smaller one drowns in rounding
+    codes = torch.stack([seen.codes + step * direction, seen.codes - step * direction])
+    with torch.no_grad():
+        value = target.value(seen.suffix.logits(seen.activation(codes), [-1]))
+    slope = (value[0] - value[1]).item() / (2 * step)
+    assert (grad * direction).sum().item() == pytest.approx(slope, rel=2e-2, abs=1e-5)
+
+
+def test_the_released_score_drops_negative_positions_and_so_ranks_a_cancelling_latent_first():
+    """Latent 0 adds 5 at one position and takes 5 at another: no effect. Latent 1 adds 1."""
+    weight = torch.tensor([[5.0, 1.0], [-5.0, 0.0]])
+
+    def function(x: Tensor) -> Tensor:
+        total = (x * weight).sum((1, 2))
+        return torch.stack([total, torch.zeros_like(total)], dim=1)
+
+    seen = planted(torch.ones(2, 2), torch.eye(2), function)
+    target = NextToken(token=0)
+    truth = effects(seen, target)
+    assert truth[0] == 0 and truth[1] > 0.1
+    assert estimate(GradTimesAct(), seen, target).argmax() == 1
+    assert estimate(ReleasedGradSAE(), seen, target).argmax() == 0
+
+
+def saturated() -> SeenPrompt:
+    """Latent 0 alone keeps the foil (token 1) down; with it down, the foil has no gradient left.
+
+    Logits (target, foil, other): (10, 30 - 40 a0, 5 - 0.2 a1 - 0.1 a2).
+    """
+
+    def function(x: Tensor) -> Tensor:
+        a = x[:, -1]
+        return torch.stack(
+            [10 + 0 * a[:, 0], 30 - 40 * a[:, 0], 5 - 0.2 * a[:, 1] - 0.1 * a[:, 2]], dim=1
+        )
+
+    return planted(torch.ones(1, 3), torch.eye(3), function)
+
+
+def test_where_the_softmax_saturates_the_causal_latent_is_ranked_last_and_logit_diff_finds_it():
+    seen, target = saturated(), NextToken(token=0)
+    assert effects(seen, target).argmax() == 0
+    assert effects(seen, target)[0] > 19
+    for estimator in (GradTimesAct(), ReleasedGradSAE()):
+        assert estimate(estimator, seen, target).argmin() == 0
+    found = estimate(GradTimesAct(), seen, NextToken(token=0, scalar="logit_diff", foil=1))
+    assert found.argmax() == 0
+
+
+def test_a_probability_of_one_leaves_the_released_score_without_a_ranking():
+    logits = torch.tensor([300.0, 0.0])
+    seen = planted(torch.ones(1, 4), torch.eye(4), lambda x: logits + x[:, -1, :2])
+    scores = estimate(ReleasedGradSAE(), seen, NextToken(token=0))
+    assert spearman(scores, torch.arange(4.0)) == Skipped("all estimates are equal")
+
+
+def test_mean_activation_counts_all_positions():
+    codes = torch.tensor([[0.0, 3.0], [1.0, 0.0], [2.0, 0.0]])
+    seen = planted(codes, torch.eye(2), lambda x: x.sum(1))
+    assert estimate(MeanAct(), seen, NextToken(token=0)).tolist() == [1.0, 1.0]
+
+
+def test_random_scores_come_from_the_generator_alone(seen):
+    target = NextToken(token=0)
+    assert torch.equal(estimate(Random(), seen, target), estimate(Random(), seen, target))
+    other = Random().scores(seen, target, make_generator(1, "test"))
+    assert not torch.equal(other, estimate(Random(), seen, target))
+
+
+@every_estimator
+def test_every_estimator_scores_every_active_latent(estimator, seen):
+    scores = estimate(estimator, seen, NextToken(token=7))
+    assert scores.shape == (seen.n_active,) and bool(scores.isfinite().all())
+
+
+@every_estimator
+def test_no_estimator_depends_on_the_order_of_the_latents(estimator, seen):
+    if isinstance(estimator, Random):
+        pytest.skip("draws in order")
+    order = torch.randperm(seen.n_active, generator=torch.Generator().manual_seed(0))
+    shuffled = replace(
+        seen,
+        latents=seen.latents[order],
+        codes=seen.codes[:, order],
+        directions=seen.directions[order],
+    )
+    target = NextToken(token=7)
+    torch.testing.assert_close(
+        estimate(estimator, shuffled, target),
+        estimate(estimator, seen, target)[order],
+        atol=1e-5,
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("estimator", "n_forwards", "n_backwards"),
+    [
+        (GradTimesAct(), 1, 1),
+        (ReleasedGradSAE(), 1, 1),
+        (MeanAct(), 0, 0),
+        (Random(), 0, 0),
+        (IntegratedGradients(n_points=3), 3, 3),
+        (ScreenThenVerify(budget=4), 1 + 4 + 1, 1),
+        (ScreenThenVerify(budget=99), 1 + 5 + 1, 1),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_stated_costs_are_what_is_run(generator, estimator, n_forwards, n_backwards):
+    seen = linear_tail(generator)
+    tail = seen.suffix
+    assert isinstance(tail, PlainTail)
+    estimate(estimator, seen, NextToken(token=0))
+    assert tail.n_rows == n_forwards
+    cost = (1 - tail.fraction) + (n_forwards + 2 * n_backwards) * tail.fraction
+    assert estimator.forward_equivalents(seen) == pytest.approx(cost)
+
+
+def quadratic(generator: torch.Generator, n_active: int) -> tuple[SeenPrompt, Tensor]:
+    """m = x H x / 2, no error term; and what each latent writes, summed over positions."""
+    root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    hessian = root @ root.T
+    seen = planted(
+        torch.rand(3, n_active, generator=generator, dtype=torch.float64),
+        torch.randn(n_active, 6, generator=generator, dtype=torch.float64),
+        lambda x: torch.einsum("bpd, de, bqe -> b", x, hessian, x)[:, None] / 2,
+    )
+    written = seen.codes.sum(0)[:, None] * seen.directions
+    return seen, torch.einsum("ad, de, ae -> a", written, hessian, written)
+
+
+def test_one_midpoint_is_exact_for_one_latent_on_a_quadratic_tail(generator):
+    seen, _ = quadratic(generator, 1)
+    target = NextToken(token=0, scalar="logit")
+    found = estimate(IntegratedGradients(n_points=1), seen, target)
+    torch.testing.assert_close(found, effects(seen, target))
+
+
+def test_integrated_gradients_add_up_to_the_joint_removal_and_not_to_single_ones(seen):
+    """The completeness gap closes as the midpoints grow; single effects do not add up."""
+    target = NextToken(token=7, scalar="log_prob")
+    with torch.no_grad():
+        both = seen.activation(torch.stack([seen.codes, torch.zeros_like(seen.codes)]))
+        value = target.value(seen.suffix.logits(both, [-1]))
+    joint = (value[0] - value[1]).item()
+    gaps = [
+        abs(estimate(IntegratedGradients(n_points=n), seen, target).sum().item() - joint)
+        for n in (4, 256)
+    ]
+    assert gaps[1] < 0.02 * abs(joint)
+    assert gaps[1] < gaps[0]
+    assert abs(effects(seen, target).sum().item() - joint) > 0.1 * abs(joint)
+
+
+def test_where_the_softmax_saturates_integrated_gradients_find_the_causal_latent():
+    seen, target = saturated(), NextToken(token=0)
+    assert estimate(IntegratedGradients(n_points=8), seen, target).argmax() == 0
+
+
+def test_verified_scores_are_the_truth_and_the_rest_is_the_gradient(seen):
+    target = NextToken(token=7)
+    screen, truth = estimate(GradTimesAct(), seen, target), effects(seen, target)
+    found = estimate(ScreenThenVerify(budget=4), seen, target)
+    checked = torch.zeros(seen.n_active, dtype=torch.bool)
+    checked[screen.topk(4).indices] = True
+    torch.testing.assert_close(found[checked], truth[checked], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[~checked], screen[~checked])

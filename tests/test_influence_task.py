@@ -1,0 +1,230 @@
+"""The influence task: one prompt, the scores of many, and what is skipped."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra.utils import instantiate
+from tiny_prompts import PlainTail, Windows, linear_tail, random_sae, tiny_lm
+
+from gradsae.errors import UserError
+from gradsae.influence.ablation import N_JITTERED
+from gradsae.influence.case import Case, Question, Settings, chosen_columns, compare, study
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.estimators.mean_act import MeanAct
+from gradsae.influence.estimators.random import Random
+from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
+from gradsae.influence.target import SCALARS, NextToken
+from gradsae.influence.task import Influence
+from gradsae.interfaces import Scores, Skipped
+from gradsae.prompt import SeenPrompt
+from gradsae.prompts import CutPrompts, Prompt
+from gradsae.schema import MAX_SERIES_VALUES, SCORE_NAME
+from gradsae.seeds import make_generator
+from gradsae.sources.superposition import Superposition
+
+ESTIMATORS = (GradTimesAct(), ReleasedGradSAE(), MeanAct(), Random())
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm()
+
+
+@pytest.fixture(scope="module")
+def source(lm):
+    return Windows(lm)
+
+
+def case_of(seen: SeenPrompt, **changes: Any) -> Case:
+    prompt = Prompt(token_ids=seen.token_ids, target=0, text="", origin="here")
+    question = Question(prompt, NextToken(token=0), target_prob=0.5)
+    settings = Settings(ESTIMATORS, ks=(3,), batch_rows=4, max_latents=None, seed=0)
+    return study(seen, question, 0, settings._replace(**changes))
+
+
+def test_a_case_reports_every_run_of_the_suffix(generator):
+    """Five latents in batches of 3 + 1, two gradients, the noise; one clean pass went before."""
+    seen = linear_tail(generator)
+    case = case_of(seen)
+    tail = seen.suffix
+    assert isinstance(tail, PlainTail)
+    assert tail.n_rows == (5 + 2) + 2 + (1 + N_JITTERED)
+    n_backwards, n_callers = 2, 1
+    assert case.spent == pytest.approx(
+        (1 - tail.fraction) + (tail.n_rows + n_callers + 2 * n_backwards) * tail.fraction
+    )
+    assert case.cost["ablation"] == pytest.approx(1 + 5 * tail.fraction)
+
+
+def test_a_random_part_of_the_latents_keeps_its_effects_and_has_no_precision(generator):
+    seen = linear_tail(generator)
+    part, whole = case_of(seen, max_latents=4), case_of(seen)
+    assert len(part.effect) == 4 and part.n_active == 5
+    places = torch.isin(whole.latents, part.latents)
+    torch.testing.assert_close(part.effect, whole.effect[places])
+    for name in part.estimates:
+        torch.testing.assert_close(part.estimates[name], whole.estimates[name][places])
+    assert isinstance(part.agreement["precision_at_3/mean_act"], Skipped)
+    assert isinstance(part.agreement["spearman/mean_act"], float)
+
+
+def test_chosen_columns_are_all_or_a_seeded_part():
+    generator = make_generator(0, "test")
+    assert chosen_columns(4, None, generator).tolist() == [0, 1, 2, 3]
+    part = chosen_columns(100, 7, make_generator(0, "test"))
+    assert len(part.unique()) == 7
+    assert torch.equal(part, chosen_columns(100, 7, make_generator(0, "test")))
+
+
+def test_the_truth_agrees_with_itself():
+    effect = torch.randn(30, generator=torch.Generator().manual_seed(0))
+    found = compare({"itself": effect}, effect, ks=(10,), n_active=30)
+    measures = ["spearman", "spearman_abs", "pearson", "sign_agreement", "precision_at_10"]
+    assert set(found) == {f"{measure}/itself" for measure in measures}
+    assert list(found.values()) == [pytest.approx(1)] * 5
+
+
+TASK = Influence(
+    prompts=CutPrompts(n_prompts=4, length=10), estimators=ESTIMATORS, ks=(3, 50), batch_rows=16
+)
+
+
+@pytest.fixture(scope="module")
+def scores(source) -> Scores:
+    outcome = TASK.measure(random_sae(), source, 0)
+    assert isinstance(outcome, Scores)
+    return outcome
+
+
+def test_scores_carry_names_counts_and_intervals(scores):
+    for name in ("spearman", "spearman_abs", "pearson", "sign_agreement", "precision_at_3"):
+        for estimator in ESTIMATORS:
+            full = f"influence/{name}/{estimator.name}"
+            low, high = scores.intervals[full]
+            assert low <= scores.scores[full] <= high
+            assert scores.n[full] == 4
+    assert all(SCORE_NAME.fullmatch(name) for name in scores.scores)
+    assert all(math.isfinite(value) for value in scores.scores.values())
+    assert not set(scores.scores) & set(scores.skipped)
+    assert scores.n["influence/prompts"] == 4
+
+
+def test_a_score_that_no_prompt_has_is_skipped_with_the_reason(scores):
+    assert "no more than 50 active latents" in scores.skipped["influence/precision_at_50/random"]
+    rows = scores.series["influence/left_out"]
+    place = rows["score"].index("influence/precision_at_50/random")
+    assert rows["n_prompts"][place] == 4
+
+
+def test_means_are_over_the_prompts_of_the_table(scores):
+    table = scores.series["influence/per_prompt"]
+    for estimator in ESTIMATORS:
+        column = table[f"spearman.{estimator.name}"]
+        mean = scores.scores[f"influence/spearman/{estimator.name}"]
+        assert mean == pytest.approx(sum(column) / 4)
+
+
+def test_tables_fit_a_record(scores):
+    for table in scores.series.values():
+        assert len({len(column) for column in table.values()}) == 1
+        assert sum(len(column) for column in table.values()) <= MAX_SERIES_VALUES
+    scatter = scores.series["influence/scatter"]
+    assert set(scatter) == {"prompt", "latent", "effect", *(e.name for e in ESTIMATORS)}
+    assert len(scatter["effect"]) == sum(scores.series["influence/per_prompt"]["n_active"])
+
+
+def test_the_scatter_holds_a_part_if_there_is_too_much(source):
+    outcome = replace(TASK, n_scatter=20).measure(random_sae(), source, 0)
+    assert isinstance(outcome, Scores)
+    assert len(outcome.series["influence/scatter"]["effect"]) == 20
+
+
+def test_the_same_seed_gives_the_same_scores_and_another_seed_does_not(source, scores):
+    assert TASK.measure(random_sae(), source, 0) == scores
+    other = TASK.measure(random_sae(), source, 1)
+    assert isinstance(other, Scores) and other.scores != scores.scores
+
+
+def test_adding_an_estimator_leaves_the_others_scores_alone(source, scores):
+    fewer = replace(TASK, estimators=ESTIMATORS[2:]).measure(random_sae(), source, 0)
+    assert isinstance(fewer, Scores)
+    assert {name: scores.scores[name] for name in fewer.scores} == fewer.scores
+
+
+def test_the_gradient_costs_less_than_the_truth(scores):
+    fraction = 2 / 4  # two of four blocks follow the site
+    assert scores.scores["influence/cost/grad_times_act"] == pytest.approx(1 + 2 * fraction)
+    n_active = scores.scores["influence/n_active"]
+    assert scores.scores["influence/cost/ablation"] == pytest.approx(1 + n_active * fraction)
+    assert scores.forward_equivalents > 4 * (1 + n_active * fraction)
+
+
+@pytest.mark.parametrize("scalar", SCALARS)
+def test_every_scalar_runs(source, scalar):
+    outcome = replace(TASK, scalar=scalar).measure(random_sae(), source, 0)
+    assert isinstance(outcome, Scores)
+    assert outcome.scores["influence/spearman/grad_times_act"] > 0
+
+
+def test_one_prompt_has_scores_but_no_interval(source):
+    task = replace(TASK, prompts=CutPrompts(n_prompts=1, length=10))
+    outcome = task.measure(random_sae(), source, 0)
+    assert isinstance(outcome, Scores)
+    assert outcome.scores and not outcome.intervals
+
+
+def test_a_source_without_a_model_is_skipped():
+    source = Superposition(n_features=8, width=4, l0=2)
+    outcome = TASK.measure(random_sae(), source, 0)
+    assert isinstance(outcome, Skipped) and "no language model" in outcome.reason
+
+
+def test_an_sae_that_never_fires_is_skipped(source):
+    dead = random_sae()
+    with torch.no_grad():
+        dead.W_enc.zero_()
+        dead.b_enc.fill_(-1)
+    outcome = TASK.measure(dead, source, 0)
+    assert outcome == Skipped("no latent fires on any of 4 prompts")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("ks", (0,), "ks must be a whole number from 1, got 0"),
+        ("batch_rows", 1, "batch_rows must be a whole number from 2, got 1"),
+        ("max_latents", 2, "max_latents must be a whole number from 3, got 2"),
+        ("estimators", (), "estimators must be at least one"),
+        ("estimators", (MeanAct(), MeanAct()), "each once; got"),
+    ],
+)
+def test_bad_fields_are_named(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TASK, **{field: value})
+
+
+@pytest.mark.parametrize("name", ["default", "quick"])
+def test_the_yaml_files_build_the_four_estimators(name, request):
+    file = request.config.rootpath / "conf" / "influence" / f"{name}.yaml"
+    task = instantiate(yaml.safe_load(file.read_text()))
+    assert [e.name for e in task.estimators] == [e.name for e in ESTIMATORS]
+
+
+def test_bfloat16_drowns_the_effects_that_float32_resolves(lm, source):
+    low = tiny_lm()
+    low.model.bfloat16()
+    high, rough = (TASK.measure(random_sae(), Windows(m), 0) for m in (lm, low))
+    assert isinstance(high, Scores) and isinstance(rough, Scores)
+    assert high.scores["influence/above_noise"] > 0.99
+    assert rough.scores["influence/noise_floor"] > 1000 * high.scores["influence/noise_floor"]
+
+
+def test_weights_that_make_no_finite_logits_are_an_error():
+    sick = tiny_lm()
+    sick.model.lm_head.weight.data[3] = math.inf
+    with pytest.raises(UserError, match="logits are not finite"):
+        TASK.measure(random_sae(), Windows(sick), 0)
