@@ -35,7 +35,7 @@ from gradsae.steering.doses import respond, slope
 from gradsae.steering.interventions import OFF, Chosen, Intervention, Text, read, rerun
 from gradsae.steering.matched import Matched, match, random_directions, strength
 from gradsae.steering.samples import continue_steered
-from gradsae.steering.selectors import MAIN, RANKINGS, Ranking, Selection, select, top
+from gradsae.steering.selectors import MAIN, RANKINGS, Selection, select, top
 from gradsae.steering.side_effects import UnrelatedText, kl_rest
 from gradsae.steering.task import Steering
 
@@ -365,6 +365,17 @@ def test_no_unrelated_text_is_an_error():
         UnrelatedText(texts=[])
 
 
+def test_the_root_of_twice_a_small_kl_is_the_rms_change_of_the_others(generator):
+    clean = torch.randn(50, generator=generator).double()
+    edited = clean + 1e-3 * torch.randn(50, generator=generator)
+    kept = torch.arange(50) != 4
+    p, q = clean[kept].log_softmax(-1), edited[kept].log_softmax(-1)
+    rms = (p.exp() * (q - p).square()).sum().sqrt()
+    assert (2 * kl_rest(clean, edited[None], 4)).sqrt().item() == pytest.approx(
+        rms.item(), rel=1e-2
+    )
+
+
 # Selectors and controls
 
 
@@ -417,7 +428,7 @@ def test_built_in_rankings_are_those_of_influence(text, generator):
 
 def test_every_selector_chooses_k_latents(text, generator):
     names = [MAIN, "mean_act", "random_matched", "random_direction"]
-    found = select(text, 5, names, RANKINGS, generator, k=4, n_nearest=3)
+    found = select(text, 5, names, generator, k=4, n_nearest=3)
     latents = {
         name: set(one.chosen.latents.tolist())
         for name, one in found.items()
@@ -451,6 +462,9 @@ def test_scores_are_those_of_switching_the_latents_off(scores):
         assert found.n[f"steering/effect/{name}"] == 3
     for what in ("effect", "kl_rest", "ppl_ratio", "selectivity"):
         assert found.scores[f"steering/{what}"] == found.scores[f"steering/{what}/{MAIN}"]
+    rms_of_the_rest = (2 * found.scores["steering/kl_rest"]) ** 0.5
+    expected = found.scores["steering/effect"] / rms_of_the_rest
+    assert found.scores["steering/selectivity"] == pytest.approx(expected)
     ahead = found.scores[f"steering/effect/{MAIN}"] - found.scores["steering/effect/random_matched"]
     assert found.scores["steering/advantage"] == pytest.approx(ahead)
 
@@ -544,21 +558,13 @@ def test_a_control_that_cannot_be_matched_is_skipped_and_the_rest_is_scored():
     assert found.series["steering/left_out"]["n_prompts"] == [1]
 
 
-def test_a_ranking_from_outside_takes_part():
-    last = Ranking(scores=lambda seen, target: seen.codes[-1], suffix_runs=0.0)
-    found = steering(selectors=[MAIN, "last_position"]).measure(
-        random_sae(), TinySource(), 0, {**RANKINGS, "last_position": last}
-    )
-    assert isinstance(found, Scores)
-    assert "steering/effect/last_position" in found.scores
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"k": 0}, "k must be a whole number from 1, got 0"),
         ({"batch_rows": 1}, "batch_rows must be a whole number from 2, got 1"),
         ({"selectors": ["mean_act"]}, "selectors must be a list with grad_times_act in it"),
+        ({"selectors": [MAIN, "best"]}, "one of grad_times_act, mean_act, random_m.*; got 'best'"),
         ({"selectors": [MAIN, MAIN]}, "selectors must be there once each"),
         ({"scale_doses": [0.5, 1]}, r"scale_doses must hold 0 .off., got \[0.5, 1\]"),
         ({"scale_doses": [0, -1]}, "must be a number from 0, got -1.0"),
@@ -570,11 +576,9 @@ def test_bad_fields_are_rejected(changes, message):
         steering(**changes)
 
 
-def test_an_unknown_selector_names_the_known_ones():
-    with pytest.raises(
-        ValueError, match=r"one of grad_times_act, mean_act, random_matched.*'best'"
-    ):
-        steering(selectors=[MAIN, "best"]).measure(random_sae(), TinySource(), 0)
+def test_samples_that_do_not_fit_the_context_are_refused_before_the_work():
+    with pytest.raises(UserError, match="sample_tokens=60 after a prompt of 10 tokens exceed"):
+        measured(sample_tokens=60)
 
 
 def test_unrelated_text_longer_than_the_windows_is_an_error():

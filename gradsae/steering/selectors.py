@@ -1,7 +1,7 @@
 """Selectors: which latents of a prompt are steered. Rankings pick the top, controls are matched.
 
-The two rankings that every run compares are written out here, in a few lines each: steering does
-not import influence. Others, such as the estimators of influence, are given to `Steering.measure`.
+The two rankings that every run compares are written out here, in a few lines each, since steering
+does not import influence; a test holds them equal to the estimators of the same names there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,17 +67,13 @@ class Selection:
 
 
 def check_selectors(selectors: Sequence[str]) -> None:
-    """Raise ValueError unless the names are distinct and hold the main ranking."""
+    """Raise ValueError unless the names are known, distinct and hold the main ranking."""
     if isinstance(selectors, str) or MAIN not in selectors:
         raise ValueError(f"selectors must be a list with {MAIN} in it, got {selectors!r}")
+    for name in selectors:
+        checks.one_of("selectors", name, (*RANKINGS, *CONTROLS))
     if len(set(selectors)) < len(selectors):
         raise ValueError(f"selectors must be there once each, got {list(selectors)}")
-
-
-def check_rankings(selectors: Sequence[str], rankings: Mapping[str, Ranking]) -> None:
-    """Raise ValueError where a selector is neither a control nor a given ranking."""
-    for name in selectors:
-        checks.one_of("selectors", name, (*rankings, *CONTROLS))
 
 
 def top(scores: Float[Tensor, " active"], k: int) -> Int[Tensor, " k"]:
@@ -91,14 +87,13 @@ def select(
     text: Text,
     target: int,
     selectors: Sequence[str],
-    rankings: Mapping[str, Ranking],
     generator: torch.Generator,
     *,
     k: int,
     n_nearest: int,
 ) -> dict[str, Selection | Skipped]:
     """Choose k latents by each selector, or say why not."""
-    main = top(rankings[MAIN].scores(text.seen, target), k)
+    main = top(RANKINGS[MAIN].scores(text.seen, target), k)
     chosen: dict[str, Selection | Skipped] = {}
     for name in selectors:
         if name == "random_matched":
@@ -107,8 +102,8 @@ def select(
             directions = random_directions(text.choose(main), generator)
             chosen[name] = Selection(chosen=directions)
         else:
-            columns = main if name == MAIN else top(rankings[name].scores(text.seen, target), k)
-            cost = rankings[name].suffix_runs * text.seen.suffix.fraction
+            columns = main if name == MAIN else top(RANKINGS[name].scores(text.seen, target), k)
+            cost = RANKINGS[name].suffix_runs * text.seen.suffix.fraction
             chosen[name] = Selection(chosen=text.choose(columns), forward_equivalents=cost)
     return chosen
 

@@ -83,15 +83,15 @@ def _add_selectivity(
     kl: Float[Tensor, " prompts"],
     seed: int,
 ) -> None:
-    """Mean effect over mean KL; the interval resamples both together."""
+    """Mean effect over the root of twice the mean KL; the interval resamples both together."""
     if kl.mean() == 0:
         out.skipped[name] = "the rest of the distribution did not move at all"
         return
-    out.scores[name] = (effect.mean() / kl.mean()).item()
+    out.scores[name] = (effect.mean() / (2 * kl.mean()).sqrt()).item()
     out.n[name] = len(effect)
     if len(effect) > 1:
         both = resampled_means(torch.stack([effect, kl], 1), seed)
-        ratio = both[:, :1] / both[:, 1:]
+        ratio = both[:, :1] / (2 * both[:, 1:]).sqrt()
         if bool(ratio.isfinite().all()):
             low, high = percentiles(ratio)
             out.intervals[name] = (low.item(), high.item())

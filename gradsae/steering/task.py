@@ -8,22 +8,16 @@ from typing import NamedTuple, final
 from tqdm import tqdm
 
 from gradsae import checks
+from gradsae.errors import UserError
 from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
+from gradsae.lm import LM
 from gradsae.prompt import NoActiveLatentError
 from gradsae.prompts import Prompt, PromptSet
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
 from gradsae.steering.interventions import OFF, Intervention, Text, read
 from gradsae.steering.samples import Sample, sample_texts
-from gradsae.steering.selectors import (
-    MAIN,
-    RANKINGS,
-    Ranking,
-    Selection,
-    check_rankings,
-    check_selectors,
-    select,
-)
+from gradsae.steering.selectors import MAIN, Selection, check_selectors, select
 from gradsae.steering.side_effects import UnrelatedText, read_unrelated
 from gradsae.steering.summary import summarise
 from gradsae.steering.trial import Trial, steer
@@ -45,8 +39,10 @@ class Steering(Metric):
                                 lower is better
         steering/ppl_ratio/S    perplexity of unrelated text with these latents off / clean; 1 is no
                                 damage; geometric mean
-        steering/selectivity/S  mean effect / mean kl_rest; compare at like effects only, since a
-                                small edit has an effect of first and a KL of second order
+        steering/selectivity/S  mean effect / sqrt(2 mean kl_rest), higher is better; the root is to
+                                second order the rms change of the other tokens' log-probabilities,
+                                so at 1 the target moves as much as a typical other token; unlike
+                                effect per KL it does not grow as the edit shrinks
     Of grad_times_act: steering/slope, the gradient of log p(target) by a factor on its latents, at
     factor 1, nats; steering/slope_gap, the share by which finite differences depart from it, 0 is
     best. Of random_matched: steering/match_gap, mean |log strength ratio|, 0 is a perfect match;
@@ -74,7 +70,7 @@ class Steering(Metric):
     n_samples: int = 2
     """Prompts with text samples: off, and the largest dose of each mode."""
     sample_tokens: int = 20
-    batch_rows: int = 4
+    batch_rows: int = 8
     """Texts run at once, one of them unedited: the memory budget."""
 
     def __post_init__(self) -> None:
@@ -92,22 +88,16 @@ class Steering(Metric):
         scale = [Intervention(mode="scale", dose=float(dose)) for dose in self.scale_doses]
         return scale + [Intervention(mode="set", dose=float(dose)) for dose in self.set_doses]
 
-    def measure(
-        self,
-        sae: SAE,
-        source: Source,
-        seed: int,
-        rankings: Mapping[str, Ranking] = RANKINGS,
-    ) -> Scores | Skipped:
-        """`seed` fixes prompts, unrelated text, controls and bootstrap; `rankings` by selector."""
-        check_rankings(self.selectors, rankings)
+    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+        """`seed` fixes prompts, unrelated text, controls and bootstrap."""
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model whose output could move")
         drawn = self.prompts.draw(source, seed)
+        self._check_room(source.lm(), drawn.prompts)
         unrelated = read_unrelated(
             source, sae, drawn.prompts, self.n_unrelated, self.unrelated_length, seed
         )
-        setup = _Setup(sae, source, rankings, unrelated, seed)
+        setup = _Setup(sae, source, unrelated, seed)
         bar = tqdm(drawn.prompts, desc="steering", disable=None)
         tried = [self._try(setup, prompt, i) for i, prompt in enumerate(bar)]
         trials = [trial for one in tried for trial in one.trials]
@@ -122,6 +112,15 @@ class Steering(Metric):
         spent = out.forward_equivalents + reading + sum(one.forward_equivalents for one in tried)
         return replace(out, forward_equivalents=spent)
 
+    def _check_room(self, lm: LM, prompts: Sequence[Prompt]) -> None:
+        """Raise UserError now, not after the work, if a sample would not fit the context."""
+        longest = max(len(prompt.token_ids) for prompt in prompts)
+        if self.n_samples and longest + self.sample_tokens > lm.max_context:
+            raise UserError(
+                f"sample_tokens={self.sample_tokens} after a prompt of {longest} tokens exceed the "
+                f"context of {lm.name} ({lm.max_context})"
+            )
+
     def _try(self, setup: "_Setup", prompt: Prompt, index: int) -> "_Tried":
         """Steer one prompt by every selector, or say why not."""
         text = self._read(setup, prompt)
@@ -131,7 +130,6 @@ class Steering(Metric):
             text,
             prompt.target,
             self.selectors,
-            setup.rankings,
             make_generator(setup.seed, f"eval steering {index}"),
             k=self.k,
             n_nearest=self.n_nearest,
@@ -185,7 +183,6 @@ class _Setup(NamedTuple):
 
     sae: SAE
     source: ModelSource
-    rankings: Mapping[str, Ranking]
     unrelated: UnrelatedText | None
     seed: int
 
