@@ -81,6 +81,15 @@ class Cell:
         return int(tail) if tail.isdecimal() else None
 
     @property
+    def weights(self) -> str:
+        """How the language model's weights were rounded, or the empty string."""
+        about = self.first.provenance.get("model")
+        if not isinstance(about, dict):
+            return ""
+        note = about.get("note") or about.get("quantisation")
+        return note if isinstance(note, str) and note != "none" else ""
+
+    @property
     def seconds(self) -> float | None:
         """Mean over seeds."""
         known = [s for s in (r.cost["seconds"] for r in self.records) if s is not None]

@@ -90,6 +90,7 @@ def test_a_record_of_consistency_brings_its_own_seeds():
 def test_a_layer_without_known_features_is_not_ranked():
     (table,) = tables_of([example.lm_recovery({"name": "topk", "k": 8}, s, 8, 0.4) for s in (0, 1)])
     assert table.ranked_by == ""
+    assert "4-bit-rounded" in plain.markdown([table])
     assert {row.rank for row in table.rows} == {None}
 
 

@@ -53,7 +53,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         title="Cost and fidelity of the estimators.",
         text="Spearman correlation with the true effect against the cost of a prompt, in forward "
         "passes of the whole model (a backward pass counts as two); one marker per SAE. Dashed: "
-        "the cost of the true effects by ablation, one pass per active latent. "
+        "the cost of the true effects by ablation, one re-run per active latent. "
         f"{bars(cells, 'influence/spearman/grad_times_act').capitalize()}.",
         cells=cells,
     )

@@ -27,7 +27,7 @@ def caption(name: str, drawing: Drawing) -> str:
     return (
         f"**{drawing.title}** {drawing.text}\n\n"
         f"{_count(drawing.cells)} {_hardware(records)} {_cost(records)} {_commits(records)}"
-        f"{_notes(records)}\n\n"
+        f"{_notes(drawing.cells)}\n\n"
         f"Records made by {_commands(records)}; drawn by "
         f"`python -m benchmarks.figures --only {name}`.\n"
     )
@@ -89,15 +89,10 @@ def _commits(records: Sequence[Record]) -> str:
     return words + (f", {dirty} of the records with changed or unknown code." if dirty else ".")
 
 
-def _notes(records: Sequence[Record]) -> str:
+def _notes(cells: Sequence[Cell]) -> str:
     """How the weights were rounded: every reader of a number must see it."""
-    notes: dict[str, None] = {}
-    for record in records:
-        about = record.provenance.get("model")
-        if isinstance(about, dict):
-            note = about.get("note") or about.get("quantisation")
-            if isinstance(note, str) and note != "none":
-                notes[f"{about.get('name', 'model')}: {note}"] = None
+    found = [f"{cell.part('model', 'name')}: {cell.weights}" for cell in cells if cell.weights]
+    notes = dict.fromkeys(found)
     return f" Weights of {_some(list(notes), '; ')}." if notes else ""
 
 

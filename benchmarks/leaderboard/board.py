@@ -54,8 +54,14 @@ class Table:
         return score if score in self.columns else ""
 
     @property
+    def weights(self) -> str:
+        """How the weights of the language model were rounded, or the empty string."""
+        return next((row.line.cell.weights for row in self.rows if row.line.cell.weights), "")
+
+    @property
     def heading(self) -> str:
-        return f"{self.task} on {self.title}"
+        weights = f" (weights {self.weights})" if self.weights else ""
+        return f"{self.task} on {self.title}{weights}"
 
 
 def make_tables(cells: Iterable[Cell]) -> list[Table]:

@@ -110,6 +110,8 @@ def _table(table: Table, out: Path) -> Html:
     if table.chance:
         rows.append(_chance(table))
     name = f"{table.title}, version {table.version} of the task"
+    if table.weights:
+        name += f"; weights {table.weights}"
     if not table.ranked_by:
         name += "; not ranked: there is no ground truth, compare methods at like L0"
     return element(
