@@ -81,6 +81,7 @@ def read_back(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
 def test_each_config_file_builds_its_mode(mode: str):
     values = yaml.safe_load((CONF / f"{mode}.yaml").read_text())
     assert values.pop("_target_") == "gradsae.tracking.Tracking"
+    assert values.pop("dir") == "${results}"  # beside the records, wherever those go
     assert Tracking(**values) == Tracking(mode=mode)  # type: ignore[arg-type]
 
 
