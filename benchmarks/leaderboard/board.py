@@ -60,7 +60,7 @@ class Table:
 
     @property
     def heading(self) -> str:
-        weights = f" (weights {self.weights})" if self.weights else ""
+        weights = f", weights {self.weights}" if self.weights else ""
         return f"{self.task} on {self.title}{weights}"
 
 
