@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.cells import Cell, make_cells
-from benchmarks.figures import gba_toy, layer_profile, recovery, style
+from benchmarks.figures import cost, gba_toy, layer_profile, recovery, style
 from benchmarks.figures.__main__ import FIGURES, draw_all, newest_versions
 from benchmarks.naming import labels
 from benchmarks.reading import Entry
@@ -153,6 +153,17 @@ def test_a_dose_response_of_a_single_prompt_has_no_bands(tmp_path: Path):
         columns[name] = [None] * len(columns["dose"])
     drawn, problems = draw_all(cells_of([record]), tmp_path, only="dose_response")
     assert (len(drawn), problems) == (1, [])
+
+
+@pytest.mark.parametrize("figure", [layer_profile, cost])
+def test_no_panel_cuts_off_what_another_one_shows(figure: Any, close_figures):
+    low = example.influence(8, {"name": "l1"}, 0)
+    low.scores["influence/spearman/mean_act"] = -0.5
+    low.intervals["influence/spearman/mean_act"] = [-0.7, -0.3]
+    records = [example.influence(15, TOPK, 0), low, example.influence(8, GBA, 0)]
+    drawing = figure.draw(cells_of(records))
+    assert drawing is not None
+    assert all(axes.get_ylim()[0] < -0.7 for axes in drawing.figure.axes)
 
 
 def test_two_versions_of_a_task_are_never_in_one_figure(capsys):

@@ -42,6 +42,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         _panel(axes, world)
     for axes in list(grid.flat)[len(worlds) :]:
         axes.set_visible(False)
+    grid[0, 0].set_ylim(top=1.05)  # shared; after all is drawn, or the bottom would be fixed
     for row in grid:
         row[0].set_ylabel("Spearman with ablation")
     names = list(dict.fromkeys(name for cell in cells for name in variants(cell)))
@@ -53,7 +54,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         title="Cost and fidelity of the estimators.",
         text="Spearman correlation with the true effect against the cost of a prompt, in forward "
         "passes of the whole model (a backward pass counts as two); one marker per SAE. Dashed: "
-        "the cost of the true effects by ablation, one re-run per active latent. "
+        "the cost of the true effects by ablation, one re-run per active latent, a line per SAE. "
         f"{bars(cells, 'influence/spearman/grad_times_act').capitalize()}.",
         cells=cells,
     )
@@ -81,7 +82,6 @@ def _panel(axes: Any, world: World) -> None:
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlim(-0.2, top * 1.6)
-    axes.set_ylim(top=1.05)
     axes.set_xlabel("forward-equivalents per prompt")
     axes.set_title(escape(world.title))
     axes.grid()

@@ -42,6 +42,9 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         _panel(axes, world)
     for axes in list(grid.flat)[len(worlds) :]:
         axes.set_visible(False)
+    spread = [x for cell in cells if (x := cell.mean("sparsity/l0"))]
+    if spread and max(spread) > 4 * min(spread):
+        plain_log(grid[0, 0], "x")  # shared
     for row in grid:
         row[0].set_ylabel("fraction of variance unexplained")
     methods = list(dict.fromkeys(cell.method for cell in in_order(cells)))
@@ -73,9 +76,6 @@ def _panel(axes: Any, world: World) -> None:
         points.sort()
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linewidth=0.8)
-    spread = [x for cell in cells if (x := cell.mean("sparsity/l0"))]
-    if spread and max(spread) > 4 * min(spread):
-        plain_log(axes, "x")
     axes.set_xlabel("L0, active latents per token")
     axes.set_title(escape(world.title))
     axes.grid()

@@ -46,6 +46,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         row[0].set_ylabel("Spearman with ablation")
     for axes in grid[-1]:
         axes.set_xlabel("layer")
+    grid[0, 0].set_ylim(top=1.04)  # shared; after all is drawn, or the bottom would be fixed
     names = list(dict.fromkeys(name for cell in cells for name in variants(cell)))
     handles = [handle(VARIANTS.get(n, n), *look(n), linestyle="-") for n in names]
     legend_below(figure, handles, 2 if columns == 1 else 4)
@@ -102,5 +103,4 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
     margin = max(1.5, 0.08 * (max(depths) - min(depths)))
     axes.set_xlim(min(depths) - margin, max(depths) + margin)
     axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
-    axes.set_ylim(top=1.04)
     axes.grid(axis="y")
