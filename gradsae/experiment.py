@@ -16,16 +16,23 @@ from gradsae.checkpoints import Checkpoint, plain, shape_of, trainer_config
 from gradsae.errors import UserError
 from gradsae.files import check_writable
 from gradsae.fit import FitSettings
+from gradsae.influence import task as influence
 from gradsae.influence.task import Influence
 from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source, Trainer
 from gradsae.metrics.across_seeds import Consistency
 from gradsae.provenance import provenance
 from gradsae.records import Record, load, record_id, save
 from gradsae.seeds import Seeds
+from gradsae.steering import task as steering
 from gradsae.steering.task import Steering
 from gradsae.tracking import Run, Tracking
 
-TASKS = {"recovery": 1, "consistency": 1, "influence": 1, "steering": 1}
+TASKS = {
+    "recovery": 1,
+    "consistency": 1,
+    "influence": influence.VERSION,
+    "steering": steering.VERSION,
+}
 """Version of each task: goes up when the same cell would give other numbers."""
 
 

@@ -26,7 +26,8 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w./~-])~?/(?!/)[^\s,=:;'\"\[\]{}()]+")
 def provenance(device: object, **extra: Any) -> dict[str, Any]:
     """Return what a record says about its origin; no host name, no absolute path.
 
-    `device` is what ran it: "cpu", "cuda:0" or a torch.device. `extra` adds keys or replaces them, for example `model={"note": "4-bit-rounded weights"}`.
+    `device` is what ran it: "cpu", "cuda:0" or a torch.device. `extra` adds keys or replaces them,
+    for example `model={"note": "4-bit-rounded weights"}`.
     """
     commit, dirty = _commit()
     return {
