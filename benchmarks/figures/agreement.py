@@ -6,7 +6,6 @@ from typing import Any
 from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.style import PAGE, escape, look, new_figure
-from benchmarks.naming import labels
 from benchmarks.scores import ESTIMATORS, VARIANTS
 
 NAME = "agreement"
@@ -120,4 +119,5 @@ def _score(cell: Cell, name: str) -> str:
 
 
 def _label(cell: Cell) -> str:
-    return escape(f"{labels([cell])[0]}, {cell.site}\n{cell.part('corpus', 'name') or ''}")
+    method = METHODS.get(cell.method, cell.method)
+    return escape(f"{method}, {cell.site}\n{cell.part('corpus', 'name') or ''}")

@@ -9,14 +9,13 @@ from benchmarks.figures.style import (
     BLUE,
     COLUMN,
     VERMILLION,
-    escape,
     handle,
     legend_below,
     new_figure,
+    row_labels,
     seed_dots,
     whisker,
 )
-from benchmarks.naming import labels
 
 NAME = "gba_toy"
 COMMAND = "python -m benchmarks.run -m experiment=gba_toy"
@@ -46,7 +45,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     if not cells:
         return None
     cells = sorted(cells, key=_order)
-    names = labels(cells)
+    names = row_labels(cells)
     papers = [paper_row(cell) for cell in cells]
     alone = [row for row in PAPER if row not in papers]  # published, not repeated here
     rows = [*names, *(f"{row} (paper)" for row in alone)]
@@ -114,7 +113,7 @@ def _papers(axes: Any, at: int, row: str | None) -> None:
 
 
 def _finish(figure: Any, axes: Any, rows: Sequence[str]) -> None:
-    axes.set_yticks(range(len(rows)), map(escape, rows))
+    axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xlabel("feature recovery rate")

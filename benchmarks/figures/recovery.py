@@ -12,8 +12,8 @@ from benchmarks.figures.style import (
     legend_below,
     look,
     new_figure,
+    row_labels,
     seed_dots,
-    shown_labels,
     title,
     whisker,
 )
@@ -44,7 +44,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         for axes, score in zip(row, SHOWN, strict=True):
             _panel(axes, world.cells, score)
             axes.set_xlabel(SCORES[score].header)
-        row[0].set_yticks(range(len(world.cells)), shown_labels(world.cells))
+        row[0].set_yticks(range(len(world.cells)), row_labels(world.cells))
         row[0].invert_yaxis()
         title(row[0], world.title)
     several = any(cell.n_seeds > 1 for cell in cells)

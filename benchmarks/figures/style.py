@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import Cell, Estimate
+from benchmarks.cells import MIN_SEEDS, Cell, Estimate
 from benchmarks.naming import labels
 from benchmarks.worlds import World, world_title
 
@@ -122,11 +122,23 @@ def shown_labels(cells: Sequence[Cell]) -> list[str]:
     return [escape(label) for label in labels(cells)]
 
 
+def row_labels(cells: Sequence[Cell]) -> list[str]:
+    """Labels that say which rows have fewer seeds than it takes for an interval."""
+    many = max(cell.n_seeds for cell in cells) >= MIN_SEEDS
+    notes = [
+        f" ({cell.n_seeds} seed{'s' * (cell.n_seeds > 1)})"
+        if many and cell.n_seeds < MIN_SEEDS
+        else ""
+        for cell in cells
+    ]
+    return [f"{label}{note}" for label, note in zip(shown_labels(cells), notes, strict=True)]
+
+
 def where(cell: Cell) -> str:
     return escape(world_title(cell))
 
 
-def handle(label: str, colour: str, marker: str = "", **options: Any) -> Any:
+def handle(label: str, colour: Any, marker: str = "", **options: Any) -> Any:
     """An entry of a legend; `label` is plain text."""
     from matplotlib.lines import Line2D
 
@@ -166,13 +178,21 @@ def write(figure: Any, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def distinct(cells: Sequence[Cell]) -> list[tuple[str, Any]]:
-    """Colour and line style of each cell: the method's colour, a style per setting of it."""
-    styles: list[Any] = ["-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3))]
+def distinct(cells: Sequence[Cell]) -> list[tuple[Any, Any]]:
+    """Colour and line style of each cell: the method's colour, a style per setting of it.
+
+    Where a method has more settings than there are styles, the colour goes darker, then paler.
+    """
+    from matplotlib.colors import to_rgb
+
+    styles: list[Any] = ["-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3))]
     seen: dict[str, int] = {}
     looks = []
     for cell in cells:
         at = seen.get(cell.method, 0)
         seen[cell.method] = at + 1
-        looks.append((look(cell.method)[0], styles[at % len(styles)]))
+        turn = at // len(styles) % 3
+        mix, weight = [(0.0, 1.0), (0.0, 0.45), (1.0, 0.45)][turn]
+        colour = tuple(weight * part + (1 - weight) * mix for part in to_rgb(look(cell.method)[0]))
+        looks.append((colour, styles[at % len(styles)]))
     return looks

@@ -67,7 +67,7 @@ def _row(row: Sequence[Any], world: World, shown: dict[str, str]) -> None:
     legend_right(row[-1], handles)
 
 
-def _curve(axes: Any, cell: Cell, column: str, colour: str, style: Any) -> None:
+def _curve(axes: Any, cell: Cell, column: str, colour: Any, style: Any) -> None:
     import numpy as np
 
     runs = [run for run in cell.series(SERIES) if {"step", column} <= run.keys()]
