@@ -47,7 +47,7 @@ RC: dict[str, Any] = {
     "lines.linewidth": 1.2,
     "lines.markersize": 3.6,
     "legend.frameon": False,
-    "legend.handlelength": 1.6,
+    "legend.handlelength": 2.6,
     "grid.linewidth": 0.4,
     "grid.color": "#DDDDDD",
     "axes.axisbelow": True,
