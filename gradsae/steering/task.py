@@ -49,8 +49,9 @@ class Steering(Metric):
     steering/advantage, effect of grad_times_act minus effect of random_matched, paired.
 
     Series `steering/dose_response`: a row per selector and intervention, where effect is
-    log p(target | edited) - log p(target | clean): positive = more likely. At dose 0 of mode scale
-    this is minus `steering/effect`.
+    log p(target | edited) - log p(target | clean): positive = more likely, at most
+    -log p(target | clean), so that little is left to gain on a target that is already likely. At
+    dose 0 of mode scale it is minus `steering/effect`.
     """
 
     prompts: PromptSet
