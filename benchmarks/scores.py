@@ -156,8 +156,8 @@ SCORES: dict[str, Score] = {
         header="selectivity",
         better="",
         bounds="any",
-        meaning="Mean effect over mean KL of the rest. Compare at like effects only: an effect is "
-        "of first order in the edit, a KL of second.",
+        meaning="Mean effect over the root of twice the mean KL of the rest: 1 where the target "
+        "moves as much as a typical other token.",
     ),
     "steering/ppl_ratio": Score(
         header="perplexity ratio",
