@@ -147,8 +147,9 @@ def run(cell: Cell) -> Outcome:
         if checkpoint.found and cell.task == "recovery":
             seconds += checkpoint.seconds  # the cost of the method, whenever it was paid
         record = _record(cell, task, config, checkpoint, answer, seconds)
+        path = save(record, cell.results / "records")  # first: W&B is only a mirror
         _mirror(tracked, record)
-    return Outcome("done", f"{_name(cell)}: {name}", save(record, cell.results / "records"))
+    return Outcome("done", f"{_name(cell)}: {name}", path)
 
 
 def _name(cell: Cell) -> str:

@@ -80,13 +80,11 @@ class Training:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        weights = {k.removeprefix("sae/"): t for k, t in tensors.items() if k.startswith("sae/")}
-        self.sae.load_state_dict(weights)
+        self.sae.load_state_dict(_under("sae/", tensors))
         moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith("adam/"):
-                _, i, name = key.split("/")
-                moments.setdefault(int(i), {})[name] = tensor
+        for key, tensor in _under("adam/", tensors).items():
+            i, name = key.split("/")
+            moments.setdefault(int(i), {})[name] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 

@@ -99,9 +99,13 @@ class SAE(nn.Module):
         self.mean.copy_(normaliser.mean)
         self.scale.copy_(normaliser.scale)
 
+    def written(self) -> Float[Tensor, "d_sae d_in"]:
+        """Return the decoder's weights: W_dec, or W_enc where it is tied."""
+        return self.W_enc if self.W_dec is None else self.W_dec
+
     def decoder(self) -> Float[Tensor, "d_sae d_in"]:
         """Return the direction that one unit of each latent writes, in normalised units."""
-        W = self.W_enc if self.W_dec is None else self.W_dec
+        W = self.written()
         return W if self.output_scale is None else W * self.output_scale[:, None]
 
     def encode_in(self, x_in: Float[Tensor, "batch d_in"]) -> Codes:
@@ -111,8 +115,7 @@ class SAE(nn.Module):
 
     def decode_in(self, codes: Codes) -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction in normalised units."""
-        W = self.W_enc if self.W_dec is None else self.W_dec
-        return kernels.decode(_scaled(codes, self.output_scale), W) + self.b_dec
+        return kernels.decode(_scaled(codes, self.output_scale), self.written()) + self.b_dec
 
     def forward(self, x: Float[Tensor, "batch d_in"]) -> Pass:
         x_in, scale = self.normaliser.apply(x)

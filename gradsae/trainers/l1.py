@@ -69,9 +69,8 @@ class L1(Trainer):
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        W_dec = sae.W_enc if sae.W_dec is None else sae.W_dec
         error = (out.x_in - out.recon_in).square().sum(1).mean()
-        penalty = out.codes.weighted_sum(W_dec.norm(dim=1)).mean()
+        penalty = out.codes.weighted_sum(sae.written().norm(dim=1)).mean()
         warm = min(1.0, (progress.step + 1) / max(1.0, self.l1_warmup * progress.n_steps))
         left = fvu(out.x_in, out.recon_in)
         parts = {"fvu": left.detach(), "l0": l0(out.codes), "l1": penalty.detach()}

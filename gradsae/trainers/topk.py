@@ -14,7 +14,7 @@ from gradsae.kernels.gates import TopKGate
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import geometric_median, l0, random_directions
+from gradsae.trainers.common import fvu, geometric_median, l0, random_directions
 
 
 @final
@@ -80,11 +80,10 @@ class TopK(Trainer):
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         error = out.x_in - out.recon_in
-        total_variance = (out.x_in - out.x_in.mean(0)).square().sum()
-        fvu = error.square().sum() / total_variance
+        left = fvu(out.x_in, out.recon_in)
         aux = self._aux(sae, out, error.detach())
-        parts = {"fvu": fvu.detach(), "l0": l0(out.codes), "aux": aux.detach()}
-        return Loss(fvu + self.aux_coefficient * aux, parts)
+        parts = {"fvu": left.detach(), "l0": l0(out.codes), "aux": aux.detach()}
+        return Loss(left + self.aux_coefficient * aux, parts)
 
     def _aux(self, sae: SAE, out: Pass, error: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
         """Share of the residual's energy that the dead latents leave; 0 where none is dead."""
@@ -92,14 +91,13 @@ class TopK(Trainer):
         if self.aux_coefficient == 0 or len(dead) == 0:
             return error.new_zeros(())
         wanted = self.aux_k or max(1, sae.arch.d_in // 2)
-        W_dec = sae.W_enc if sae.W_dec is None else sae.W_dec
         gate = TopKGate(k=min(wanted, len(dead)))
         codes = kernels.encode(out.x_in, sae.W_enc[dead], sae.b_enc[dead], sae.b_dec.detach(), gate)
-        rebuilt = kernels.decode(codes, W_dec[dead])
+        rebuilt = kernels.decode(codes, sae.written()[dead])
         return (error - rebuilt).square().sum() / error.square().sum().clamp_min(1e-12)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
-        W_dec = sae.W_enc if sae.W_dec is None else sae.W_dec
+        W_dec = sae.written()
         W_dec.copy_(normalize(W_dec, dim=1))
         idle = sae.get_buffer("state_idle")
         idle.add_(len(out.x_in)).masked_fill_(out.codes.fired() > 0, 0)
