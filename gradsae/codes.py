@@ -97,6 +97,10 @@ class DenseCodes:
 
     values: Float[Tensor, "batch d_sae"]
 
+    def with_values(self, values: Float[Tensor, "batch d_sae"]) -> "DenseCodes":
+        """Return codes with other values."""
+        return replace(self, values=values)
+
     @property
     def n_rows(self) -> int:
         return len(self.values)

@@ -63,8 +63,12 @@ class Pass:
     """Values are in normalised units, before the output scale."""
     scale: Float[Tensor, "batch 1"]
     """Raw units per normalised unit."""
-    recon: Float[Tensor, "batch d_in"]
-    """Reconstruction in raw units."""
+    normaliser: Normaliser
+
+    @property
+    def recon(self) -> Float[Tensor, "batch d_in"]:
+        """Reconstruction in raw units; made when asked for, since training needs none."""
+        return self.normaliser.undo(self.recon_in, self.scale)
 
 
 @final
@@ -118,11 +122,11 @@ class SAE(nn.Module):
         return kernels.decode(_scaled(codes, self.output_scale), self.written()) + self.b_dec
 
     def forward(self, x: Float[Tensor, "batch d_in"]) -> Pass:
-        x_in, scale = self.normaliser.apply(x)
+        normaliser = self.normaliser
+        x_in, scale = normaliser.apply(x)
         codes = self.encode_in(x_in)
         recon_in = self.decode_in(codes)
-        recon = self.normaliser.undo(recon_in, scale)
-        return Pass(x_in=x_in, recon_in=recon_in, codes=codes, scale=scale, recon=recon)
+        return Pass(x_in=x_in, recon_in=recon_in, codes=codes, scale=scale, normaliser=normaliser)
 
     def save(self, folder: Path, extra: dict[str, Any]) -> None:
         """Write `sae.safetensors` and `sae.json` (architecture and `extra`) into `folder`."""

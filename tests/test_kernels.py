@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from gradsae import kernels
-from gradsae.codes import SparseCodes, from_dense, from_rows
-from gradsae.kernels import builtin, cpu, reference
+from gradsae.codes import DenseCodes, SparseCodes, from_dense, from_rows
+from gradsae.kernels import builtin, cpu, loops, reference
 from gradsae.kernels.gates import ThresholdGate, TopKGate
 
 BACKENDS = [builtin, cpu]
@@ -38,6 +38,49 @@ def test_the_three_products_equal_the_reference(run, dtype, empty, generator):
     torch.testing.assert_close(
         run.scatter_outer(codes, v, g), reference.scatter_outer(v, j, o, g, 11)
     )
+
+
+@every_backend
+def test_the_fused_backward_equals_its_two_products(run, generator):
+    codes = ragged(generator, torch.float32)
+    W, g = torch.randn(11, 5, generator=generator), torch.randn(7, 5, generator=generator)
+    v, j, o = codes.values, codes.latents, codes.offsets
+    dots, outer = run.dots_and_outer(codes, v, W, g)
+    torch.testing.assert_close(dots, reference.row_dots(j, o, W, g))
+    torch.testing.assert_close(outer, reference.scatter_outer(v, j, o, g, 11))
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "k"), [(7, 1), (7, 7), (300, 5), (1000, 3), (130, 64), (40, 40)])
+def test_top_k_finds_the_values_of_a_sort(run, dtype, n, k, generator):
+    pre = torch.randn(20, n, generator=generator, dtype=dtype)
+    pre[3] = 2.0  # ties only
+    pre[4] = pre[4].round()  # many ties
+    pre[5] = -pre[5].abs()
+    values, latents = run.top_k(pre, k)
+    expected = pre.sort(1, descending=True).values[:, :k]
+    assert torch.equal(values.sort(1, descending=True).values, expected)
+    assert torch.equal(pre.gather(1, latents), values)
+    assert all(len(set(row)) == k for row in latents.tolist())
+
+
+@every_backend
+def test_a_nan_stays_visible_in_the_top_k(run, generator):
+    pre = torch.randn(2, 400, generator=generator)
+    pre[1, 100:] = float("nan")
+    values, _ = run.top_k(pre, 200)
+    assert values[0].isfinite().all()
+    assert not values[1].isfinite().all()
+
+
+@every_backend
+def test_unit_rows_have_norm_one_and_their_direction(run, generator):
+    W = torch.randn(6, 5, generator=generator)
+    W[2] = 0
+    expected = torch.nn.functional.normalize(W, dim=1)
+    run.unit_rows_(W)
+    torch.testing.assert_close(W, expected)
 
 
 @every_backend
@@ -86,7 +129,7 @@ def test_several_threads_give_the_bits_of_one(generator, monkeypatch):
         return [cpu.gather_sum(codes, codes.values, W), dots, outer, found.values]
 
     alone = products()
-    monkeypatch.setattr(cpu, "SERIAL_BELOW", 0)
+    monkeypatch.setattr(loops, "SERIAL_BELOW", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert all(torch.equal(a, b) for a, b in zip(alone, products(), strict=True))
 
@@ -105,6 +148,12 @@ def dense_gate(pre, b_enc, gate):
         kth = pre.sort(1, descending=True).values[:, gate.k - 1 : gate.k]
         return torch.where(pre >= kth, pre.relu(), 0.0)
     return torch.where(pre > 0, pre - b_enc.detach() * gate.jump, 0.0)
+
+
+def gated(pre: torch.Tensor, gate) -> SparseCodes | DenseCodes:
+    """The codes of given pre-activations: the encoder is the identity."""
+    n = pre.shape[1]
+    return kernels.encode(pre, torch.eye(n), torch.zeros(n), None, gate)
 
 
 GATES = [TopKGate(k=1), TopKGate(k=3), TopKGate(k=11), ThresholdGate(jump=False)]
@@ -151,13 +200,13 @@ def test_the_sparse_backward_passes_gradcheck(generator):
 
 
 def test_top_k_of_tied_values_keeps_exactly_k():
-    codes = TopKGate(k=2).select(torch.ones(3, 6), torch.zeros(6))
+    codes = gated(torch.ones(3, 6), TopKGate(k=2))
     assert codes.n_open().tolist() == [2, 2, 2]
 
 
 def test_negative_values_in_the_top_k_are_closed():
     pre = torch.tensor([[-1.0, 3.0, -2.0]])
-    codes = TopKGate(k=2).select(pre, torch.zeros(3))
+    codes = gated(pre, TopKGate(k=2))
     assert codes.to_dense().tolist() == [[0.0, 3.0, 0.0]]
     assert codes.n_open().tolist() == [1]
 

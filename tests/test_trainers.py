@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from gradsae import kernels
 from gradsae.fit import FitSettings, Training, fit
 from gradsae.interfaces import Progress, Stream, Trainer
 from gradsae.kernels.gates import ThresholdGate
@@ -185,8 +186,8 @@ def test_quantile_biases_make_latents_fire_at_their_targets():
 
 
 def test_jump_puts_out_the_pre_activation_without_its_bias():
-    gate = ThresholdGate(jump=True)
-    codes = gate.select(torch.tensor([[0.5, -0.1]]), torch.tensor([-0.3, -0.3]))
+    x, bias = torch.tensor([[0.8, 0.2]]), torch.tensor([-0.3, -0.3])
+    codes = kernels.encode(x, torch.eye(2), bias, None, ThresholdGate(jump=True))
     torch.testing.assert_close(codes.to_dense(), torch.tensor([[0.8, 0.0]]))
 
 

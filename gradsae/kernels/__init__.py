@@ -23,12 +23,12 @@ def encode(
     """Return the codes of `gate` over W_enc (x - b_pre) + b_enc, with gradient to all but x."""
     with torch.no_grad():
         centred = x if b_pre is None else x - b_pre
-        codes = gate.select(torch.addmm(b_enc, centred, W_enc.mT), b_enc)
-    if not torch.is_grad_enabled():
-        return codes
-    empty = x.new_zeros(0)
-    values = _Encode.apply(codes, centred, W_enc, b_enc, empty if b_pre is None else b_pre)
-    return DenseCodes(values=values) if isinstance(codes, DenseCodes) else codes.with_values(values)
+        pre = gate.select(centred, W_enc, b_enc)
+    if torch.is_grad_enabled():
+        empty = x.new_zeros(0)
+        values = _Project.apply(pre, centred, W_enc, b_enc, empty if b_pre is None else b_pre)
+        pre = pre.with_values(values)
+    return gate.activate(pre, b_enc)
 
 
 def decode(codes: Codes, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "batch d_in"]:
@@ -38,27 +38,32 @@ def decode(codes: Codes, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "b
     return _Decode.apply(codes, codes.values, W_dec)
 
 
-class _Encode(torch.autograd.Function):
-    """Attach the gradient of an encoder to values that a gate has already chosen."""
+def unit_rows_(W: Float[Tensor, "rows d_in"]) -> None:
+    """Scale each row to norm 1, in place and outside the graph."""
+    backend(W).unit_rows_(W.detach())
+
+
+class _Project(torch.autograd.Function):
+    """Attach the gradient of W_enc x + b_enc to pre-activations that a gate has selected."""
 
     @staticmethod
-    def forward(ctx, codes, x, W_enc, b_enc, b_pre):
-        ctx.codes = codes
-        ctx.has_pre = b_pre.numel() > 0
+    def forward(ctx, pre: Codes, x, W_enc, b_enc, b_pre):
+        ctx.pre = pre
         ctx.save_for_backward(x, W_enc)
-        return codes.values.clone()
+        return pre.values.view_as(pre.values)
 
     @staticmethod
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, W_enc = ctx.saved_tensors
-        grad = grad * (ctx.codes.values > 0)
-        if isinstance(ctx.codes, DenseCodes):
-            grad_W, grad_b = grad.mT @ x, grad.sum(0)
+        _, _, wants_W, wants_b, wants_pre = ctx.needs_input_grad
+        if isinstance(ctx.pre, DenseCodes):
+            grad_W = grad.mT @ x if wants_W else None
+            grad_b = grad.sum(0)
         else:
-            grad_W = backend(x).scatter_outer(ctx.codes, grad, x)
-            grad_b = grad.new_zeros(len(W_enc)).index_add(0, ctx.codes.latents, grad)
-        grad_pre = -(grad_b @ W_enc) if ctx.has_pre else None
-        return None, None, grad_W, grad_b, grad_pre
+            grad_W = backend(x).scatter_outer(ctx.pre, grad, x) if wants_W else None
+            grad_b = grad.new_zeros(len(W_enc)).index_add(0, ctx.pre.latents, grad)
+        grad_pre = -(grad_b @ W_enc) if wants_pre else None
+        return None, None, grad_W, grad_b if wants_b else None, grad_pre
 
 
 class _Decode(torch.autograd.Function):
@@ -72,6 +77,9 @@ class _Decode(torch.autograd.Function):
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         values, W_dec = ctx.saved_tensors
         run, grad = backend(W_dec), grad.contiguous()
-        grad_values = run.row_dots(ctx.codes, W_dec, grad) if ctx.needs_input_grad[1] else None
-        grad_W = run.scatter_outer(ctx.codes, values, grad) if ctx.needs_input_grad[2] else None
+        _, wants_values, wants_W = ctx.needs_input_grad
+        if wants_values and wants_W:
+            return None, *run.dots_and_outer(ctx.codes, values, W_dec, grad)
+        grad_values = run.row_dots(ctx.codes, W_dec, grad) if wants_values else None
+        grad_W = run.scatter_outer(ctx.codes, values, grad) if wants_W else None
         return None, grad_values, grad_W

@@ -15,3 +15,12 @@ def backend(tensor: Tensor) -> ModuleType:
 
         return cpu
     return builtin
+
+
+def screen(x: Tensor, W: Tensor) -> ModuleType | None:
+    """Return the module that selects exactly from cheap products, where they are cheaper."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return None
+    from gradsae.kernels import screen as module
+
+    return module if module.applies(x, W) else None

@@ -52,6 +52,28 @@ def scatter_outer(
     )
 
 
+def dots_and_outer(
+    codes: SparseCodes,
+    values: Float[Tensor, " nnz"],
+    W: Float[Tensor, "d_sae d_in"],
+    g: Float[Tensor, "batch d_in"],
+) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "d_sae d_in"]]:
+    """Return `row_dots(codes, W, g)` and `scatter_outer(codes, values, g)`."""
+    return row_dots(codes, W, g), scatter_outer(codes, values, g)
+
+
+def top_k(
+    pre: Float[Tensor, "batch d_sae"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """Return the k largest entries of each row and their latents, in any order."""
+    return pre.topk(k, dim=1, sorted=False)
+
+
+def unit_rows_(W: Float[Tensor, "d_sae d_in"]) -> None:
+    """Scale each row to norm 1, in place."""
+    W.div_(W.norm(dim=1, keepdim=True).clamp_min_(1e-12))
+
+
 def count_open(pre: Float[Tensor, "batch d_sae"]) -> Int[Tensor, " batch"]:
     """Return the number of entries above zero in each row."""
     return (pre > 0).sum(1)

@@ -1,36 +1,22 @@
 """The three products and threshold selection compiled with numba, for float32 and float64.
 
-Rows (or latents) are shared out over Python threads that run compiled loops without the
-interpreter's lock. Each is summed in storage order by one thread, so results do not depend on the
-number of threads. (numba's own parallel loops bring a second OpenMP pool, and two pools that wait
-in a spin take each other's cores: see results/LOG.md.)
+Each row (or latent) is summed in storage order by one thread, so results do not depend on the
+number of threads.
 """
 
-import inspect
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from itertools import pairwise
-from typing import Any
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae.codes import SparseCodes, Transpose
-
-SERIAL_BELOW = 1 << 21
-"""Multiply-adds under which one thread is faster than waking others (about 0.5 ms)."""
-
-
-def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
-    """Compile at first use, kept on disk. `unwrap` takes off the shape checks that tests put on."""
-    return numba.njit(fastmath=True, cache=True, nogil=True)(inspect.unwrap(loop))
+from gradsae.kernels.loops import as_numpy, compiled, even, in_parts
+from gradsae.kernels.top import largest_of_rows
 
 
-@_compiled
+@compiled
 def _sum_rows(start, stop, offsets, index, values, W, out):
     for i in range(start, stop):
         row = out[i]
@@ -43,19 +29,46 @@ def _sum_rows(start, stop, offsets, index, values, W, out):
                     row[d] += v * w[d]
 
 
-@_compiled
-def _dots(start, stop, offsets, index, g, W, out):
+@compiled
+def _dots(start, stop, offsets, rows, order, g, W, out):
+    for j in range(start, stop):
+        w = W[j]
+        for e in range(offsets[j], offsets[j + 1]):
+            x = g[rows[e]]
+            total = w[0] * 0
+            for d in range(len(w)):
+                total += x[d] * w[d]
+            out[order[e]] = total
+
+
+@compiled
+def _dots_and_sums(start, stop, offsets, rows, order, g, values, W, dots, sums):
+    for j in range(start, stop):
+        w, sum_ = W[j], sums[j]
+        sum_[:] = 0
+        for e in range(offsets[j], offsets[j + 1]):
+            x, v = g[rows[e]], values[order[e]]
+            total = w[0] * 0
+            for d in range(len(w)):
+                total += x[d] * w[d]
+            for d in range(len(w)):
+                sum_[d] += v * x[d]
+            dots[order[e]] = total
+
+
+@compiled
+def _unit_rows(start, stop, W):
     for i in range(start, stop):
-        row = g[i]
-        for e in range(offsets[i], offsets[i + 1]):
-            w = W[index[e]]
-            total = row[0] * 0
-            for d in range(W.shape[1]):
-                total += row[d] * w[d]
-            out[e] = total
+        row = W[i]
+        total = row[0] * 0
+        for d in range(W.shape[1]):
+            total += row[d] * row[d]
+        scale = 1 / max(np.sqrt(total), 1e-12)
+        for d in range(W.shape[1]):
+            row[d] *= scale
 
 
-@_compiled
+@compiled
 def _count(start, stop, n_open, pre):
     for i in range(start, stop):
         count = 0
@@ -64,7 +77,7 @@ def _count(start, stop, n_open, pre):
         n_open[i] = count
 
 
-@_compiled
+@compiled
 def _fill(start, stop, offsets, latents, values, pre):
     for i in range(start, stop):
         e = offsets[i]
@@ -75,7 +88,7 @@ def _fill(start, stop, offsets, latents, values, pre):
                 e += 1
 
 
-@_compiled
+@compiled
 def _sort_by_latent(offsets, latents, order, rows, starts):
     """Counting sort; `starts` comes in as zeros [d_sae + 1] and leaves as the new offsets."""
     for e in range(len(latents)):
@@ -91,43 +104,28 @@ def _sort_by_latent(offsets, latents, order, rows, starts):
             rows[slot] = i
 
 
-@lru_cache
-def _pool(n_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads, thread_name_prefix="gradsae-kernel")
-
-
-def _in_parts(loop: Callable[..., None], cost: np.ndarray, total: int, *arrays: Any) -> None:
-    """Run a loop over all rows: here, or on several threads in parts of like cost.
-
-    `cost` is cumulative over rows, from 0; `total` counts multiply-adds.
-    """
-    n_rows, n_threads = len(cost) - 1, torch.get_num_threads()
-    if n_threads == 1 or total < SERIAL_BELOW:
-        loop(0, n_rows, *arrays)
-        return
-    cuts = np.searchsorted(cost, np.linspace(0, cost[-1], 4 * n_threads + 1))
-    cuts[0], cuts[-1] = 0, n_rows
-    pool = _pool(n_threads)
-    parts = [pool.submit(loop, int(a), int(b), *arrays) for a, b in pairwise(cuts)]
-    for part in parts:
-        part.result()
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
-
-
 def _run(loop: Callable[..., None], offsets: Tensor, *tensors: Tensor) -> None:
-    """Run one of the three products, `tensors` ending with W and the output."""
-    starts, *arrays = (_numpy(t) for t in (offsets, *tensors))
+    """Run one of the products, `tensors` ending with W and what is written."""
+    starts, *arrays = (as_numpy(t) for t in (offsets, *tensors))
     cost = starts + np.arange(len(starts))  # a row costs its entries and itself
-    _in_parts(loop, cost, int(cost[-1]) * arrays[-2].shape[1], starts, *arrays)
+    in_parts(loop, cost, int(cost[-1]) * tensors[-2].shape[-1], starts, *arrays)
+
+
+def top_k(
+    pre: Float[Tensor, "batch d_sae"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """See `builtin.top_k`."""
+    values = torch.empty(len(pre), k, dtype=pre.dtype)
+    latents = torch.empty(len(pre), k, dtype=torch.int64)
+    arrays = [as_numpy(pre), values.numpy(), latents.numpy()]
+    in_parts(largest_of_rows, even(len(pre)), pre.numel(), *arrays)
+    return values, latents
 
 
 def count_open(pre: Float[Tensor, "batch d_sae"]) -> Int[Tensor, " batch"]:
     """See `builtin.count_open`."""
     n_open = torch.empty(len(pre), dtype=torch.int64)
-    _in_parts(_count, np.arange(len(pre) + 1), pre.numel(), n_open.numpy(), _numpy(pre))
+    in_parts(_count, even(len(pre)), pre.numel(), n_open.numpy(), as_numpy(pre))
     return n_open
 
 
@@ -137,8 +135,8 @@ def open_entries(pre: Float[Tensor, "batch d_sae"], n_open: Int[Tensor, " batch"
     torch.cumsum(n_open, 0, out=offsets[1:])
     latents = torch.empty(int(offsets[-1]), dtype=torch.int64)
     values = torch.empty(len(latents), dtype=pre.dtype)
-    arrays = [_numpy(t) for t in (offsets, latents, values, pre)]
-    _in_parts(_fill, np.arange(len(pre) + 1), pre.numel(), *arrays)
+    arrays = [as_numpy(t) for t in (offsets, latents, values, pre)]
+    in_parts(_fill, even(len(pre)), pre.numel(), *arrays)
     return SparseCodes(values=values, latents=latents, offsets=offsets, d_sae=pre.shape[1])
 
 
@@ -147,7 +145,7 @@ def transpose(codes: SparseCodes) -> Transpose:
     if "transpose" not in codes._pattern:
         order, rows = torch.empty_like(codes.latents), torch.empty_like(codes.latents)
         offsets = torch.zeros(codes.d_sae + 1, dtype=torch.int64)
-        arrays = [_numpy(t) for t in (codes.offsets, codes.latents, order, rows, offsets)]
+        arrays = [as_numpy(t) for t in (codes.offsets, codes.latents, order, rows, offsets)]
         _sort_by_latent(*arrays)
         codes._pattern["transpose"] = Transpose(order, rows, offsets)
     return codes.transpose
@@ -162,13 +160,32 @@ def gather_sum(
     return out
 
 
+def unit_rows_(W: Float[Tensor, "d_sae d_in"]) -> None:
+    """Scale each row to norm 1, in place."""
+    in_parts(_unit_rows, even(len(W)), W.numel(), W.detach().numpy())
+
+
 def row_dots(
     codes: SparseCodes, W: Float[Tensor, "d_sae d_in"], g: Float[Tensor, "batch d_in"]
 ) -> Float[Tensor, " nnz"]:
-    """See `reference.row_dots`."""
-    out = torch.empty(len(codes.latents), dtype=W.dtype)
-    _run(_dots, codes.offsets, codes.latents, g, W, out)
+    """See `reference.row_dots`. By latent: W, which may not fit the cache, is then read once."""
+    order, rows, offsets = transpose(codes)
+    out = torch.empty(len(order), dtype=W.dtype)
+    _run(_dots, offsets, rows, order, g, W, out)
     return out
+
+
+def dots_and_outer(
+    codes: SparseCodes,
+    values: Float[Tensor, " nnz"],
+    W: Float[Tensor, "d_sae d_in"],
+    g: Float[Tensor, "batch d_in"],
+) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "d_sae d_in"]]:
+    """Return `row_dots(codes, W, g)` and `scatter_outer(codes, values, g)`, reading g once."""
+    order, rows, offsets = transpose(codes)
+    dots, outer = torch.empty(len(values), dtype=W.dtype), torch.empty(W.shape, dtype=W.dtype)
+    _run(_dots_and_sums, offsets, rows, order, g, values, W, dots, outer)
+    return dots, outer
 
 
 def scatter_outer(

@@ -1,7 +1,7 @@
-"""Gates: which latents open, given the pre-activations. A gate never sees the loss.
+"""Gates: which latents open, given the encoder. A gate never sees the loss.
 
-A gate returns codes without gradient; `gradsae.kernels.encode` attaches it. Through every gate
-here the derivative of an open value to its pre-activation is one, and of a closed one zero.
+`select` chooses entries and runs without gradient; `activate` turns their pre-activations, by now
+with gradient, into codes.
 """
 
 from abc import ABC, abstractmethod
@@ -11,17 +11,23 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.codes import Codes, DenseCodes, from_rows
-from gradsae.kernels.backend import backend
-
-DENSE_ABOVE = 0.05
-"""Share of open latents above which matrix products beat gathers (see benchmarks/speed.py)."""
+from gradsae.codes import Codes, DenseCodes
+from gradsae.kernels import select
 
 
 class Gate(ABC):
     @abstractmethod
-    def select(self, pre: Float[Tensor, "batch d_sae"], b_enc: Float[Tensor, " d_sae"]) -> Codes:
-        """Return the open latents of each row. Runs without gradient."""
+    def select(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        W: Float[Tensor, "d_sae d_in"],
+        b: Float[Tensor, " d_sae"],
+    ) -> Codes:
+        """Return the pre-activations W x + b that may open; every other latent is closed."""
+
+    @abstractmethod
+    def activate(self, pre: Codes, b: Float[Tensor, " d_sae"]) -> Codes:
+        """Return the codes of selected pre-activations."""
 
 
 @final
@@ -31,9 +37,16 @@ class TopKGate(Gate):
 
     k: int
 
-    def select(self, pre: Float[Tensor, "batch d_sae"], b_enc: Float[Tensor, " d_sae"]) -> Codes:
-        top = pre.topk(self.k, dim=1, sorted=False)
-        return from_rows(top.values.relu(), top.indices, pre.shape[1])
+    def select(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        W: Float[Tensor, "d_sae d_in"],
+        b: Float[Tensor, " d_sae"],
+    ) -> Codes:
+        return select.top_k(x, W, b, self.k)
+
+    def activate(self, pre: Codes, b: Float[Tensor, " d_sae"]) -> Codes:
+        return pre.with_values(pre.values.relu())
 
 
 @final
@@ -47,9 +60,18 @@ class ThresholdGate(Gate):
 
     jump: bool
 
-    def select(self, pre: Float[Tensor, "batch d_sae"], b_enc: Float[Tensor, " d_sae"]) -> Codes:
-        n_open = backend(pre).count_open(pre)
-        if n_open.sum() > DENSE_ABOVE * pre.numel():
-            return DenseCodes(values=((pre - b_enc) if self.jump else pre) * (pre > 0))
-        codes = backend(pre).open_entries(pre, n_open)
-        return codes.with_values(codes.values - b_enc[codes.latents]) if self.jump else codes
+    def select(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        W: Float[Tensor, "d_sae d_in"],
+        b: Float[Tensor, " d_sae"],
+    ) -> Codes:
+        return select.above_zero(x, W, b)
+
+    def activate(self, pre: Codes, b: Float[Tensor, " d_sae"]) -> Codes:
+        values, b = pre.values, b.detach()
+        if not self.jump:
+            return pre.with_values(values.relu())
+        if isinstance(pre, DenseCodes):
+            return pre.with_values((values - b) * (values > 0))
+        return pre.with_values(values - b[pre.latents])

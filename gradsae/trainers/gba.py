@@ -6,9 +6,8 @@ from typing import Literal, final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from gradsae import checks
+from gradsae import checks, kernels
 from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
@@ -151,9 +150,9 @@ class GBA(Trainer):
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         if self.unit_enc:
-            sae.W_enc.copy_(normalize(sae.W_enc, dim=1))
+            kernels.unit_rows_(sae.W_enc)
         if self.unit_dec and sae.W_dec is not None:
-            sae.W_dec.copy_(normalize(sae.W_dec, dim=1))
+            kernels.unit_rows_(sae.W_dec)
         self._count(sae, out)
         frozen = progress.step >= progress.n_steps * (1 - self.freeze_share)
         if (progress.step + 1) % self.bias_every == 0:

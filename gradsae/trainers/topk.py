@@ -6,7 +6,6 @@ from typing import final
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from gradsae import checks, kernels
 from gradsae.interfaces import Loss, Progress, Trainer
@@ -97,7 +96,6 @@ class TopK(Trainer):
         return (error - rebuilt).square().sum() / error.square().sum().clamp_min(1e-12)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
-        W_dec = sae.written()
-        W_dec.copy_(normalize(W_dec, dim=1))
+        kernels.unit_rows_(sae.written())
         idle = sae.get_buffer("state_idle")
         idle.add_(len(out.x_in)).masked_fill_(out.codes.fired() > 0, 0)

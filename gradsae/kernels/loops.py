@@ -1,0 +1,59 @@
+"""Compiled loops over rows, shared out over Python threads.
+
+The loops run without the interpreter's lock. (numba's own parallel loops bring a second OpenMP
+pool, and two pools that wait in a spin take each other's cores: see results/LOG.md.)
+"""
+
+import inspect
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+SERIAL_BELOW = 1 << 21
+"""Multiply-adds under which one thread is faster than waking others (about 0.5 ms)."""
+
+FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+"""Sums in any order, so that they are vectorised; but NaN and infinity keep their meaning."""
+
+
+def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile at first use, kept on disk. `unwrap` takes off the shape checks that tests put on."""
+    return numba.njit(fastmath=FASTMATH, cache=True, nogil=True)(inspect.unwrap(loop))
+
+
+@lru_cache
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="gradsae-kernel")
+
+
+def in_parts(loop: Callable[..., Any], cost: np.ndarray, total: int, *arrays: Any) -> None:
+    """Run a loop over all rows: here, or on several threads in parts of like cost.
+
+    `cost` is cumulative over rows, from 0; `total` counts multiply-adds.
+    """
+    n_rows, n_threads = len(cost) - 1, torch.get_num_threads()
+    if n_threads == 1 or total < SERIAL_BELOW:
+        loop(0, n_rows, *arrays)
+        return
+    cuts = np.searchsorted(cost, np.linspace(0, cost[-1], 4 * n_threads + 1))
+    cuts[0], cuts[-1] = 0, n_rows
+    pool = _pool(n_threads)
+    parts = [pool.submit(loop, int(a), int(b), *arrays) for a, b in pairwise(cuts)]
+    for part in parts:
+        part.result()
+
+
+def even(n_rows: int) -> np.ndarray:
+    """Return the cumulative cost of rows that cost the same."""
+    return np.arange(n_rows + 1)
+
+
+def as_numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()

@@ -1,0 +1,111 @@
+"""Screening in bfloat16 selects what the float32 product selects."""
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from gradsae.codes import SparseCodes
+from gradsae.kernels import screen, select
+
+
+@pytest.fixture(autouse=True)
+def screened(monkeypatch):
+    """Screen small matrices too, on any CPU: bfloat16 products are slow there, not wrong."""
+    monkeypatch.setattr(screen, "_hardware", lambda: True)
+    monkeypatch.setattr(screen, "MIN_ROWS", 1)
+    monkeypatch.setattr(screen, "MIN_WEIGHTS", 1)
+
+
+def rows(generator, n, d, *, spread: float = 0.0) -> torch.Tensor:
+    drawn = torch.randn(n, d, generator=generator)
+    return drawn * torch.exp(spread * torch.randn(n, 1, generator=generator))
+
+
+def assert_same_entries(codes: SparseCodes, pre: torch.Tensor, kept: torch.Tensor) -> None:
+    """`codes` hold the entries of `pre` that `kept` marks, each once."""
+    dense = codes.to_dense()
+    assert codes.offsets.diff().tolist() == kept.sum(1).tolist()
+    torch.testing.assert_close(dense, pre * kept, rtol=1e-4, atol=1e-4)
+    assert torch.equal(dense != 0, kept)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.5], ids=["even", "uneven"])
+@pytest.mark.parametrize(("d_in", "d_sae", "k"), [(16, 500, 4), (96, 1000, 32), (7, 130, 1)])
+def test_the_top_k_is_that_of_the_float32_product(d_in, d_sae, k, spread, generator):
+    x, W = rows(generator, 90, d_in, spread=spread), rows(generator, d_sae, d_in, spread=spread)
+    b = torch.randn(d_sae, generator=generator)
+    codes = screen.top_k(x, W, b, k)
+    assert codes is not None
+    pre = (x.double() @ W.double().mT + b).float()
+    kept = torch.zeros_like(pre, dtype=torch.bool).scatter(1, pre.topk(k).indices, True)
+    assert_same_entries(codes, pre, kept)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.5], ids=["even", "uneven"])
+def test_the_open_entries_are_those_of_the_float32_product(spread, generator):
+    x, W = rows(generator, 80, 48, spread=spread), rows(generator, 900, 48, spread=spread)
+    b = -2.5 * W.norm(dim=1)
+    x[7] = 0  # a row with nothing open
+    codes = screen.above_zero(x, W, b, most=80 * 900)
+    assert codes is not None
+    pre = (x.double() @ W.double().mT + b).float()
+    assert_same_entries(codes, pre, pre > 0)
+    assert codes.n_open()[7] == 0
+
+
+def test_no_true_entry_lies_outside_its_bounds(generator):
+    x, W = rows(generator, 64, 300, spread=1.0), rows(generator, 700, 300, spread=1.0)
+    W[:5] = x[:5] * 3  # the largest products there are
+    b = torch.randn(700, generator=generator)
+    pre = x.double() @ W.double().mT + b
+    for part, bits, bounds in screen._products(x, W, b):
+        wide, low, high = (torch.empty(700).numpy() for _ in range(3))
+        for row, i in enumerate(range(64)[part]):
+            screen._bounds(
+                bits[row],
+                bounds.bias,
+                bounds.norm,
+                bounds.reach[row],
+                wide.view("uint32"),
+                low,
+                high,
+            )
+            assert (torch.from_numpy(low) <= pre[i]).all()
+            assert (torch.from_numpy(high) >= pre[i]).all()
+
+
+def test_near_ties_fall_back_to_the_float32_product(generator):
+    x = rows(generator, 70, 32)
+    W = normalize(rows(generator, 1, 32), dim=1).repeat(4000, 1)
+    W += 1e-5 * rows(generator, 4000, 32)
+    b = torch.zeros(4000)
+    assert screen.top_k(x, W, b, 3) is None
+    pre = x @ W.mT
+    found = select.top_k(x, W, b, 3).values.view(70, 3).sort(1).values
+    torch.testing.assert_close(found, pre.topk(3).values.sort(1).values)
+
+
+def test_more_open_entries_than_allowed_come_back_as_a_matrix(generator):
+    x, W = rows(generator, 70, 32), rows(generator, 600, 32)
+    codes = select.above_zero(x, W, torch.zeros(600))
+    torch.testing.assert_close(codes.to_dense(), x @ W.mT)
+
+
+def test_rows_that_are_not_finite_are_left_to_the_float32_product(generator):
+    x, W = rows(generator, 70, 32), rows(generator, 3000, 32)
+    x[3, 4] = float("nan")
+    assert screen.top_k(x, W, torch.zeros(3000), 4) is None
+    codes = select.top_k(x, W, torch.zeros(3000), 4)
+    assert not codes.values.isfinite().all()
+
+
+def test_the_number_of_threads_and_chunks_changes_no_bit(generator, monkeypatch):
+    x, W, b = rows(generator, 300, 64), rows(generator, 2000, 64), torch.zeros(2000)
+    first, second = screen.top_k(x, W, b, 8), screen.above_zero(x, W, b - 20, 30_000)
+    monkeypatch.setattr(screen, "CHUNK_BYTES", 2 * 2000 * 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    again = screen.top_k(x, W, b, 8), screen.above_zero(x, W, b - 20, 30_000)
+    for one, other in zip((first, second), again, strict=True):
+        assert one is not None and other is not None
+        assert torch.equal(one.values, other.values)
+        assert torch.equal(one.latents, other.latents)
