@@ -1,7 +1,8 @@
 """Hooks: watch and edit the blocks of a transformers decoder. The only file that sets any.
 
-Everything runs without a key-value cache, on right-padded or unpadded batches. Hooks are set on the
-shared model for the length of one call, so one model must not be used from two threads at once.
+Everything runs on right-padded or unpadded batches, without a key-value cache unless one is handed
+in (`gradsae.suffix`). Hooks are set on the shared model for the length of one call, so one model
+must not be used from two threads at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -113,10 +114,17 @@ class Decoder:
         token_ids: Tensor,
         attention_mask: Tensor | None,
         positions: Sequence[int] | None,
+        past: Any = None,
     ) -> Tensor:
-        """Float32 logits at the positions; the only call of the transformers model."""
+        """Float32 logits at the positions; the only call of the transformers model.
+
+        `past` is a transformers cache with the keys and values of the tokens before these; those
+        of these are added to it.
+        """
         self._check_tokens(token_ids)
-        mask = torch.ones_like(token_ids) if attention_mask is None else attention_mask
+        n_past = 0 if past is None else past.get_seq_length()
+        whole_mask = torch.ones_like(token_ids[:, :1]).expand(-1, n_past + token_ids.shape[1])
+        mask = whole_mask if attention_mask is None else attention_mask
         if not bool(mask[:, 0].all()):
             raise UserError("only right padding is supported: attention_mask is 0 at position 0")
         n = token_ids.shape[1]
@@ -128,6 +136,7 @@ class Decoder:
             positions is None or "logits_to_keep" not in signature(self.model.forward).parameters
         )
         extra = {} if whole else {"logits_to_keep": keep}
+        extra |= {} if past is None else {"past_key_values": past}
         logits = self.model(
             input_ids=token_ids, attention_mask=mask, use_cache=False, **extra
         ).logits.float()

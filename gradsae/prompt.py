@@ -43,10 +43,21 @@ class Tail(Protocol):
         """Share of the whole model that `logits` runs per row, in [0, 1]."""
         ...
 
+    def begin(self, start: int) -> int:
+        """Return where a run of rows that are clean before `start` begins; cost counts from it."""
+        ...
+
     def logits(
-        self, activation: Float[Tensor, "batch pos d_in"], positions: Sequence[int] | None = None
+        self,
+        activation: Float[Tensor, "batch pos d_in"],
+        positions: Sequence[int] | None = None,
+        *,
+        start: int = 0,
     ) -> Float[Tensor, "batch n_positions vocab"]:
-        """Logits with the site's activation replaced; differentiable."""
+        """Logits with the site's activation replaced; differentiable.
+
+        Every row must be clean before `start`, and `positions` not be before it.
+        """
         ...
 
 
@@ -77,6 +88,10 @@ class SeenPrompt:
     @property
     def n_active(self) -> int:
         return len(self.latents)
+
+    def first_open(self, columns: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Return the first position at which each latent is open."""
+        return (self.codes[:, columns] != 0).int().argmax(0)
 
     def activation(self, codes: Float[Tensor, "*batch pos active"]) -> Tensor:
         """Return the site's activation ([*batch, pos, d_in], raw units) under edited codes."""

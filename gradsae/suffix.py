@@ -1,19 +1,26 @@
 """Re-run a decoder from one site on: the cheap way to see what many edits of one prompt do.
 
 Blocks before the site hand their input through and the site's own output is replaced, so the rest
-of the transformers model (masks, rotary positions, final norm, head) runs as it always does.
+of the transformers model (masks, rotary positions, final norm, head) runs as it always does. Rows
+that leave the first positions alone may skip those: their keys and values are the clean pass's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradsae.decoder import Decoder, first, with_first
+from gradsae.past import CleanPast, empty_cache, kept_in
 from gradsae.sites import Site
+
+REUSE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""Largest misfit, relative to the largest logit, of a run on clean keys and values."""
 
 
 def run_to(decoder: Decoder, site: Site, token_ids: Int[Tensor, "1 pos"]) -> "Suffix":
@@ -58,33 +65,76 @@ class Suffix:
         n_blocks = self.decoder.n_layers - self.site.layer - (self.site.kind != "attn_out")
         return n_blocks / self.decoder.n_layers
 
+    def begin(self, start: int) -> int:
+        """Return where a run of rows that are clean before `start` begins.
+
+        The first call may run the suffix once to get the clean keys and values. The answer is 0
+        where they cannot be used again: the model takes no key-value cache or keeps another state.
+        """
+        return start if start > 0 and self._clean_past is not None else 0
+
     def logits(
         self,
         activation: Float[Tensor, "batch pos d_in"],
         positions: Sequence[int] | None = None,
+        *,
+        start: int = 0,
     ) -> Float[Tensor, "batch n_positions vocab"]:
         """Float32 logits with the site's activation replaced, one row per replacement.
 
         The same as a full pass with that edit (to rounding), and differentiable with respect to
-        `activation`. Blocks before the site hand their input through.
+        `activation`. `start` says that no row differs from `clean` before that position and that no
+        logits are read there: those positions are not run again (see `begin`).
         """
         if activation.shape[1:] != self.clean.shape:
             expected = ("batch", *self.clean.shape)
             raise ValueError(f"activation must be {expected}, got {tuple(activation.shape)}")
-        value = activation.to(self._block_input.dtype)
+        start = self.begin(start)
+        if start == 0 or self._clean_past is None:
+            return self._run(activation, 0, None, positions)
+        n_pos = len(self.clean)
+        read = [p + n_pos if p < 0 else p for p in (range(n_pos) if positions is None else positions)]
+        if min(read) < start:
+            raise ValueError(f"logits are read at {min(read)}, before start={start}")
+        past = self._clean_past.cache(start, len(activation))
+        return self._run(activation, start, past, [p - start for p in read])
+
+    def _run(
+        self, activation: Tensor, start: int, past: Any, positions: Sequence[int] | None
+    ) -> Tensor:
+        """Logits at positions counted from `start`, after the tokens that `past` holds."""
+        value = activation[:, start:].to(self._block_input.dtype)
         blocks = self.decoder.model.get_submodule(self.decoder.layout.blocks)
         with ExitStack() as stack:
             for block in list(blocks)[: self.site.layer]:
                 stack.enter_context(_patched(block, self._hand_through))
-            for module, forward in self._replacements(blocks[self.site.layer], value):
+            for module, forward in self._replacements(blocks[self.site.layer], value, start):
                 stack.enter_context(_patched(module, forward))
-            return self.decoder.forward(self.token_ids.expand(len(value), -1), None, positions)
+            token_ids = self.token_ids[:, start:].expand(len(value), -1)
+            return self.decoder.forward(token_ids, None, positions, past)
+
+    @cached_property
+    def _clean_past(self) -> CleanPast | None:
+        """None unless a run of the last position on clean keys and values gives the clean logits."""
+        model, n_pos = self.decoder.model, len(self.clean)
+        cache = empty_cache(model)
+        if cache is None:
+            return None
+        with torch.no_grad():
+            whole = self._run(self.clean[None], 0, cache, [-1])
+            past = kept_in(cache, self.site.layer + 1, self.decoder.n_layers, n_pos)
+            if past is None:
+                return None
+            again = self._run(self.clean[None], n_pos - 1, past.cache(n_pos - 1, 1), [-1])
+        misfit = (again - whole).abs().max()
+        fits = misfit <= REUSE_TOLERANCE[self.clean.dtype] * whole.abs().max()
+        return past if bool(fits) else None
 
     def _hand_through(self, *args: Any, **kwargs: Any) -> Any:
         return with_first(self._outputs["block"], args[0] if args else kwargs["hidden_states"])
 
     def _replacements(
-        self, block: nn.Module, value: Tensor
+        self, block: nn.Module, value: Tensor, start: int
     ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
         """Modules of the site's block and the functions that stand in for them."""
         layout, out = self.decoder.layout, self._outputs
@@ -92,7 +142,7 @@ class Suffix:
             yield block, _returning(with_first(out["block"], value))
             return
         run = block.forward
-        before = self._block_input.expand(len(value), -1, -1)
+        before = self._block_input[:, start:].expand(len(value), -1, -1)
 
         def run_on_clean_input(*args: Any, **kwargs: Any) -> Any:
             return run(
@@ -106,8 +156,11 @@ class Suffix:
             replay += [layout.mlp, layout.mlp_out]
             edited = layout.mlp_out
         for path in dict.fromkeys(p for p in replay if p is not None):
-            result = with_first(out[path], value) if path == edited else out[path]
-            yield block.get_submodule(path), _returning(result)
+            clean = first(out[path])[:, start:]
+            yield (
+                block.get_submodule(path),
+                _returning(with_first(out[path], value if path == edited else clean)),
+            )
 
 
 def _returning(value: Any) -> Callable[..., Any]:

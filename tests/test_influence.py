@@ -139,7 +139,7 @@ def test_what_differs_between_batches_cancels_in_the_effects():
     seen = planted(torch.ones(1, 4), torch.ones(4, 1), function)
     found = ablate(seen, NextToken(token=0, scalar="logit"), torch.arange(4), batch_rows=3)
     assert found.effect.tolist() == [1, 1, 1, 1]
-    assert found.n_rows == 4 + 2
+    assert found.suffix_runs == 4 + 2
 
 
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 2.0**-23), (torch.bfloat16, 2.0**-7)])

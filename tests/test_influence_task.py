@@ -47,13 +47,13 @@ def case_of(seen: SeenPrompt, **changes: Any) -> Case:
 
 
 def test_a_case_reports_every_run_of_the_suffix(generator):
-    """Five latents in batches of 3 + 1, two gradients, the noise; one clean pass went before."""
+    """Five latents in batches of 3 + 1, two gradients, the noise; two clean passes went before."""
     seen = linear_tail(generator)
     case = case_of(seen)
     tail = seen.suffix
     assert isinstance(tail, PlainTail)
     assert tail.n_rows == (5 + 2) + 2 + (1 + N_JITTERED)
-    n_backwards, n_callers = 2, 1
+    n_backwards, n_callers = 2, 2
     assert case.spent == pytest.approx(
         (1 - tail.fraction) + (tail.n_rows + n_callers + 2 * n_backwards) * tail.fraction
     )
@@ -158,9 +158,10 @@ def test_adding_an_estimator_leaves_the_others_scores_alone(source, scores):
 def test_the_gradient_costs_less_than_the_truth(scores):
     fraction = 2 / 4  # two of four blocks follow the site
     assert scores.scores["influence/cost/grad_times_act"] == pytest.approx(1 + 2 * fraction)
-    n_active = scores.scores["influence/n_active"]
-    assert scores.scores["influence/cost/ablation"] == pytest.approx(1 + n_active * fraction)
-    assert scores.forward_equivalents > 4 * (1 + n_active * fraction)
+    n_active, truth = scores.scores["influence/n_active"], scores.scores["influence/cost/ablation"]
+    # Position 0 is dropped, so nothing is ablated from the first of the ten positions on.
+    assert scores.scores["influence/cost/grad_times_act"] < truth < 1 + 0.9 * n_active * fraction
+    assert scores.forward_equivalents > 4 * truth
 
 
 @pytest.mark.parametrize("scalar", SCALARS)

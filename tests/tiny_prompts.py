@@ -93,11 +93,17 @@ class PlainTail:
     function: Callable[[Tensor], Tensor]
     """[batch pos d_in] to [batch vocab]."""
     fraction: float = 0.5
-    n_rows: int = 0
-    """Rows that were run."""
+    n_rows: float = 0
+    """Rows that were run, from `start` on."""
 
-    def logits(self, activation: Tensor, positions: Sequence[int] | None = None) -> Tensor:
-        self.n_rows += len(activation)
+    def begin(self, start: int) -> int:
+        return start
+
+    def logits(
+        self, activation: Tensor, positions: Sequence[int] | None = None, *, start: int = 0
+    ) -> Tensor:
+        assert torch.equal(activation[:, :start], self.clean[:start].expand_as(activation[:, :start]))
+        self.n_rows += len(activation) * (1 - start / len(self.clean))
         return self.function(activation)[:, None]
 
 

@@ -29,13 +29,19 @@ class Ablation:
     """Column of `SeenPrompt.codes` of each effect."""
     effect: Float[Tensor, " ablated"]
     """In units of the target; positive = the latent supports it."""
-    n_rows: int
-    """Runs of the suffix, unedited rows included."""
+    suffix_runs: float
+    """Runs of the suffix that it took: a row counts as the share of positions that it ran."""
 
 
-def forward_equivalents(fraction: float, n_ablated: int) -> float:
-    """Cost of one clean pass and one re-run of the suffix per latent, in full forward passes."""
-    return 1 + n_ablated * fraction
+def forward_equivalents(seen: SeenPrompt, columns: Int[Tensor, " ablated"]) -> float:
+    """Cost of ablating these latents alone, in full forward passes.
+
+    One clean pass, then for each latent the share of blocks after the site times the share of
+    positions from its first open one on. The unedited row of each batch is not counted.
+    """
+    starts = [seen.suffix.begin(start) for start in seen.first_open(columns).tolist()]
+    n_pos = len(seen.codes)
+    return 1 + seen.suffix.fraction * sum(1 - start / n_pos for start in starts)
 
 
 @torch.no_grad()
@@ -44,15 +50,19 @@ def ablate(
 ) -> Ablation:
     """Switch each latent off in turn, `batch_rows` suffix runs at a time.
 
-    The first row of every batch is unedited: an effect is a difference between two rows of one
-    call, so that kernels which differ between batch sizes cancel.
+    Latents that open late go together, and a batch begins where its first latent opens. The first
+    row of every batch is unedited: an effect is a difference between two rows of one call, so that
+    what differs between batches (kernels, where they begin) cancels.
     """
-    effects = []
-    for part in columns.split(batch_rows - 1):
-        value = evaluate(seen, target, torch.cat([seen.clean[None], seen.without(part)]))
-        effects.append(value[:1] - value[1:])
-    effect = torch.cat(effects)
-    return Ablation(columns=columns, effect=effect, n_rows=len(effect) + len(effects))
+    effect, suffix_runs = seen.codes.new_empty(len(columns)), 0.0
+    opens = seen.first_open(columns)
+    for part in opens.argsort(stable=True).split(batch_rows - 1):
+        start = int(opens[part[0]])
+        edited = torch.cat([seen.clean[None], seen.without(columns[part])])
+        value = evaluate(seen, target, edited, start=start)
+        effect[part] = value[:1] - value[1:]
+        suffix_runs += len(value) * (1 - seen.suffix.begin(start) / len(seen.codes))
+    return Ablation(columns=columns, effect=effect, suffix_runs=suffix_runs)
 
 
 @torch.no_grad()

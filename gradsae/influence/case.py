@@ -82,7 +82,7 @@ def study(seen: SeenPrompt, question: Question, index: int, settings: Settings) 
         estimates=estimates,
         agreement=compare(estimates, effect, ks, n_active),
         cost={e.name: e.forward_equivalents(seen) for e in estimators}
-        | {"ablation": ablation.forward_equivalents(seen.suffix.fraction, n_active)},
+        | {"ablation": ablation.forward_equivalents(seen, torch.arange(n_active))},
         spent=_spent(seen, truth, estimators),
     )
 
@@ -132,9 +132,13 @@ def _scores(
 
 
 def _spent(seen: SeenPrompt, truth: Ablation, estimators: Sequence[Estimator]) -> float:
-    """The run to the site is made once and shared; a clean pass gave the target's probability."""
+    """The run to the site is made once and shared; a clean pass gave the target's probability.
+
+    One more clean pass gave the keys and values that ablation begins from, where it could.
+    """
     fraction = seen.suffix.fraction
     to_site = 1 - fraction
     alone = sum(e.forward_equivalents(seen) - to_site for e in estimators)
-    n_rows = 1 + truth.n_rows + N_JITTERED + 1
-    return to_site + n_rows * fraction + alone
+    past = float(seen.suffix.begin(1) == 1)
+    n_runs = 1 + past + truth.suffix_runs + N_JITTERED + 1
+    return to_site + n_runs * fraction + alone

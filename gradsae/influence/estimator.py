@@ -28,5 +28,6 @@ class Estimator(ABC):
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         """Cost on this prompt, alone and from the tokens on, in full forward passes.
 
-        A backward counts as two forwards; only the share of the model that is run counts.
+        A backward counts as two forwards; only the share of the model that is run counts (blocks
+        after the site and, where a run begins inside the prompt, positions from there on).
         """

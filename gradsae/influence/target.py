@@ -95,10 +95,17 @@ def runner_up(logits: Float[Tensor, " vocab"], token: int) -> int:
 
 
 def evaluate(
-    seen: SeenPrompt, target: Target, activation: Float[Tensor, "batch pos d_in"]
+    seen: SeenPrompt,
+    target: Target,
+    activation: Float[Tensor, "batch pos d_in"],
+    *,
+    start: int = 0,
 ) -> Float[Tensor, " batch"]:
-    """Run the model on from replaced activations and return the target of each row."""
-    value = target.value(seen.suffix.logits(activation, target.positions))
+    """Run the model on from replaced activations and return the target of each row.
+
+    `start` is a position before which no row differs from the clean pass: see `Tail.logits`.
+    """
+    value = target.value(seen.suffix.logits(activation, target.positions, start=start))
     if not bool(value.isfinite().all()):
         raise UserError(f"the target is not a finite number: {value.tolist()}")
     return value

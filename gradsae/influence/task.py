@@ -17,7 +17,7 @@ from gradsae.prompt import NoActiveLatentError, SeenPrompt, see_from
 from gradsae.prompts import Prompt, PromptSet
 from gradsae.sae import SAE
 
-VERSION = 1
+VERSION = 2
 """Of the scores' formulas; part of every record."""
 
 
@@ -30,7 +30,8 @@ class Influence(Metric):
         influence/spearman/E        [-1, 1], 1     influence/spearman_abs/E    [-1, 1], 1
         influence/pearson/E         [-1, 1], 1     influence/sign_agreement/E  [0, 1], 1
         influence/precision_at_k/E  [0, 1], 1
-        influence/cost/E            full forward passes per prompt, a backward counts as two
+        influence/cost/E            full forward passes per prompt, a backward counts as two; of a
+                                    re-run only the share of blocks and positions that is run
     Intervals: 95 % bootstrap over prompts. Beside them:
         influence/cost/ablation      of the truth
         influence/n_active           latents open at some position of a prompt, mean

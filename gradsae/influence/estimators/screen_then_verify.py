@@ -44,6 +44,7 @@ class ScreenThenVerify(Estimator):
         return scores
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
+        """At most: as if every verified latent opened at the first position."""
         screen = GradTimesAct().forward_equivalents(seen)
         return screen + (self._n_checked(seen) + 1) * seen.suffix.fraction
 
