@@ -93,7 +93,9 @@ class Suffix:
         if start == 0 or self._clean_past is None:
             return self._run(activation, 0, None, positions)
         n_pos = len(self.clean)
-        read = [p + n_pos if p < 0 else p for p in (range(n_pos) if positions is None else positions)]
+        read = [
+            p + n_pos if p < 0 else p for p in (range(n_pos) if positions is None else positions)
+        ]
         if min(read) < start:
             raise ValueError(f"logits are read at {min(read)}, before start={start}")
         past = self._clean_past.cache(start, len(activation))
@@ -115,7 +117,7 @@ class Suffix:
 
     @cached_property
     def _clean_past(self) -> CleanPast | None:
-        """None unless a run of the last position on clean keys and values gives the clean logits."""
+        """None unless the last position, run on clean keys and values, gives the clean logits."""
         model, n_pos = self.decoder.model, len(self.clean)
         cache = empty_cache(model)
         if cache is None:

@@ -102,7 +102,9 @@ class PlainTail:
     def logits(
         self, activation: Tensor, positions: Sequence[int] | None = None, *, start: int = 0
     ) -> Tensor:
-        assert torch.equal(activation[:, :start], self.clean[:start].expand_as(activation[:, :start]))
+        assert torch.equal(
+            activation[:, :start], self.clean[:start].expand_as(activation[:, :start])
+        )
         self.n_rows += len(activation) * (1 - start / len(self.clean))
         return self.function(activation)[:, None]
 
