@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 import torch
 from jaxtyping import Float
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from gradsae import checks, kernels
 from gradsae.codes import Codes, DenseCodes, SparseCodes
 from gradsae.errors import UserError
-from gradsae.kernels.gates import Gate, ThresholdGate, TopKGate
+from gradsae.kernels.gates import Gate, JumpReLUGate, ThresholdGate, TopKGate
 from gradsae.normalise import MODES, Mode, Normaliser
 
 FORMAT = 1
 """Version of the checkpoint folder: `sae.safetensors` and `sae.json`."""
+
+
+GateName = Literal["topk", "relu", "jump", "jumprelu"]
 
 
 @final
@@ -26,7 +29,7 @@ class Architecture:
 
     d_in: int
     d_sae: int
-    gate: Literal["topk", "relu", "jump"]
+    gate: GateName
     k: int | None = None
     """Open latents per row; only for gate=topk."""
     tied: bool = False
@@ -36,19 +39,28 @@ class Architecture:
     pre_bias: bool = True
     """Subtract b_dec from the input before encoding."""
     normalise: Mode = "none"
+    bandwidth: float | None = None
+    """Width around the threshold within which it is trained; only for gate=jumprelu."""
+    to_input: bool = False
+    """Within it, train the pre-activation too; only for gate=jumprelu."""
 
     def __post_init__(self) -> None:
         checks.whole("d_in", self.d_in, 1)
         checks.whole("d_sae", self.d_sae, 1)
-        checks.one_of("gate", self.gate, ("topk", "relu", "jump"))
+        checks.one_of("gate", self.gate, get_args(GateName))
         if self.gate == "topk":
             checks.whole("k (with gate=topk)", self.k, 1, self.d_sae)
+        if self.gate == "jumprelu":
+            checks.number("bandwidth (with gate=jumprelu)", self.bandwidth, above=0)
         checks.one_of("normalise", self.normalise, MODES)
 
     def build_gate(self) -> Gate:
         if self.gate == "topk":
             assert self.k is not None
             return TopKGate(k=self.k)
+        if self.gate == "jumprelu":
+            assert self.bandwidth is not None
+            return JumpReLUGate(bandwidth=self.bandwidth, to_input=self.to_input)
         return ThresholdGate(jump=self.gate == "jump")
 
 
@@ -61,6 +73,8 @@ class Pass:
     recon_in: Float[Tensor, "batch d_in"]
     codes: Codes
     """Values are in normalised units, before the output scale."""
+    pre: Codes
+    """Pre-activations of the stored entries."""
     scale: Float[Tensor, "batch 1"]
     """Raw units per normalised unit."""
     normaliser: Normaliser
@@ -75,7 +89,8 @@ class Pass:
 class SAE(nn.Module):
     """recon = decode(gate(W_enc (x - b_dec) + b_enc)) + b_dec, inside a normaliser.
 
-    Parameters: W_enc and W_dec [d_sae, d_in], b_enc [d_sae], b_dec [d_in], output_scale [d_sae].
+    Parameters: W_enc and W_dec [d_sae, d_in], b_enc [d_sae], b_dec [d_in], output_scale [d_sae],
+    threshold [d_sae].
     A method may register buffers of its own (names starting with `state_`); they are saved.
     """
 
@@ -89,6 +104,8 @@ class SAE(nn.Module):
         self.W_dec = None if arch.tied else nn.Parameter(torch.zeros(shape))
         self.b_dec = nn.Parameter(torch.zeros(arch.d_in))
         self.output_scale = nn.Parameter(torch.ones(arch.d_sae)) if arch.scaled else None
+        is_jump = arch.gate == "jumprelu"
+        self.threshold = nn.Parameter(torch.zeros(arch.d_sae)) if is_jump else None
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", torch.zeros(arch.d_in))
@@ -112,10 +129,10 @@ class SAE(nn.Module):
         W = self.written()
         return W if self.output_scale is None else W * self.output_scale[:, None]
 
-    def encode_in(self, x_in: Float[Tensor, "batch d_in"]) -> Codes:
-        """Return the codes of activations that are already normalised."""
+    def encode_in(self, x_in: Float[Tensor, "batch d_in"]) -> kernels.Encoded:
+        """Return codes and pre-activations of activations that are already normalised."""
         b_pre = self.b_dec if self.arch.pre_bias else None
-        return kernels.encode(x_in, self.W_enc, self.b_enc, b_pre, self.gate)
+        return kernels.encode(x_in, self.W_enc, self.b_enc, b_pre, self.gate, self.threshold)
 
     def decode_in(self, codes: Codes) -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction in normalised units."""
@@ -124,9 +141,16 @@ class SAE(nn.Module):
     def forward(self, x: Float[Tensor, "batch d_in"]) -> Pass:
         normaliser = self.normaliser
         x_in, scale = normaliser.apply(x)
-        codes = self.encode_in(x_in)
+        codes, pre = self.encode_in(x_in)
         recon_in = self.decode_in(codes)
-        return Pass(x_in=x_in, recon_in=recon_in, codes=codes, scale=scale, normaliser=normaliser)
+        return Pass(
+            x_in=x_in,
+            recon_in=recon_in,
+            codes=codes,
+            pre=pre,
+            scale=scale,
+            normaliser=normaliser,
+        )
 
     def save(self, folder: Path, extra: dict[str, Any]) -> None:
         """Write `sae.safetensors` and `sae.json` (architecture and `extra`) into `folder`."""

@@ -6,7 +6,8 @@ import torch
 from gradsae import kernels
 from gradsae.codes import DenseCodes, SparseCodes, from_dense, from_rows
 from gradsae.kernels import builtin, cpu, loops, reference
-from gradsae.kernels.gates import ThresholdGate, TopKGate
+from gradsae.kernels.gates import JumpReLUGate, ThresholdGate, TopKGate, per_entry
+from gradsae.kernels.jump import step
 
 BACKENDS = [builtin, cpu]
 every_backend = pytest.mark.parametrize("run", BACKENDS, ids=lambda m: m.__name__)
@@ -153,7 +154,7 @@ def dense_gate(pre, b_enc, gate):
 def gated(pre: torch.Tensor, gate) -> SparseCodes | DenseCodes:
     """The codes of given pre-activations: the encoder is the identity."""
     n = pre.shape[1]
-    return kernels.encode(pre, torch.eye(n), torch.zeros(n), None, gate)
+    return kernels.encode(pre, torch.eye(n), torch.zeros(n), None, gate).codes
 
 
 GATES = [TopKGate(k=1), TopKGate(k=3), TopKGate(k=11), ThresholdGate(jump=False)]
@@ -175,7 +176,7 @@ def test_encode_and_decode_equal_plain_autograd(gate, shift, pre_bias, generator
     W_enc, b_enc, W_dec, b_pre = ours
     codes = kernels.encode(
         x, W_enc, b_enc.detach() if jump else b_enc, b_pre if pre_bias else None, gate
-    )
+    ).codes
     (kernels.decode(codes, W_dec) - target).square().sum().backward()
 
     W_enc, b_enc, W_dec, b_pre = plain
@@ -224,3 +225,39 @@ def test_dense_and_sparse_codes_answer_alike(generator):
 def test_from_rows_holds_k_entries_a_row():
     codes = from_rows(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0, 2], [1, 0]]), 3)
     assert codes.to_dense().tolist() == [[1.0, 0.0, 2.0], [4.0, 3.0, 0.0]]
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.5], ids=["dense", "sparse"])
+@pytest.mark.parametrize("to_input", [False, True])
+def test_jumprelu_equals_the_dense_formula_of_the_paper(shift, to_input, generator):
+    """Equations 11 and 12, written out over the full matrix of pre-activations."""
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    width, coefficient = 0.8, 0.3
+    x, target, bias = draw(60, 5), draw(60, 5), draw(200) + shift
+    W_enc, W_dec = draw(200, 5) / 2, draw(200, 5)
+    threshold = 0.5 + draw(200).abs()
+    ours = [p.clone().requires_grad_() for p in (W_enc, bias, threshold, W_dec)]
+    gate = JumpReLUGate(bandwidth=width, to_input=to_input)
+    codes, pre = kernels.encode(x, ours[0], ours[1], None, gate, ours[2])
+    assert isinstance(codes, DenseCodes) == (shift == 0.0)
+    opened = step(pre.values, per_entry(ours[2], pre), width, to_input).sum()
+    loss = (kernels.decode(codes, ours[3]) - target).square().sum() + coefficient * opened
+    loss.backward()
+
+    z = x @ W_enc.mT + bias
+    is_open = z > threshold
+    near = ((z - threshold).abs() < width / 2) / width
+    grad_recon = 2 * ((z * is_open) @ W_dec - target)
+    grad_f = grad_recon @ W_dec.mT
+    pseudo = (grad_f * threshold + coefficient) * near
+    grad_z = grad_f * is_open + pseudo * to_input
+    torch.testing.assert_close(codes.to_dense(), z * is_open)
+    assert loss.item() == pytest.approx(
+        (((z * is_open) @ W_dec - target).square().sum() + coefficient * is_open.sum()).item()
+    )
+    expected = [grad_z.mT @ x, grad_z.sum(0), -pseudo.sum(0), (z * is_open).mT @ grad_recon]
+    for parameter, grad in zip(ours, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, grad)

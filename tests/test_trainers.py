@@ -13,6 +13,7 @@ from gradsae.optim import Optim
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
 from gradsae.trainers.gba import GBA
+from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.l1 import L1
 from gradsae.trainers.topk import TopK
 
@@ -21,6 +22,8 @@ TRAINERS = [
     TopK(d_sae=24, k=2, optim=OPTIM),
     TopK(d_sae=24, k=2, optim=OPTIM, tied=True),
     L1(d_sae=24, l1=0.1, optim=OPTIM),
+    JumpReLU(d_sae=24, coefficient=1e-3, optim=OPTIM, threshold=0.1, bandwidth=0.1),
+    JumpReLU(d_sae=24, coefficient=1e-3, optim=OPTIM, penalty="tanh", bandwidth=0.5, to_input=True),
     GBA(d_sae=24, optim=OPTIM, groups=4),
     GBA(d_sae=24, optim=OPTIM, groups=4, tied=False, scale_init=0.05, bias_init="quantile"),
     GBA(d_sae=24, optim=OPTIM, groups=1, activation="relu"),
@@ -187,7 +190,7 @@ def test_quantile_biases_make_latents_fire_at_their_targets():
 
 def test_jump_puts_out_the_pre_activation_without_its_bias():
     x, bias = torch.tensor([[0.8, 0.2]]), torch.tensor([-0.3, -0.3])
-    codes = kernels.encode(x, torch.eye(2), bias, None, ThresholdGate(jump=True))
+    codes = kernels.encode(x, torch.eye(2), bias, None, ThresholdGate(jump=True)).codes
     torch.testing.assert_close(codes.to_dense(), torch.tensor([[0.8, 0.0]]))
 
 

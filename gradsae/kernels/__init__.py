@@ -4,13 +4,21 @@ The backward of a sparse code is exact, not an approximation: every gate has zer
 closed latents. Which path runs is decided here, by storage, density, device and dtype.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.codes import Codes, DenseCodes, SparseCodes
 from gradsae.kernels.backend import backend
-from gradsae.kernels.gates import Gate
+from gradsae.kernels.gates import Encoder, Gate
+
+
+class Encoded(NamedTuple):
+    codes: Codes
+    pre: Codes
+    """Pre-activations of the same entries."""
 
 
 def encode(
@@ -19,16 +27,18 @@ def encode(
     b_enc: Float[Tensor, " d_sae"],
     b_pre: Float[Tensor, " d_in"] | None,
     gate: Gate,
-) -> Codes:
+    threshold: Float[Tensor, " d_sae"] | None = None,
+) -> Encoded:
     """Return the codes of `gate` over W_enc (x - b_pre) + b_enc, with gradient to all but x."""
+    encoder = Encoder(W_enc, b_enc, threshold)
     with torch.no_grad():
         centred = x if b_pre is None else x - b_pre
-        pre = gate.select(centred, W_enc, b_enc)
+        pre = gate.select(centred, encoder)
     if torch.is_grad_enabled():
         empty = x.new_zeros(0)
         values = _Project.apply(pre, centred, W_enc, b_enc, empty if b_pre is None else b_pre)
         pre = pre.with_values(values)
-    return gate.activate(pre, b_enc)
+    return Encoded(gate.activate(pre, encoder), pre)
 
 
 def decode(codes: Codes, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "batch d_in"]:

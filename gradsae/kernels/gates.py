@@ -6,27 +6,30 @@ with gradient, into codes.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.codes import Codes, DenseCodes
 from gradsae.kernels import select
+from gradsae.kernels.jump import jump
+
+
+class Encoder(NamedTuple):
+    W: Float[Tensor, "d_sae d_in"]
+    b: Float[Tensor, " d_sae"]
+    threshold: Float[Tensor, " d_sae"] | None = None
+    """Only for JumpReLU."""
 
 
 class Gate(ABC):
     @abstractmethod
-    def select(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        W: Float[Tensor, "d_sae d_in"],
-        b: Float[Tensor, " d_sae"],
-    ) -> Codes:
+    def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
         """Return the pre-activations W x + b that may open; every other latent is closed."""
 
     @abstractmethod
-    def activate(self, pre: Codes, b: Float[Tensor, " d_sae"]) -> Codes:
+    def activate(self, pre: Codes, encoder: Encoder) -> Codes:
         """Return the codes of selected pre-activations."""
 
 
@@ -37,15 +40,10 @@ class TopKGate(Gate):
 
     k: int
 
-    def select(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        W: Float[Tensor, "d_sae d_in"],
-        b: Float[Tensor, " d_sae"],
-    ) -> Codes:
-        return select.top_k(x, W, b, self.k)
+    def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
+        return select.top_k(x, encoder.W, encoder.b, self.k)
 
-    def activate(self, pre: Codes, b: Float[Tensor, " d_sae"]) -> Codes:
+    def activate(self, pre: Codes, encoder: Encoder) -> Codes:
         return pre.with_values(pre.values.relu())
 
 
@@ -60,18 +58,42 @@ class ThresholdGate(Gate):
 
     jump: bool
 
-    def select(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        W: Float[Tensor, "d_sae d_in"],
-        b: Float[Tensor, " d_sae"],
-    ) -> Codes:
-        return select.above_zero(x, W, b)
+    def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
+        return select.above_zero(x, encoder.W, encoder.b)
 
-    def activate(self, pre: Codes, b: Float[Tensor, " d_sae"]) -> Codes:
-        values, b = pre.values, b.detach()
+    def activate(self, pre: Codes, encoder: Encoder) -> Codes:
+        values, b = pre.values, encoder.b.detach()
         if not self.jump:
             return pre.with_values(values.relu())
-        if isinstance(pre, DenseCodes):
-            return pre.with_values((values - b) * (values > 0))
-        return pre.with_values(values - b[pre.latents])
+        return pre.with_values((values - per_entry(b, pre)) * (values > 0))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class JumpReLUGate(Gate):
+    """Open where the pre-activation is above the latent's threshold, and put it out as it is.
+
+    Entries up to half a bandwidth below are kept with value 0: they carry gradient to the
+    threshold (see `gradsae.kernels.jump`).
+    """
+
+    bandwidth: float
+    to_input: bool = False
+
+    def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
+        assert encoder.threshold is not None
+        lowest = encoder.threshold - self.bandwidth / 2
+        above = select.above_zero(x, encoder.W, encoder.b - lowest)
+        return above.with_values(above.values + per_entry(lowest, above))
+
+    def activate(self, pre: Codes, encoder: Encoder) -> Codes:
+        assert encoder.threshold is not None
+        threshold = per_entry(encoder.threshold, pre)
+        return pre.with_values(jump(pre.values, threshold, self.bandwidth, self.to_input))
+
+
+def per_entry(of_latents: Float[Tensor, " d_sae"], codes: Codes) -> Float[Tensor, "..."]:
+    """Return the number of each stored entry's latent, in the shape of `codes.values`."""
+    if isinstance(codes, DenseCodes):
+        return of_latents.expand(codes.n_rows, -1)
+    return of_latents[codes.latents]

@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 def encode(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Iterator[Rows]:
     """Yield the codes of raw activations, some rows at a time, on the SAE's device."""
     for start, chunk in _chunks(sae, x):
-        yield Rows(start, sae.encode_in(sae.normaliser.apply(chunk).x))
+        yield Rows(start, sae.encode_in(sae.normaliser.apply(chunk).x).codes)
 
 
 @torch.no_grad()

@@ -91,8 +91,9 @@ class TopK(Trainer):
             return error.new_zeros(())
         wanted = self.aux_k or max(1, sae.arch.d_in // 2)
         gate = TopKGate(k=min(wanted, len(dead)))
-        codes = kernels.encode(out.x_in, sae.W_enc[dead], sae.b_enc[dead], sae.b_dec.detach(), gate)
-        rebuilt = kernels.decode(codes, sae.written()[dead])
+        W_enc, b_enc, W_dec = sae.W_enc[dead], sae.b_enc[dead], sae.written()[dead]
+        codes = kernels.encode(out.x_in, W_enc, b_enc, sae.b_dec.detach(), gate).codes
+        rebuilt = kernels.decode(codes, W_dec)
         return (error - rebuilt).square().sum() / error.square().sum().clamp_min(1e-12)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:

@@ -1,0 +1,118 @@
+"""JumpReLU: a learned threshold for each latent, trained through pseudo-derivatives."""
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae import checks, kernels
+from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.kernels.gates import per_entry
+from gradsae.kernels.jump import step
+from gradsae.normalise import MODES, Mode, fit_normaliser
+from gradsae.optim import Optim
+from gradsae.sae import SAE, Architecture, Pass
+from gradsae.trainers.common import fvu, l0, random_directions
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class JumpReLU(Trainer):
+    """JumpReLU autoencoder: squared error + coefficient * penalty.
+
+    penalty=step: the number of open latents. Reference: Rajamanoharan et al. 2024,
+    https://arxiv.org/abs/2407.14435, sections 3 and 4: inputs at mean squared norm 1, thresholds
+    and bandwidth .001, decoder rows of norm 1, Adam with beta1 = 0, the penalty warmed up. Differs
+    from the paper: the threshold itself is trained and kept at 0 or more (the paper trains its
+    logarithm), the decoder gradient keeps its part parallel to the atoms, and the learning rate is
+    set for short runs.
+
+    penalty=tanh: sum of tanh(tanh_scale * f_i ||W_dec_i||). Reference: Anthropic, January 2025
+    update, which also sends pseudo-derivatives to the pre-activations (`to_input`); its bandwidth
+    is 2 and its thresholds start at .1, at mean squared norm d_in, with decoder norms free.
+    """
+
+    d_sae: int
+    coefficient: float
+    """Weight of the penalty, per latent and sample."""
+    optim: Optim
+    penalty: Literal["step", "tanh"] = "step"
+    tanh_scale: float = 4.0
+    bandwidth: float = 0.001
+    threshold: float = 0.001
+    """Of every latent at the start, in the SAE's own units."""
+    to_input: bool = False
+    warmup: float = 0.1
+    """Share of all steps over which the penalty rises from 0."""
+    unit_dec: bool = True
+    """Project decoder rows to norm 1 after each step."""
+    tied: bool = False
+    pre_bias: bool = False
+    """Subtract b_dec from the input."""
+    normalise: Mode = "unit"
+
+    def __post_init__(self) -> None:
+        checks.whole("d_sae", self.d_sae, 1)
+        checks.number("coefficient", self.coefficient, low=0)
+        checks.one_of("penalty", self.penalty, ("step", "tanh"))
+        checks.share("warmup", self.warmup)
+        checks.number("threshold", self.threshold, low=0)
+        checks.one_of("normalise", self.normalise, MODES)
+        for name in ("tanh_scale", "bandwidth"):
+            checks.number(name, getattr(self, name), above=0)
+        for name in ("to_input", "unit_dec", "tied", "pre_bias"):
+            checks.flag(name, getattr(self, name))
+
+    @property
+    def name(self) -> str:
+        return "jumprelu" if self.penalty == "step" else "jumprelu_tanh"
+
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        d_in = sample.shape[1]
+        sae = SAE(
+            Architecture(
+                d_in=d_in,
+                d_sae=self.d_sae,
+                gate="jumprelu",
+                bandwidth=self.bandwidth,
+                to_input=self.to_input,
+                tied=self.tied,
+                pre_bias=self.pre_bias,
+                normalise=self.normalise,
+            )
+        )
+        normaliser = fit_normaliser(sample, self.normalise)
+        sae.set_normaliser(normaliser)
+        directions = random_directions(self.d_sae, d_in, generator)
+        assert sae.threshold is not None
+        with torch.no_grad():
+            sae.W_enc.copy_(directions)
+            if sae.W_dec is not None:
+                sae.W_dec.copy_(directions)
+            sae.b_dec.copy_(normaliser.apply(sample).x.mean(0))
+            sae.threshold.fill_(self.threshold)
+        return sae
+
+    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+        error = (out.x_in - out.recon_in).square().sum(1).mean()
+        penalty = self._penalty(sae, out) / out.codes.n_rows
+        warm = min(1.0, (progress.step + 1) / max(1.0, self.warmup * progress.n_steps))
+        left = fvu(out.x_in, out.recon_in)
+        parts = {"fvu": left.detach(), "l0": l0(out.codes), "penalty": penalty.detach()}
+        return Loss(error + self.coefficient * warm * penalty, parts)
+
+    def _penalty(self, sae: SAE, out: Pass) -> Float[Tensor, ""]:
+        assert sae.threshold is not None
+        if self.penalty == "tanh":
+            norms = per_entry(sae.written().norm(dim=1), out.codes)
+            return (self.tanh_scale * out.codes.values * norms).tanh().sum()
+        threshold = per_entry(sae.threshold, out.pre)
+        return step(out.pre.values, threshold, self.bandwidth, self.to_input).sum()
+
+    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+        assert sae.threshold is not None
+        sae.threshold.clamp_min_(0.0)
+        if self.unit_dec:
+            kernels.unit_rows_(sae.written())
