@@ -1,21 +1,24 @@
 """Trained SAEs by content: found if they were trained before, trained and kept if not.
 
 The id of a checkpoint hashes what shaped the SAE (data, method, steps, seeds) and nothing of what
-is measured later, so a new metric is scored on old checkpoints.
+is measured later, so a new metric is scored on old checkpoints. Whether an SAE was trained alone
+or beside others on one stream is not in it either: that changes no number.
 """
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from gradsae import sae as saes
 from gradsae.errors import UserError
-from gradsae.fit import FitSettings, Training, fit
+from gradsae.files import writing
+from gradsae.fit import FitSettings, Log, Training, fit
 from gradsae.interfaces import Source, Trainer
 from gradsae.records import content_id
 from gradsae.sae import SAE
@@ -24,8 +27,6 @@ from gradsae.seeds import Seeds, make_generator
 VERSION = 1
 """Goes up when the same settings would give another SAE; older checkpoints are then not found."""
 
-Log = Callable[[int, dict[str, float]], None]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class Checkpoint:
     id: str
     sae: SAE
     seconds: float
-    """Wall time of the training, whenever it was done."""
+    """Time of the training, whenever it was done: building the SAE, its own steps, and its share of
+    what it had in common with SAEs trained beside it (drawing the batches)."""
     curve: dict[str, list[Any]]
     """`step` and the logged parts of the loss."""
     found: bool
@@ -80,49 +82,96 @@ def shape_of(settings: FitSettings) -> dict[str, int]:
     return {name: getattr(settings, name) for name in ("steps", "batch_size", "init_rows")}
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """An SAE that a cell asks for: what shapes it, where it is kept, where it is trained."""
+
+    source: Source
+    trainer: Trainer
+    settings: FitSettings
+    seeds: Seeds
+    root: Path
+    device: torch.device
+
+    def id(self) -> str:
+        return checkpoint_id(self.source, self.trainer, self.settings, self.seeds)
+
+    def folder(self) -> Path:
+        return self.root / "checkpoints" / self.id()
+
+
 def get(
-    source: Source,
-    trainer: Trainer,
-    settings: FitSettings,
-    seeds: Seeds,
-    *,
-    root: Path,
-    device: torch.device,
-    log: Log,
-    force: bool = False,
+    wanted: Wanted, *, log: Callable[[int, dict[str, float]], None], force: bool = False
 ) -> Checkpoint:
-    """Return the trained SAE on `device`, from `root`/checkpoints or trained now.
+    """Return the trained SAE on its device, from `root`/checkpoints or trained now.
 
-    A training that was cut off goes on from its last saved state in `root`/training.
+    `log` gets the curve: as it grows, or whole if the SAE was there. A training that was cut off
+    goes on from its last saved state in `root`/training.
     """
-    name = checkpoint_id(source, trainer, settings, seeds)
-    folder = root / "checkpoints" / name
+    folder = wanted.folder()
     if folder.exists() and not force:
-        return _found(folder, name, device)
-    source.d_in()  # a harvest, where one is due, is not this method's time
+        found = _found(folder, folder.name, wanted.device)
+        parts = {name: column for name, column in found.curve.items() if name != "step"}
+        for i, step in enumerate(found.curve["step"]):
+            log(step, {name: column[i] for name, column in parts.items()})
+        return found
+    (outcome,) = train([wanted], lambda _, step, parts: log(step, parts))
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def train(group: Sequence[Wanted], log: Log) -> list[Checkpoint | Exception]:
+    """Train some SAEs on one stream and keep each; where that fails, say why in its place.
+
+    All of them have one source, one `settings`, one data seed and one device.
+    """
+    first = group[0]
+    first.source.d_in()  # a harvest, where one is due, is nobody's time
     started = time.perf_counter()
-    sample = source.stream(settings.init_rows, seeds.data, torch.device("cpu")).next()
-    built = trainer.build(sample.float(), make_generator(seeds.init, "init"))
-    training = Training(trainer, built.to(device))
-    curve: dict[str, list[Any]] = {"step": []}
+    rows, seed = first.settings.init_rows, first.seeds.data
+    sample = first.source.stream(rows, seed, torch.device("cpu")).next().float()
+    common = (time.perf_counter() - started) / len(group)
+    built = [_build(wanted, sample, common) for wanted in group]
+    del sample
+    places = [i for i, training in enumerate(built) if isinstance(training, Training)]
+    trainings = [training for training in built if isinstance(training, Training)]
+    if trainings:
+        batches = first.source.stream(first.settings.batch_size, seed, first.device)
+        heard: Log = lambda i, step, parts: log(places[i], step, parts)  # noqa: E731
+        fit(trainings, batches, first.settings, log=heard)
+    return [_keep(*each) for each in zip(group, built, strict=True)]
 
-    def keep(_: int, step: int, parts: dict[str, float]) -> None:
-        curve["step"].append(step)
-        for part, value in parts.items():
-            curve.setdefault(part, []).append(value)
-        log(step, parts)
 
-    fit(
-        [training],
-        source.stream(settings.batch_size, seeds.data, device),
-        settings,
-        log=keep,
-        state_dir=root / "training" / name,
-    )
-    seconds = time.perf_counter() - started
-    extra = {"id": name, "seconds": seconds, "curve": curve, "trainer": trainer_config(trainer)}
-    _write(training.sae, folder, extra)
-    return Checkpoint(id=name, sae=training.sae, seconds=seconds, curve=curve, found=False)
+def _build(wanted: Wanted, sample: Tensor, common: float) -> Training | Exception:
+    """Return an untrained SAE; `common` is its share of the time spent for all of them."""
+    started = time.perf_counter()
+    try:
+        sae = wanted.trainer.build(sample, make_generator(wanted.seeds.init, "init"))
+    except Exception as error:  # of one method: not the others' business
+        return error
+    name = wanted.id()
+    training = Training(wanted.trainer, sae.to(wanted.device), wanted.root / "training" / name)
+    training.seconds = common + time.perf_counter() - started
+    return training
+
+
+def _keep(wanted: Wanted, training: Training | Exception) -> Checkpoint | Exception:
+    """Write the checkpoint of a finished training; only then its saved state may go."""
+    if isinstance(training, Exception):
+        return training
+    if training.error:
+        return training.error
+    cost = {"seconds": training.seconds, "curve": training.curve}
+    extra = {"id": wanted.id(), **cost, "trainer": trainer_config(wanted.trainer)}
+    try:
+        _write(training.sae, wanted.folder(), extra)
+    except UserError as error:
+        return error
+    if training.state_dir:
+        shutil.rmtree(training.state_dir, ignore_errors=True)
+    return Checkpoint(id=wanted.id(), sae=training.sae, **cost, found=False)
 
 
 def _found(folder: Path, name: str, device: torch.device) -> Checkpoint:
@@ -139,10 +188,7 @@ def _write(sae: SAE, folder: Path, extra: dict[str, Any]) -> None:
     """Make the folder whole or not at all."""
     fresh = folder.with_suffix(".partial")
     shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    with writing("a trained SAE", folder, leaving=fresh):
         sae.save(fresh, extra)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.replace(folder)
-    except OSError as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise UserError(f"cannot write checkpoint {folder}: {error.strerror or error}") from error

@@ -2,6 +2,7 @@
 
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
@@ -12,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from gradsae import checkpoints, checks
-from gradsae.checkpoints import Checkpoint, plain, shape_of, trainer_config
+from gradsae.checkpoints import Checkpoint, Wanted, plain, shape_of, trainer_config
 from gradsae.errors import UserError
 from gradsae.files import check_writable
 from gradsae.fit import FitSettings
@@ -126,30 +127,53 @@ def _device(name: str) -> torch.device:
 
 def run(cell: Cell) -> Outcome:
     """Measure one cell and save its record; skip it if this machine has done it."""
-    if cell.task in ("influence", "steering") and not isinstance(cell.source, ModelSource):
+    if not _applies(cell):
         why = f"source {cell.source.name} has no language model"
         return Outcome("does not apply", f"{_name(cell)}: {why}")
     check_writable(cell.results)  # before the work, not after it
-    task, config = {"name": cell.task, "version": TASKS[cell.task]}, _config(cell)
-    name = record_id(task, config, plain(cell.seeds))
-    path = cell.results / "records" / f"{name}.json"
+    path = _record_path(cell)
     if path.exists() and not cell.force:
         load(path)  # a damaged record is an error, not done work
-        return Outcome("found", f"{_name(cell)}: done before, force=true repeats it ({name})", path)
+        done = f"done before, force=true repeats it ({path.stem})"
+        return Outcome("found", f"{_name(cell)}: {done}", path)
     cell.source.d_in()  # harvests, where one is due
     started = time.perf_counter()
-    with _track(cell, name, config) as tracked:
-        checkpoint = _checkpoint(cell, cell.seeds, tracked)
-        answer = _measure(cell, checkpoint, tracked)
+    with _track(cell, path.stem, _config(cell)) as tracked:
+        checkpoint = _checkpoint(cell, _wanted(cell)[0], tracked)
+        answer = _measure(cell, checkpoint)
         if isinstance(answer, Skipped):
             return Outcome("does not apply", f"{_name(cell)}: {answer.reason}")
         seconds = time.perf_counter() - started
         if checkpoint.found and cell.task == "recovery":
             seconds += checkpoint.seconds  # the cost of the method, whenever it was paid
-        record = _record(cell, task, config, checkpoint, answer, seconds)
+        record = _record(cell, checkpoint, answer, seconds)
         path = save(record, cell.results / "records")  # first: W&B is only a mirror
         _mirror(tracked, record)
-    return Outcome("done", f"{_name(cell)}: {name}", path)
+    return Outcome("done", f"{_name(cell)}: {path.stem}", path)
+
+
+def due(cell: Cell) -> list[Wanted]:
+    """Return the SAEs that `run` would train and that may be trained before it.
+
+    Those of a forced cell are left to the cell: it trains anew whatever is there.
+    """
+    if not _applies(cell) or cell.force or _record_path(cell).exists():
+        return []
+    return [wanted for wanted in _wanted(cell) if not wanted.folder().exists()]
+
+
+def _applies(cell: Cell) -> bool:
+    needs_model = cell.task in ("influence", "steering")
+    return isinstance(cell.source, ModelSource) or not needs_model
+
+
+def _task(cell: Cell) -> dict[str, Any]:
+    return {"name": cell.task, "version": TASKS[cell.task]}
+
+
+def _record_path(cell: Cell) -> Path:
+    name = record_id(_task(cell), _config(cell), plain(cell.seeds))
+    return cell.results / "records" / f"{name}.json"
 
 
 def _name(cell: Cell) -> str:
@@ -188,28 +212,34 @@ def _track(cell: Cell, name: str, config: dict[str, Any]) -> Run:
     )
 
 
-def _checkpoint(cell: Cell, seeds: Seeds, tracked: Run) -> Checkpoint:
-    return checkpoints.get(
-        cell.source,
-        cell.trainer,
-        cell.fit,
-        seeds,
-        root=cell.results,
-        device=cell.device,
-        log=lambda step, parts: tracked.log(step, {f"train/{k}": v for k, v in parts.items()}),
-        force=cell.force and cell.task == "recovery",
-    )
+def _wanted(cell: Cell) -> list[Wanted]:
+    """Return the cell's own SAE and, for consistency, those of the other seeds."""
+    seeds = [cell.seeds]
+    if cell.task == "consistency":
+        seeds += [replace(cell.seeds, data=s, init=s) for s in cell.consistency.others]
+    about = {"source": cell.source, "trainer": cell.trainer, "settings": cell.fit}
+    where = {"root": cell.results, "device": cell.device}
+    return [Wanted(seeds=each, **about, **where) for each in seeds]
 
 
-def _measure(cell: Cell, checkpoint: Checkpoint, tracked: Run) -> Scores | Skipped:
+def _checkpoint(cell: Cell, wanted: Wanted, tracked: Run | None = None) -> Checkpoint:
+    """Return a trained SAE; `tracked` gets the curve of its training."""
+
+    def log(step: int, parts: Mapping[str, float]) -> None:
+        if tracked:
+            tracked.log(step, {f"train/{name}": value for name, value in parts.items()})
+
+    return checkpoints.get(wanted, log=log, force=cell.force and cell.task == "recovery")
+
+
+def _measure(cell: Cell, checkpoint: Checkpoint) -> Scores | Skipped:
     sae, seed = checkpoint.sae, cell.seeds.eval
     match cell.task:
         case "recovery":
             answers = {k: m.measure(sae, cell.source, seed) for k, m in cell.metrics.items()}
             return _merge(answers)
         case "consistency":
-            others = [replace(cell.seeds, data=s, init=s) for s in cell.consistency.others]
-            runs = [sae] + [_checkpoint(cell, seeds, tracked).sae for seeds in others]
+            runs = [sae] + [_checkpoint(cell, other).sae for other in _wanted(cell)[1:]]
             return cell.consistency.compare(runs, cell.source, seed)
         case "influence":
             return cell.influence.measure(sae, cell.source, seed)
@@ -230,22 +260,15 @@ def _merge(answers: dict[str, Scores | Skipped]) -> Scores:
     return replace(merged, forward_equivalents=spent)
 
 
-def _record(
-    cell: Cell,
-    task: dict[str, Any],
-    config: dict[str, Any],
-    checkpoint: Checkpoint,
-    answer: Scores,
-    seconds: float,
-) -> Record:
+def _record(cell: Cell, checkpoint: Checkpoint, answer: Scores, seconds: float) -> Record:
     series = dict(answer.series)
     if cell.task == "recovery":
         series["training/curve"] = dict(checkpoint.curve)
     source = cell.source
     store = source.activations_id() if isinstance(source, ModelSource) else None
     return Record(
-        task=task,
-        config=config,
+        task=_task(cell),
+        config=_config(cell),
         seeds=plain(cell.seeds),
         scores=answer.scores,
         intervals={k: list(v) for k, v in answer.intervals.items()},

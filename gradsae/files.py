@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from gradsae.errors import UserError
@@ -38,3 +40,27 @@ def check_writable(folder: Path | str) -> None:
             os.fsync(probe.fileno())
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def writing(what: str, folder: Path, *, leaving: Path) -> Iterator[None]:
+    """Turn a failed write (a full disk above all) into a UserError that says what to do.
+
+    `leaving` is the unfinished file or folder; it is deleted, to give its space back.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors raises its own for a full disk
+        if leaving.is_dir():
+            shutil.rmtree(leaving, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                leaving.unlink()
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"cannot write {what} to {folder}: {reason}. Nothing that was finished is lost. Make "
+            "room there, or name another folder with results=, and run the same command again; a "
+            "training goes on from its last saved state"
+        ) from error

@@ -1,14 +1,14 @@
 """The one training loop: several SAEs on one stream, stopped and resumed without a trace.
 
 Each SAE gets the batches it would get alone, so training together changes nothing but the cost.
+Each keeps its own saved state, so it can go on in other company, or alone.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,10 @@ from tqdm import tqdm
 
 from gradsae import checks
 from gradsae.errors import UserError
+from gradsae.files import writing
 from gradsae.interfaces import Progress, Stream, Trainer
 from gradsae.sae import SAE
+from gradsae.stopwatch import Stopwatch
 
 SERIAL_BELOW = 1 << 27
 """Multiply-adds of an encoder product (about 5 ms) under which training stays on one thread."""
@@ -40,21 +42,34 @@ class FitSettings:
     log_every: int = 50
     save_every: int = 500
     """Steps between saved states that a killed run resumes from; 0 for none."""
+    shared_gb: float = 4.0
+    """Most memory for the weights, gradients and moments of SAEs that a sweep trains together."""
 
     def __post_init__(self) -> None:
         least = {"steps": 0, "batch_size": 1, "init_rows": 1, "log_every": 1, "save_every": 0}
         for name, low in least.items():
             checks.whole(f"fit.{name}", getattr(self, name), low)
+        checks.number("fit.shared_gb", self.shared_gb, low=0)
 
 
 @final
 class Training:
-    """One SAE with its optimiser."""
+    """One SAE with its optimiser: how far it has come, and what it has cost."""
 
-    def __init__(self, trainer: Trainer, sae: SAE) -> None:
+    def __init__(self, trainer: Trainer, sae: SAE, state_dir: Path | None = None) -> None:
         self.trainer = trainer
         self.sae = sae
         self.optimizer = trainer.optim.build(sae.parameters())
+        self.state_dir = state_dir
+        """Where its state is saved, and looked for when training starts."""
+        self.done = 0
+        """Steps taken."""
+        self.seconds = 0.0
+        """Time of its own steps and its share of the stream's, also of runs before this one."""
+        self.curve: dict[str, list[Any]] = {"step": []}
+        """The logged steps and the parts of the loss there."""
+        self.error: UserError | None = None
+        """Why it stopped before the end."""
 
     def step(self, x: Float[Tensor, "batch d_in"], progress: Progress) -> dict[str, Tensor]:
         """Take one optimiser step on a batch and return the parts of the loss."""
@@ -70,16 +85,50 @@ class Training:
         self.optimizer.step()
         with torch.no_grad():
             self.trainer.after_step(self.sae, out, progress)
+        self.done = progress.step + 1
         return loss.parts
 
-    def state(self) -> dict[str, Tensor]:
-        """Return weights, buffers and Adam's moments under flat names."""
-        tensors = {f"sae/{name}": t for name, t in self.sae.state_dict().items()}
+    def save(self, stream: Stream) -> None:
+        """Write weights, buffers, Adam's moments and the stream's position, whole or not at all."""
+        from safetensors.torch import save_file
+
+        if self.state_dir is None:
+            return
+        tensors = {"done": torch.tensor(self.done), "seconds": torch.tensor(self.seconds).double()}
+        tensors |= {
+            f"curve/{k}": torch.tensor(v, dtype=torch.float64) for k, v in self.curve.items()
+        }
+        tensors |= {f"stream/{name}": t for name, t in stream.state().items()}
+        tensors |= {f"sae/{name}": t for name, t in self.sae.state_dict().items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam/{i}/{name}": t for name, t in moments.items()}
-        return tensors
+        fresh = self.state_dir / "state.partial"
+        with writing("the state of a training", self.state_dir, leaving=fresh):
+            self.state_dir.mkdir(parents=True, exist_ok=True)
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, fresh)
+            fresh.replace(self.state_dir / "state.safetensors")
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def resume(self) -> dict[str, Tensor]:
+        """Take over the saved state, if there is one; return the stream's position in it."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.state_dir / "state.safetensors" if self.state_dir else None
+        if path is None or not path.exists():
+            return {}
+        try:
+            tensors = load_file(path)
+            self._restore(tensors)
+        except torch.OutOfMemoryError:
+            raise
+        except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(
+                f"{path}: damaged training state ({first}); delete it to restart"
+            ) from None
+        return _under("stream/", tensors)
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
         self.sae.load_state_dict(_under("sae/", tensors))
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _under("adam/", tensors).items():
@@ -87,44 +136,86 @@ class Training:
             moments.setdefault(int(i), {})[name] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.done, self.seconds = int(tensors["done"]), float(tensors["seconds"])
+        self.curve = {k: t.tolist() for k, t in _under("curve/", tensors).items()}
+        self.curve["step"] = [int(step) for step in self.curve["step"]]
 
 
-def fit(
-    trainings: Sequence[Training],
-    stream: Stream,
-    settings: FitSettings,
-    *,
-    log: Log,
-    state_dir: Path | None = None,
-) -> None:
+def fit(trainings: Sequence[Training], stream: Stream, settings: FitSettings, *, log: Log) -> None:
     """Train every SAE in place for `settings.steps` steps.
 
-    With `state_dir`, the state is saved there every `save_every` steps and, if the folder holds
-    one, training goes on from it bit for bit; the folder is removed at the end.
+    A training with a `state_dir` is saved there every `save_every` steps and goes on from what it
+    finds there, bit for bit; the folder stays until its owner has put the SAE in a safe place.
+    One that is ahead of the others waits for the stream to reach it. One that diverges stops, with
+    the reason in its `error`; the reason is raised only if no training is left.
     """
-    start = _resume(trainings, stream, state_dir)
-    steps = range(start, settings.steps)
-    bar = tqdm(steps, initial=start, total=settings.steps, desc="train", disable=None)
-    with _threads(trainings, settings.batch_size), bar:
+    start = _resume(trainings, stream)
+    title = "train" if len(trainings) == 1 else f"train {len(trainings)} SAEs"
+    bar = tqdm(
+        range(start, settings.steps),
+        initial=start,
+        total=settings.steps,
+        desc=title,
+        disable=None,
+    )
+    watch = Stopwatch(trainings[0].sae.b_dec.device)
+    with threads_for(max(t.sae.W_enc.numel() for t in trainings) * settings.batch_size), bar:
         for step in bar:
             x = stream.next()
-            for i, training in enumerate(trainings):
-                parts = training.step(x, Progress(step, settings.steps))
-                if step % settings.log_every == 0 or step == settings.steps - 1:
-                    numbers = {name: value.item() for name, value in parts.items()}
-                    _check_finite(training, step, numbers)
-                    log(i, step, numbers)
-            if state_dir and settings.save_every and (step + 1) % settings.save_every == 0:
-                _save(trainings, stream, step + 1, state_dir)
-    if state_dir:
-        shutil.rmtree(state_dir, ignore_errors=True)
+            due = [i for i, t in enumerate(trainings) if t.done == step]
+            watch.lap([trainings[i] for i in due])
+            for i in due:
+                _advance(trainings[i], x, step, settings, lambda *said, i=i: log(i, *said))
+                saves = settings.save_every and (step + 1) % settings.save_every == 0
+                if saves and trainings[i].error is None:
+                    watch.read()
+                    trainings[i].save(stream)
+                watch.lap([trainings[i]])
+            if step % settings.log_every == 0:
+                watch.read()
+            if all(t.error for t in trainings):
+                break
+    watch.read()
+    errors = [t.error for t in trainings if t.error]
+    if len(errors) == len(trainings):
+        raise errors[0]
+
+
+def _advance(
+    training: Training,
+    x: Float[Tensor, "batch d_in"],
+    step: int,
+    settings: FitSettings,
+    log: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Take one step, log it if it is due, and stop the training if it has diverged."""
+    parts = training.step(x, Progress(step, settings.steps))
+    if step % settings.log_every and step != settings.steps - 1:
+        return
+    numbers = {name: value.item() for name, value in parts.items()}
+    bad = [name for name, value in numbers.items() if not abs(value) < float("inf")]
+    if not bad:
+        for name, number in {"step": step, **numbers}.items():
+            training.curve.setdefault(name, []).append(number)
+        log(step, numbers)
+        return
+    training.done = step  # never due again
+    training.error = UserError(
+        f"training of {training.trainer.name} diverged at step {step}: {bad[0]} is not finite "
+        f"(lr={training.trainer.optim.lr}); try a smaller optim.lr"
+    )
+
+
+def is_serial(multiply_adds: int) -> bool:
+    """Whether an encoder product of this size is computed on one thread."""
+    return multiply_adds < SERIAL_BELOW
 
 
 @contextmanager
-def _threads(trainings: Sequence[Training], batch_size: int) -> Iterator[None]:
+def threads_for(multiply_adds: int) -> Iterator[None]:
     """Train small SAEs on one thread: waking others costs more than they do."""
     before = torch.get_num_threads()
-    if max(t.sae.W_enc.numel() for t in trainings) * batch_size < SERIAL_BELOW:
+    if is_serial(multiply_adds):
         torch.set_num_threads(1)
     try:
         yield
@@ -132,45 +223,13 @@ def _threads(trainings: Sequence[Training], batch_size: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check_finite(training: Training, step: int, parts: dict[str, float]) -> None:
-    bad = [name for name, value in parts.items() if not abs(value) < float("inf")]
-    if bad:
-        lr = training.trainer.optim.lr
-        raise UserError(
-            f"training of {training.trainer.name} diverged at step {step}: {bad[0]} is not finite "
-            f"(lr={lr}); try a smaller optim.lr"
-        )
-
-
-def _save(trainings: Sequence[Training], stream: Stream, step: int, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {"step": torch.tensor(step)}
-    tensors |= {f"stream/{name}": t for name, t in stream.state().items()}
-    for i, training in enumerate(trainings):
-        tensors |= {f"{i}/{name}": t for name, t in training.state().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / "state.partial"
-    save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, fresh)
-    fresh.replace(folder / "state.safetensors")
-
-
-def _resume(trainings: Sequence[Training], stream: Stream, folder: Path | None) -> int:
-    """Restore the saved state, if there is one, and return the step to go on with."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / "state.safetensors" if folder else None
-    if path is None or not path.exists():
-        return 0
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged training state ({error}); delete it to restart") from None
-    stream.restore(_under("stream/", tensors))
-    for i, training in enumerate(trainings):
-        training.restore(_under(f"{i}/", tensors))
-    return int(tensors["step"])
+def _resume(trainings: Sequence[Training], stream: Stream) -> int:
+    """Take over saved states and return the step to go on with: that of the hindmost."""
+    positions = [training.resume() for training in trainings]
+    last = min(range(len(trainings)), key=lambda i: trainings[i].done)
+    if trainings[last].done:
+        stream.restore(positions[last])
+    return trainings[last].done
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
