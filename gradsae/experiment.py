@@ -2,7 +2,6 @@
 
 import resource
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
@@ -26,7 +25,7 @@ from gradsae.records import Record, load, record_id, save
 from gradsae.seeds import Seeds
 from gradsae.steering import task as steering
 from gradsae.steering.task import Steering
-from gradsae.tracking import Run, Tracking
+from gradsae.tracking import NoRun, Run, Tracking
 
 TASKS = {
     "recovery": 1,
@@ -222,14 +221,12 @@ def _wanted(cell: Cell) -> list[Wanted]:
     return [Wanted(seeds=each, **about, **where) for each in seeds]
 
 
-def _checkpoint(cell: Cell, wanted: Wanted, tracked: Run | None = None) -> Checkpoint:
-    """Return a trained SAE; `tracked` gets the curve of its training."""
-
-    def log(step: int, parts: Mapping[str, float]) -> None:
-        if tracked:
-            tracked.log(step, {f"train/{name}": value for name, value in parts.items()})
-
-    return checkpoints.get(wanted, log=log, force=cell.force and cell.task == "recovery")
+def _checkpoint(cell: Cell, wanted: Wanted, tracked: Run) -> Checkpoint:
+    return checkpoints.get(
+        wanted,
+        log=lambda step, parts: tracked.log(step, {f"train/{k}": v for k, v in parts.items()}),
+        force=cell.force and cell.task == "recovery",
+    )
 
 
 def _measure(cell: Cell, checkpoint: Checkpoint) -> Scores | Skipped:
@@ -239,7 +236,7 @@ def _measure(cell: Cell, checkpoint: Checkpoint) -> Scores | Skipped:
             answers = {k: m.measure(sae, cell.source, seed) for k, m in cell.metrics.items()}
             return _merge(answers)
         case "consistency":
-            runs = [sae] + [_checkpoint(cell, other).sae for other in _wanted(cell)[1:]]
+            runs = [sae] + [_checkpoint(cell, other, NoRun()).sae for other in _wanted(cell)[1:]]
             return cell.consistency.compare(runs, cell.source, seed)
         case "influence":
             return cell.influence.measure(sae, cell.source, seed)
@@ -261,10 +258,9 @@ def _merge(answers: dict[str, Scores | Skipped]) -> Scores:
 
 
 def _record(cell: Cell, checkpoint: Checkpoint, answer: Scores, seconds: float) -> Record:
-    series = dict(answer.series)
+    series, source = dict(answer.series), cell.source
     if cell.task == "recovery":
         series["training/curve"] = dict(checkpoint.curve)
-    source = cell.source
     store = source.activations_id() if isinstance(source, ModelSource) else None
     return Record(
         task=_task(cell),

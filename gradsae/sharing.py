@@ -58,7 +58,7 @@ def _train_together(part: Sequence[Wanted]) -> list[str]:
 
 
 def stream_key(wanted: Wanted) -> str:
-    """Return what SAEs must have in common to see the same batches and be saved at the same time."""
+    """Return what SAEs must have in common to see the same batches at once."""
     return content_id(
         {
             "source": {"name": wanted.source.name, **wanted.source.identity()},
