@@ -89,29 +89,28 @@ def test_a_sweep_makes_a_record_per_cell_and_goes_on_past_a_bad_one(monkeypatch,
 def test_a_sweep_shares_one_stream_and_its_scores_are_those_of_single_cells(
     monkeypatch, tmp_path, capsys
 ):
-    words = ("-m", "trainer=topk,gba,l1", "k=2,99", "seeds.init=0,1")
-    assert command(monkeypatch, tmp_path / "shared", *words) == 1
-    said = capsys.readouterr()
-    assert said.out.count("trained 6 of 6 SAEs (topk, gba, l1) on one stream") == 1
-    assert said.err.count("error: trainer: k (with d_sae=16) must be a whole number") == 2
-    assert command(monkeypatch, tmp_path / "basic", *words, "hydra/launcher=basic") == 1
+    words = ("-m", "trainer=topk,gba,l1", "metric=[recovery]")
+    assert command(monkeypatch, tmp_path / "shared", *words) == 0
+    said = capsys.readouterr().out
+    assert said.count("trained 3 of 3 SAEs (topk, gba, l1) on one stream") == 1
+    assert command(monkeypatch, tmp_path / "basic", *words, "hydra/launcher=basic") == 0
     assert "on one stream" not in capsys.readouterr().out
     shared, basic = records(tmp_path / "shared"), records(tmp_path / "basic")
-    assert len(shared) == 6
+    assert len(shared) == 3
     assert [r.id for r in shared] == [r.id for r in basic]
     assert [r.scores for r in shared] == [r.scores for r in basic]
     assert [r.series for r in shared] == [r.series for r in basic]
 
 
 def test_a_shared_sweep_trains_the_other_seeds_of_consistency_too(monkeypatch, tmp_path, capsys):
-    words = ("task=consistency", "consistency.others=[1]", "trainer=topk,l1")
+    words = ("task=consistency", "consistency=pair", "trainer=topk,l1")
     assert command(monkeypatch, tmp_path, "-m", *words) == 0
     assert capsys.readouterr().out.count("trained 2 of 2 SAEs (topk, l1) on one stream") == 2
     assert len(records(tmp_path)) == 2
 
 
 def test_a_forced_sweep_trains_anew(monkeypatch, tmp_path):
-    words = ("-m", "trainer=topk,l1")
+    words = ("-m", "trainer=topk,l1", "metric=[recovery]")
     assert command(monkeypatch, tmp_path, *words) == 0
     for path in (tmp_path / "checkpoints").rglob("sae.safetensors"):
         path.write_bytes(b"old")
