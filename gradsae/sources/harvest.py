@@ -7,8 +7,9 @@ where it stopped and ends with the same bytes. One process harvests a store; oth
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -54,8 +55,19 @@ class Batch(NamedTuple):
     """Activations of some windows, one row a token."""
 
     x: Float[Tensor, "tokens d_in"]
+    """In the model's dtype."""
     special: Bool[Tensor, " tokens"]
     norm: Float[Tensor, " tokens"]
+
+
+class Kept(NamedTuple):
+    """What is stored of one shard, in the order it was read."""
+
+    rows: Float[Tensor, "n_rows d_in"]
+    """In the store's dtype."""
+    outlier: Bool[Tensor, " n_rows"]
+    n_special: int
+    n_outliers: int
 
 
 @final
@@ -70,6 +82,8 @@ class Harvest:
     windows: Mapping[Split, Int[Tensor, "_ pos"]]
     batch_windows: int
     """Windows in one forward pass."""
+    _calibration: dict[bytes, Batch] = field(default_factory=dict, repr=False)
+    """Batches that were read for the median norm, by their token ids: not read twice."""
 
     def run(self) -> None:
         """Write what the store lacks, then meta.json.
@@ -87,8 +101,7 @@ class Harvest:
             self._check_space(missing)
             with self._bar(parts, missing) as bar:
                 median = self._median_norm()
-                for part in missing:
-                    shards[part.name] = self._write(part, median, bar)
+                shards |= self._write(missing, median, bar)
             self._finish(parts, shards, median)
 
     def _parts(self, split: Split) -> list[Part]:
@@ -131,54 +144,61 @@ class Harvest:
         """Return the median norm over the first training windows, special positions left out."""
         path = self.folder / "calibration.json"
         if not path.is_file():
-            batches = self._read(self.windows["train"][:CALIBRATION_WINDOWS])
+            windows = self.windows["train"][:CALIBRATION_WINDOWS].split(self.batch_windows)
+            batches = [self._read(token_ids) for token_ids in windows]
+            self._calibration.update(zip(map(_key, windows), batches, strict=True))
             median = torch.cat([batch.norm[~batch.special] for batch in batches]).median()
             write_whole(path, json.dumps({"median_norm": median.item()}) + "\n")
         remedy = "delete it and run again"
         return float(read_json(path, ["median_norm"], remedy)["median_norm"])
 
-    def _read(self, windows: Int[Tensor, "_ pos"]) -> Iterator[Batch]:
-        for token_ids in windows.split(self.batch_windows):
-            acts = self.lm.read(self.site, token_ids.to(self.lm.device))
-            x = acts.float().cpu().flatten(0, 1)
-            if not x.isfinite().all():
-                raise UserError(
-                    f"{self.lm.name} has activations at {self.site} that are not finite "
-                    f"(model.dtype={self.recipe.model_dtype})"
-                )
-            special = self.lm.special_positions(token_ids).flatten()
-            yield Batch(x, special, x.norm(dim=1))
+    def _read(self, token_ids: Int[Tensor, "n_windows pos"]) -> Batch:
+        x = self.lm.read(self.site, token_ids.to(self.lm.device)).cpu().flatten(0, 1)
+        norm = x.float().norm(dim=1)
+        # The norms are the cheaper test; one that overflowed needs the long way.
+        if not norm.isfinite().all() and not x.isfinite().all():
+            raise UserError(
+                f"{self.lm.name} has activations at {self.site} that are not finite "
+                f"(model.dtype={self.recipe.model_dtype})"
+            )
+        return Batch(x, self.lm.special_positions(token_ids).flatten(), norm)
 
-    def _write(self, part: Part, median: float, bar: tqdm) -> Shard:
-        """Harvest one shard."""
+    def _write(self, parts: Sequence[Part], median: float, bar: tqdm) -> dict[str, Shard]:
+        """Harvest the shards; one thread writes a shard while the next is read."""
+        saved: list[Future[Shard]] = []
+        with ThreadPoolExecutor(1) as writer:
+            for part in parts:
+                kept = self._kept(part, median, bar)
+                if saved:
+                    saved[-1].result()  # raises what went wrong; no third shard is held in memory
+                saved.append(writer.submit(self._save, part.name, kept))
+        return {part.name: future.result() for part, future in zip(parts, saved, strict=True)}
+
+    def _kept(self, part: Part, median: float, bar: tqdm) -> Kept:
+        """Read and filter the rows of one shard."""
         factor = self.recipe.outlier_factor
         limit = float("inf") if factor is None else factor * median
-        kept: list[Tensor] = []
+        rows: list[Tensor] = []
         flags: list[Tensor] = []
         n_special = n_outliers = 0
-        for batch in self._read(part.windows):
+        for token_ids in part.windows.split(self.batch_windows):
+            batch = self._calibration.pop(_key(token_ids), None) or self._read(token_ids)
             keep = ~batch.special if self.recipe.drop_special else torch.ones_like(batch.special)
             outlier = keep & (batch.norm > limit)
             n_special += int((~keep).sum())
             n_outliers += int(outlier.sum())
             if part.split == "train":
                 keep &= ~outlier
-            kept.append(batch.x[keep].to(STORE_DTYPES[self.recipe.dtype]))
+            rows.append(batch.x[keep].to(STORE_DTYPES[self.recipe.dtype]))
             flags.append(outlier[keep])
             bar.update(len(batch.x))
-        return self._save(part.name, torch.cat(kept), torch.cat(flags), n_special, n_outliers)
+        return Kept(torch.cat(rows), torch.cat(flags), n_special, n_outliers)
 
-    def _save(
-        self,
-        name: str,
-        rows: Float[Tensor, "n_rows d_in"],
-        outlier: Bool[Tensor, " n_rows"],
-        n_special: int,
-        n_outliers: int,
-    ) -> Shard:
+    def _save(self, name: str, kept: Kept) -> Shard:
         """Write the rows in random order, then the JSON that makes the shard count as finished."""
         from safetensors.torch import save
 
+        rows, outlier, n_special, n_outliers = kept
         generator = make_generator(self.recipe.seed, f"world/{name}")
         order = torch.randperm(len(rows), generator=generator)
         data = save({"rows": rows[order], "outlier": outlier[order], **_totals(rows)})
@@ -213,8 +233,8 @@ class Harvest:
         }
         for split in SPLITS:
             counts = {"n_tokens": self.windows[split].numel()}
-            for field in ("n_rows", "n_special", "n_outliers"):
-                counts[field] = sum(getattr(shard, field) for shard in own[split])
+            for name in ("n_rows", "n_special", "n_outliers"):
+                counts[name] = sum(getattr(shard, name) for shard in own[split])
             if counts["n_rows"] == 0:
                 raise UserError(f"no {split} rows are left after the filters: {counts}")
             meta[split] = {"counts": counts, "shards": [asdict(shard) for shard in own[split]]}
@@ -237,9 +257,14 @@ def _totals(rows: Float[Tensor, "n_rows d_in"]) -> dict[str, Tensor]:
     total = torch.zeros(rows.shape[1], dtype=torch.float64)
     total_square = torch.zeros(1, dtype=torch.float64)
     for block in rows.split(4096):  # a few MB of float64 at a time
-        total += block.double().sum(0)
-        total_square += block.double().square().sum()
+        exact = block.double()
+        total += exact.sum(0)
+        total_square += exact.square().sum()
     return {"total": total, "total_square": total_square}
+
+
+def _key(token_ids: Int[Tensor, "n_windows pos"]) -> bytes:
+    return token_ids.numpy().tobytes()
 
 
 @contextmanager
