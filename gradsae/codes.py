@@ -3,6 +3,9 @@
 Both classes answer the same questions, so a trainer or a metric never asks which one it holds.
 A latent is *open* (fires) on a row when its stored value is above zero; a sparse code may store
 closed entries (a TopK row whose k-th value was negative keeps a zero).
+
+What a training step asks of either class, it answers without waiting for the device: no size that
+only the device knows is read (no boolean index, `bincount` or `nonzero`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -44,8 +47,8 @@ class SparseCodes:
     def rows(self) -> Int[Tensor, " nnz"]:
         """Row of each stored entry."""
         if "rows" not in self._pattern:
-            index = torch.arange(self.n_rows, device=self.offsets.device)
-            self._pattern["rows"] = index.repeat_interleave(self.offsets.diff())
+            index, nnz = torch.arange(self.n_rows, device=self.offsets.device), len(self.latents)
+            self._pattern["rows"] = index.repeat_interleave(self.offsets.diff(), output_size=nnz)
         return self._pattern["rows"]
 
     @property
@@ -56,11 +59,11 @@ class SparseCodes:
         return self._pattern["transpose"]
 
     def _transposed(self) -> Transpose:
-        order = self.latents.argsort(stable=True)
-        counts = torch.bincount(self.latents, minlength=self.d_sae)
-        offsets = torch.zeros(self.d_sae + 1, dtype=torch.int64, device=counts.device)
-        torch.cumsum(counts, 0, out=offsets[1:])
-        return Transpose(order, self.rows[order], offsets)
+        # A radix sort takes a pass for each byte of its keys, so they are as narrow as they can be.
+        key = torch.int16 if self.d_sae < 1 << 15 else torch.int32
+        latents, order = self.latents.to(key).sort(stable=True)
+        ends = torch.arange(self.d_sae + 1, dtype=key, device=latents.device)
+        return Transpose(order, self.rows[order], torch.searchsorted(latents, ends))
 
     def with_values(self, values: Float[Tensor, " nnz"]) -> "SparseCodes":
         """Return codes with the same stored entries and other values."""
@@ -77,7 +80,8 @@ class SparseCodes:
 
     def fired(self) -> Int[Tensor, " d_sae"]:
         """Number of rows on which each latent is open."""
-        return torch.bincount(self.latents[self.values > 0], minlength=self.d_sae)
+        counts = torch.zeros(self.d_sae, dtype=torch.int64, device=self.latents.device)
+        return counts.index_add(0, self.latents, (self.values > 0).long())
 
     def peak(self) -> Float[Tensor, " d_sae"]:
         """Largest value of each latent in this batch; 0 where it never opened."""

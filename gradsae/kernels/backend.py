@@ -1,5 +1,8 @@
-"""Which module computes with a tensor: compiled loops on the CPU, torch built-ins elsewhere."""
+"""Which module computes with a tensor: compiled loops on the CPU, Triton on CUDA, else built-ins."""
 
+import os
+from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -9,7 +12,14 @@ from gradsae.kernels import builtin
 
 
 def backend(tensor: Tensor) -> ModuleType:
-    """Return the module whose products and selection fit this tensor's device and dtype."""
+    """Return the module whose products and selection fit this tensor's device and dtype.
+
+    GRADSAE_TRITON=0 in the environment keeps CUDA tensors on torch built-ins.
+    """
+    if tensor.dtype != torch.float64 and wants_triton(tensor):
+        from gradsae.kernels import triton
+
+        return triton
     if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
         from gradsae.kernels import cpu  # numba takes a second to import
 
@@ -24,3 +34,12 @@ def screen(x: Tensor, W: Tensor) -> ModuleType | None:
     from gradsae.kernels import screen as module
 
     return module if module.applies(x, W) else None
+
+
+def wants_triton(tensor: Tensor) -> bool:
+    return tensor.is_cuda and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return os.environ.get("GRADSAE_TRITON", "1") != "0" and find_spec("triton") is not None

@@ -11,6 +11,15 @@ from gradsae.errors import UserError
 from gradsae.interfaces import Stream
 from gradsae.seeds import make_generator
 
+
+
+def _sent(x: Float[Tensor, "batch d_in"], device: torch.device) -> Float[Tensor, "batch d_in"]:
+    """Return the batch on the device; to CUDA without waiting for the copy."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()  # only from page-locked memory does a copy run beside the rest
+    return x.to(device, non_blocking=True)
+
+
 Draw = Callable[[int, torch.Generator], Float[Tensor, "n d_in"]]
 """Returns n fresh rows."""
 
@@ -32,7 +41,7 @@ class DrawnStream(Stream):
         self._generator = make_generator(seed, "data")
 
     def next(self) -> Float[Tensor, "batch d_in"]:
-        return self._draw(self._batch_size, self._generator).to(self._device)
+        return _sent(self._draw(self._batch_size, self._generator), self._device)
 
     def state(self) -> dict[str, Tensor]:
         return {"generator": self._generator.get_state()}
@@ -71,7 +80,7 @@ class ShuffledStream(Stream):
             self._go_to(seed=self._seed, epoch=self._epoch + 1, cursor=0)
         index = self._order[self._cursor : self._cursor + self._batch_size]
         self._cursor += self._batch_size
-        return self._gather(index).to(self._device)
+        return _sent(self._gather(index), self._device)
 
     def state(self) -> dict[str, Tensor]:
         return {"position": torch.tensor([self._seed, self._epoch, self._cursor])}
