@@ -77,9 +77,13 @@ def checkpoint_id(source: Source, trainer: Trainer, settings: FitSettings, seeds
     )
 
 
-def shape_of(settings: FitSettings) -> dict[str, int]:
-    """Return the settings that shape an SAE (not how often it is logged or saved)."""
-    return {name: getattr(settings, name) for name in ("steps", "batch_size", "init_rows")}
+def shape_of(settings: FitSettings) -> dict[str, Any]:
+    """Return the settings that shape an SAE (not how often it is logged or saved).
+
+    fp32 goes without saying, so ids from before there was another precision still hold.
+    """
+    shape = {name: getattr(settings, name) for name in ("steps", "batch_size", "init_rows")}
+    return shape if settings.precision == "fp32" else {**shape, "precision": settings.precision}
 
 
 @final
@@ -151,8 +155,9 @@ def _build(wanted: Wanted, sample: Tensor, common: float) -> Training | Exceptio
         sae = wanted.trainer.build(sample, make_generator(wanted.seeds.init, "init"))
     except Exception as error:  # of one method: not the others' business
         return error
-    name = wanted.id()
-    training = Training(wanted.trainer, sae.to(wanted.device), wanted.root / "training" / name)
+    state_dir = wanted.root / "training" / wanted.id()
+    precision = wanted.settings.precision
+    training = Training(wanted.trainer, sae.to(wanted.device), state_dir, precision=precision)
     training.seconds = common + time.perf_counter() - started
     return training
 

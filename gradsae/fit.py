@@ -19,6 +19,7 @@ from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.files import writing
 from gradsae.interfaces import Progress, Stream, Trainer
+from gradsae.kernels.precision import PRECISIONS, Precision
 from gradsae.sae import SAE
 from gradsae.stopwatch import Stopwatch
 
@@ -44,8 +45,11 @@ class FitSettings:
     """Steps between saved states that a killed run resumes from; 0 for none."""
     shared_gb: float = 4.0
     """Most memory for the weights, gradients and moments of SAEs that a sweep trains together."""
+    precision: Precision = "fp32"
+    """Of the products in a training step; whatever is measured later is measured in fp32."""
 
     def __post_init__(self) -> None:
+        checks.one_of("fit.precision", self.precision, PRECISIONS)
         least = {"steps": 0, "batch_size": 1, "init_rows": 1, "log_every": 1, "save_every": 0}
         for name, low in least.items():
             checks.whole(f"fit.{name}", getattr(self, name), low)
@@ -56,9 +60,17 @@ class FitSettings:
 class Training:
     """One SAE with its optimiser: how far it has come, and what it has cost."""
 
-    def __init__(self, trainer: Trainer, sae: SAE, state_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        sae: SAE,
+        state_dir: Path | None = None,
+        *,
+        precision: Precision = "fp32",
+    ) -> None:
         self.trainer = trainer
         self.sae = sae
+        self.precision: Precision = precision
         self.optimizer = trainer.optim.build(sae.parameters())
         self.state_dir = state_dir
         """Where its state is saved, and looked for when training starts."""
@@ -76,7 +88,7 @@ class Training:
         optim = self.trainer.optim
         for group in self.optimizer.param_groups:
             group["lr"] = optim.lr_at(*progress)
-        out = self.sae(x)
+        out = self.sae(x, self.precision)
         loss = self.trainer.loss(self.sae, out, progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()

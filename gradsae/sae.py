@@ -13,6 +13,7 @@ from gradsae import checks, kernels
 from gradsae.codes import Codes, DenseCodes, SparseCodes
 from gradsae.errors import UserError
 from gradsae.kernels.gates import Gate, JumpReLUGate, ThresholdGate, TopKGate
+from gradsae.kernels.precision import Precision
 from gradsae.normalise import MODES, Mode, Normaliser
 
 FORMAT = 1
@@ -78,6 +79,8 @@ class Pass:
     scale: Float[Tensor, "batch 1"]
     """Raw units per normalised unit."""
     normaliser: Normaliser
+    precision: Precision = "fp32"
+    """In which the pass was computed."""
 
     @property
     def recon(self) -> Float[Tensor, "batch d_in"]:
@@ -129,27 +132,32 @@ class SAE(nn.Module):
         W = self.written()
         return W if self.output_scale is None else W * self.output_scale[:, None]
 
-    def encode_in(self, x_in: Float[Tensor, "batch d_in"]) -> kernels.Encoded:
+    def encode_in(
+        self, x_in: Float[Tensor, "batch d_in"], precision: Precision = "fp32"
+    ) -> kernels.Encoded:
         """Return codes and pre-activations of activations that are already normalised."""
         b_pre = self.b_dec if self.arch.pre_bias else None
-        return kernels.encode(x_in, self.W_enc, self.b_enc, b_pre, self.gate, self.threshold)
+        return kernels.encode(
+            x_in, self.W_enc, self.b_enc, b_pre, self.gate, self.threshold, precision
+        )
 
-    def decode_in(self, codes: Codes) -> Float[Tensor, "batch d_in"]:
+    def decode_in(self, codes: Codes, precision: Precision = "fp32") -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction in normalised units."""
-        return kernels.decode(_scaled(codes, self.output_scale), self.written()) + self.b_dec
+        codes = _scaled(codes, self.output_scale)
+        return kernels.decode(codes, self.written(), precision) + self.b_dec
 
-    def forward(self, x: Float[Tensor, "batch d_in"]) -> Pass:
+    def forward(self, x: Float[Tensor, "batch d_in"], precision: Precision = "fp32") -> Pass:
         normaliser = self.normaliser
         x_in, scale = normaliser.apply(x)
-        codes, pre = self.encode_in(x_in)
-        recon_in = self.decode_in(codes)
+        codes, pre = self.encode_in(x_in, precision)
         return Pass(
             x_in=x_in,
-            recon_in=recon_in,
+            recon_in=self.decode_in(codes, precision),
             codes=codes,
             pre=pre,
             scale=scale,
             normaliser=normaliser,
+            precision=precision,
         )
 
     def save(self, folder: Path, extra: dict[str, Any]) -> None:

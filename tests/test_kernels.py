@@ -99,7 +99,7 @@ def test_open_entries_are_those_above_zero_row_by_row(run, generator):
     pre = torch.randn(9, 13, generator=generator)
     pre[4] = -1
     pre[5, 3] = 0.0
-    codes = run.open_entries(pre, run.count_open(pre))
+    codes = run.open_entries(pre, run.count_open(pre), int((pre > 0).sum()))
     assert torch.equal(codes.to_dense(), pre.relu())
     assert codes.offsets.diff().tolist() == (pre > 0).sum(1).tolist()
     assert torch.equal(codes.latents, (pre > 0).nonzero()[:, 1])
@@ -125,7 +125,7 @@ def test_several_threads_give_the_bits_of_one(generator, monkeypatch):
     def products() -> list[torch.Tensor]:
         dots = cpu.row_dots(codes, W, g)
         pre = codes.to_dense()
-        found = cpu.open_entries(pre, cpu.count_open(pre))
+        found = cpu.open_entries(pre, cpu.count_open(pre), int((pre > 0).sum()))
         outer = cpu.scatter_outer(codes, codes.values, g)
         return [cpu.gather_sum(codes, codes.values, W), dots, outer, found.values]
 

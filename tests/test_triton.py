@@ -46,14 +46,14 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(threshold, "TILE", 8)
     monkeypatch.setattr(products, "WIDTH", 16)
     monkeypatch.setattr(products, "ENTRIES", 4)
-    monkeypatch.setattr(products, "LONGEST", 5)
+    monkeypatch.setattr(products, "LONGEST", 3)
 
 
 def draw(generator: torch.Generator, *shape: int, dtype=torch.float32) -> torch.Tensor:
     return torch.randn(*shape, generator=generator).to(dtype).to(DEVICE)
 
 
-def ragged(generator: torch.Generator, dtype: torch.dtype, batch=13, d_sae=11) -> SparseCodes:
+def ragged(generator: torch.Generator, dtype: torch.dtype, batch=7, d_sae=11) -> SparseCodes:
     """Codes with an empty row, a full row, a latent nobody uses and one everybody uses."""
     dense = draw(generator, batch, d_sae)
     dense *= torch.rand(batch, d_sae, generator=generator).to(DEVICE) < 0.4
@@ -74,19 +74,17 @@ def check_top_k(pre: torch.Tensor, k: int) -> None:
 
 
 @every_dtype
-@pytest.mark.parametrize(
-    ("d_sae", "k"), [(1, 1), (11, 1), (11, 4), (11, 11), (16, 16), (17, 4), (70, 3), (70, 70)]
-)
+@pytest.mark.parametrize(("d_sae", "k"), [(1, 1), (11, 1), (11, 11), (17, 4), (40, 3), (40, 40)])
 def test_top_k_keeps_the_k_largest_of_each_row(dtype, d_sae, k, generator):
     check_top_k(draw(generator, 5, d_sae, dtype=dtype), k)
 
 
 @every_dtype
-@pytest.mark.parametrize("k", [1, 3, 4])
+@pytest.mark.parametrize("k", [1, 3])
 def test_top_k_of_ties_and_odd_values_keeps_exactly_k(dtype, k, generator):
-    pre = torch.randint(-1, 2, (8, 40), generator=generator).to(dtype)
+    pre = torch.randint(-1, 2, (7, 20), generator=generator).to(dtype)
     pre[0], pre[1], pre[2] = 0, -1, torch.where(pre[2] > 0, 0.0, -0.0)
-    pre[3, 7], pre[3, 30] = float("inf"), -float("inf")
+    pre[3, 7], pre[3, 15] = float("inf"), -float("inf")
     pre[4], pre[4, 9] = -float("inf"), torch.finfo(dtype).tiny
     pre[5] = -torch.finfo(dtype).max
     check_top_k(pre.to(DEVICE), k)
@@ -106,22 +104,33 @@ def test_open_entries_are_those_above_zero_row_by_row(dtype, generator):
     for rows in (pre, pre[:, ::2], pre.mT):
         n_open = run.count_open(rows)
         assert torch.equal(n_open, (rows > 0).sum(1))
-        for total in (None, int(n_open.sum())):
-            codes = run.open_entries(rows, n_open, total)
-            assert torch.equal(codes.to_dense(), rows.relu())
-            assert torch.equal(codes.latents, (rows > 0).nonzero()[:, 1])
+        codes = run.open_entries(rows, n_open, int(n_open.sum()))
+        assert torch.equal(codes.to_dense(), rows.relu())
+        assert torch.equal(codes.latents, (rows > 0).nonzero()[:, 1])
 
 
 def test_closed_rows_alone_have_no_entries():
     pre = -torch.ones(3, 5, device=DEVICE)
-    assert len(run.open_entries(pre, run.count_open(pre)).values) == 0
+    assert run.count_open(pre).tolist() == [0, 0, 0]
+    assert len(run.open_entries(pre, run.count_open(pre), 0).values) == 0
 
 
 @every_dtype
-@pytest.mark.parametrize("d_in", [1, 5, 40])
+def test_rows_are_scaled_to_norm_1_in_place(dtype, generator, monkeypatch):
+    monkeypatch.setattr(sys.modules["gradsae.kernels.triton.rows"], "WIDTH", 8)
+    W = draw(generator, 5, 20, dtype=dtype)
+    W[3] = 0
+    for rows in (W, W[:, ::2], W.mT):
+        expected = torch.nn.functional.normalize(rows.float(), dim=1)
+        run.unit_rows_(rows)
+        assert_close(rows.float(), expected, rtol=NEAR[dtype], atol=NEAR[dtype])
+
+
+@every_dtype
+@pytest.mark.parametrize("d_in", [1, 20])
 def test_the_three_products_equal_the_reference(dtype, d_in, generator):
     codes = ragged(generator, dtype)
-    W, g = draw(generator, 11, d_in, dtype=dtype), draw(generator, 13, d_in, dtype=dtype)
+    W, g = draw(generator, 11, d_in, dtype=dtype), draw(generator, 7, d_in, dtype=dtype)
     v, j, o = codes.values.float(), codes.latents, codes.offsets
     near = {"rtol": NEAR[dtype], "atol": NEAR[dtype], "check_dtype": False}
     answers = [
@@ -151,7 +160,7 @@ def test_non_contiguous_operands_are_read_right(generator):
     dense = codes.to_dense()
     for W in (draw(generator, 20, 11).mT, draw(generator, 22, 20)[::2]):
         assert_close(run.gather_sum(codes, codes.values, W), dense @ W)
-    for g in (draw(generator, 20, 13).mT, draw(generator, 26, 40)[::2, ::2]):
+    for g in (draw(generator, 20, 7).mT, draw(generator, 14, 40)[::2, ::2]):
         assert_close(run.scatter_outer(codes, codes.values, g), dense.mT @ g)
         W = draw(generator, 20, 11).mT
         rows = (g @ W.mT)[codes.rows, codes.latents]
@@ -160,7 +169,7 @@ def test_non_contiguous_operands_are_read_right(generator):
 
 def test_bf16_weights_with_fp32_values_are_summed_in_fp32(generator):
     codes = ragged(generator, torch.float32)
-    W, g = (draw(generator, n, 9, dtype=torch.bfloat16) for n in (11, 13))
+    W, g = (draw(generator, n, 9, dtype=torch.bfloat16) for n in (11, 7))
     dense = codes.to_dense()
     assert_close(run.gather_sum(codes, codes.values, W), dense @ W.float())
     assert_close(run.scatter_outer(codes, codes.values, g), dense.mT @ g.float())
@@ -170,14 +179,13 @@ def test_bf16_weights_with_fp32_values_are_summed_in_fp32(generator):
 
 def test_a_latent_split_in_pieces_has_the_sum_of_all(generator):
     """Sum 0 to n_rows - 1 by one latent: n (n - 1) / 2, for counts around the cuts."""
-    for n in (1, 5, 6, 10, 11, 23):
+    for n in (1, 3, 4, 6, 7, 13):
         codes = from_dense(torch.ones(n, 1, device=DEVICE))
         x = torch.arange(n, dtype=torch.float32, device=DEVICE)[:, None]
         assert run.scatter_outer(codes, codes.values, x).item() == n * (n - 1) / 2
 
 
-GATES = [TopKGate(k=1), TopKGate(k=3), TopKGate(k=11)]
-GATES += [ThresholdGate(jump=False), ThresholdGate(jump=True)]
+GATES = [TopKGate(k=2), TopKGate(k=7), ThresholdGate(jump=False), ThresholdGate(jump=True)]
 
 
 def step(gate: Gate, params: list[torch.Tensor], x, target) -> list[torch.Tensor]:
@@ -190,10 +198,13 @@ def step(gate: Gate, params: list[torch.Tensor], x, target) -> list[torch.Tensor
 
 
 @pytest.mark.parametrize("gate", GATES, ids=repr)
-@pytest.mark.parametrize("shift", [0.0, -4.0, -1e3], ids=["dense", "sparse", "closed"])
+@pytest.mark.parametrize("shift", [0.0, -1e3], ids=["open", "closed"])
 def test_encode_and_decode_with_triton_equal_those_without(gate, shift, generator, monkeypatch):
-    x, target = draw(generator, 7, 5), draw(generator, 7, 5)
-    params = [draw(generator, *shape) for shape in ((11, 5), (11,), (11, 5), (5,))]
+    for name in ("gradsae.kernels.gates", "gradsae.kernels.select"):
+        if hasattr(sys.modules.get(name), "DENSE_ABOVE"):
+            monkeypatch.setattr(sys.modules[name], "DENSE_ABOVE", 1.0)
+    x, target = draw(generator, 5, 3), draw(generator, 5, 3)
+    params = [draw(generator, *shape) for shape in ((7, 3), (7,), (7, 3), (3,))]
     params[1] = -params[1].abs() + shift
     monkeypatch.setattr(backends, "wants_triton", lambda tensor: False)
     plain = step(gate, params, x, target)

@@ -13,6 +13,7 @@ from torch import Tensor
 from gradsae.codes import Codes, DenseCodes, SparseCodes
 from gradsae.kernels.backend import backend
 from gradsae.kernels.gates import Encoder, Gate
+from gradsae.kernels.precision import Precision, factor
 
 
 class Encoded(NamedTuple):
@@ -28,11 +29,12 @@ def encode(
     b_pre: Float[Tensor, " d_in"] | None,
     gate: Gate,
     threshold: Float[Tensor, " d_sae"] | None = None,
+    precision: Precision = "fp32",
 ) -> Encoded:
     """Return the codes of `gate` over W_enc (x - b_pre) + b_enc, with gradient to all but x."""
     encoder = Encoder(W_enc, b_enc, threshold)
     with torch.no_grad():
-        centred = x if b_pre is None else x - b_pre
+        centred = factor(x if b_pre is None else x - b_pre, precision)
         pre = gate.select(centred, encoder)
     if torch.is_grad_enabled():
         empty = x.new_zeros(0)
@@ -41,11 +43,14 @@ def encode(
     return Encoded(gate.activate(pre, encoder), pre)
 
 
-def decode(codes: Codes, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "batch d_in"]:
+def decode(
+    codes: Codes, W_dec: Float[Tensor, "d_sae d_in"], precision: Precision = "fp32"
+) -> Float[Tensor, "batch d_in"]:
     """Return codes @ W_dec, with gradient to the values and to W_dec."""
     if isinstance(codes, DenseCodes):
-        return codes.values @ W_dec
-    return _Decode.apply(codes, codes.values, W_dec)
+        product = factor(codes.values, precision) @ factor(W_dec, precision)
+        return product.to(W_dec.dtype)
+    return _Decode.apply(codes, codes.values, W_dec, precision)
 
 
 def unit_rows_(W: Float[Tensor, "rows d_in"]) -> None:
@@ -67,7 +72,7 @@ class _Project(torch.autograd.Function):
         x, W_enc = ctx.saved_tensors
         _, _, wants_W, wants_b, wants_pre = ctx.needs_input_grad
         if isinstance(ctx.pre, DenseCodes):
-            grad_W = grad.mT @ x if wants_W else None
+            grad_W = (grad.to(x.dtype).mT @ x).to(grad.dtype) if wants_W else None
             grad_b = grad.sum(0)
         else:
             grad_W = backend(x).scatter_outer(ctx.pre, grad, x) if wants_W else None
@@ -78,18 +83,19 @@ class _Project(torch.autograd.Function):
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, codes: SparseCodes, values, W_dec):
-        ctx.codes = codes
-        ctx.save_for_backward(values, W_dec)
-        return backend(W_dec).gather_sum(codes, values, W_dec)
+    def forward(ctx, codes: SparseCodes, values, W_dec, precision: Precision):
+        ctx.codes, ctx.precision = codes, precision
+        W = factor(W_dec, precision)
+        ctx.save_for_backward(values, W)
+        return backend(W).gather_sum(codes, values, W)
 
     @staticmethod
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, W_dec = ctx.saved_tensors
-        run, grad = backend(W_dec), grad.contiguous()
-        _, wants_values, wants_W = ctx.needs_input_grad
+        values, W = ctx.saved_tensors
+        run, grad = backend(W), factor(grad.contiguous(), ctx.precision)
+        _, wants_values, wants_W, _ = ctx.needs_input_grad
         if wants_values and wants_W:
-            return None, *run.dots_and_outer(ctx.codes, values, W_dec, grad)
-        grad_values = run.row_dots(ctx.codes, W_dec, grad) if wants_values else None
+            return None, *run.dots_and_outer(ctx.codes, values, W, grad), None
+        grad_values = run.row_dots(ctx.codes, W, grad) if wants_values else None
         grad_W = run.scatter_outer(ctx.codes, values, grad) if wants_W else None
-        return None, grad_values, grad_W
+        return None, grad_values, grad_W, None

@@ -1,4 +1,4 @@
-"""Which module computes with a tensor: compiled loops on the CPU, Triton on CUDA, else built-ins."""
+"""Which module computes with a tensor: compiled loops (CPU), Triton (CUDA) or torch built-ins."""
 
 import os
 from functools import cache

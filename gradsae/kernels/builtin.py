@@ -1,7 +1,10 @@
 """The three products and threshold selection from torch built-ins, for any device and dtype.
 
-No `[nnz, d_in]` temporary: the sums are embedding bags, the dots go in chunks.
+No `[nnz, d_in]` temporary: the sums are embedding bags, the dots go in chunks. Factors of different
+dtypes are brought to the widest first, `codes.values` included; so is the result.
 """
+
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -18,12 +21,13 @@ def gather_sum(
     codes: SparseCodes, values: Float[Tensor, " nnz"], W: Float[Tensor, "d_sae d_in"]
 ) -> Float[Tensor, "batch d_in"]:
     """See `reference.gather_sum`."""
+    dtype = widest(values, W)
     return embedding_bag(
         codes.latents,
-        W,
+        W.to(dtype),
         codes.offsets,
         mode="sum",
-        per_sample_weights=values,
+        per_sample_weights=values.to(dtype),
         include_last_offset=True,
     )
 
@@ -32,22 +36,24 @@ def row_dots(
     codes: SparseCodes, W: Float[Tensor, "d_sae d_in"], g: Float[Tensor, "batch d_in"]
 ) -> Float[Tensor, " nnz"]:
     """See `reference.row_dots`."""
-    size = max(1, CHUNK_ELEMENTS // W.shape[1])
+    size, dtype = max(1, CHUNK_ELEMENTS // W.shape[1]), widest(codes.values, W, g)
     pairs = zip(codes.rows.split(size), codes.latents.split(size), strict=True)
-    return torch.cat([torch.linalg.vecdot(g[rows], W[latents]) for rows, latents in pairs])
+    return torch.cat(
+        [torch.linalg.vecdot(g[rows].to(dtype), W[latents].to(dtype)) for rows, latents in pairs]
+    )
 
 
 def scatter_outer(
     codes: SparseCodes, values: Float[Tensor, " nnz"], x: Float[Tensor, "batch d_in"]
 ) -> Float[Tensor, "d_sae d_in"]:
     """See `reference.scatter_outer`."""
-    by_latent = codes.transpose
+    by_latent, dtype = codes.transpose, widest(values, x)
     return embedding_bag(
         by_latent.rows,
-        x,
+        x.to(dtype),
         by_latent.offsets,
         mode="sum",
-        per_sample_weights=values[by_latent.order],
+        per_sample_weights=values[by_latent.order].to(dtype),
         include_last_offset=True,
     )
 
@@ -79,8 +85,10 @@ def count_open(pre: Float[Tensor, "batch d_sae"]) -> Int[Tensor, " batch"]:
     return (pre > 0).sum(1)
 
 
-def open_entries(pre: Float[Tensor, "batch d_sae"], n_open: Int[Tensor, " batch"]) -> SparseCodes:
-    """Return the entries above zero, row by row; `n_open` is `count_open(pre)`."""
+def open_entries(
+    pre: Float[Tensor, "batch d_sae"], n_open: Int[Tensor, " batch"], total: int
+) -> SparseCodes:
+    """Return the entries above zero, row by row; `n_open` is `count_open(pre)`, `total` its sum."""
     flat = (pre > 0).view(-1).nonzero().squeeze(1)
     offsets = torch.zeros(len(pre) + 1, dtype=torch.int64, device=pre.device)
     torch.cumsum(n_open, 0, out=offsets[1:])
@@ -88,3 +96,8 @@ def open_entries(pre: Float[Tensor, "batch d_sae"], n_open: Int[Tensor, " batch"
     return SparseCodes(
         values=pre.reshape(-1)[flat], latents=flat % d_sae, offsets=offsets, d_sae=d_sae
     )
+
+
+def widest(*factors: Tensor) -> torch.dtype:
+    """Return the dtype that holds all of them."""
+    return reduce(torch.promote_types, (t.dtype for t in factors))

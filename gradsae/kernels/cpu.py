@@ -129,11 +129,13 @@ def count_open(pre: Float[Tensor, "batch d_sae"]) -> Int[Tensor, " batch"]:
     return n_open
 
 
-def open_entries(pre: Float[Tensor, "batch d_sae"], n_open: Int[Tensor, " batch"]) -> SparseCodes:
+def open_entries(
+    pre: Float[Tensor, "batch d_sae"], n_open: Int[Tensor, " batch"], total: int
+) -> SparseCodes:
     """See `builtin.open_entries`."""
     offsets = torch.zeros(len(pre) + 1, dtype=torch.int64)
     torch.cumsum(n_open, 0, out=offsets[1:])
-    latents = torch.empty(int(offsets[-1]), dtype=torch.int64)
+    latents = torch.empty(total, dtype=torch.int64)
     values = torch.empty(len(latents), dtype=pre.dtype)
     arrays = [as_numpy(t) for t in (offsets, latents, values, pre)]
     in_parts(_fill, even(len(pre)), pre.numel(), *arrays)

@@ -12,7 +12,6 @@ from gradsae.interfaces import Stream
 from gradsae.seeds import make_generator
 
 
-
 def _sent(x: Float[Tensor, "batch d_in"], device: torch.device) -> Float[Tensor, "batch d_in"]:
     """Return the batch on the device; to CUDA without waiting for the copy."""
     if device.type == "cuda" and x.device.type == "cpu":

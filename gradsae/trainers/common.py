@@ -1,7 +1,9 @@
-"""Starting points that several methods share."""
+"""What several methods share: starting points, scores of a batch, counts for the next step."""
+
+from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -37,3 +39,33 @@ def l0(codes: Codes) -> Float[Tensor, ""]:
 def fvu(x: Float[Tensor, "batch d_in"], recon: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
     """Fraction of the batch's variance left unexplained (0 perfect, 1 the mean)."""
     return (x - recon).square().sum() / (x - x.mean(0)).square().sum()
+
+
+@final
+class HostCount:
+    """A count on its way from the device to the host.
+
+    To ask a GPU for a number is to wait until it has done all that was asked of it. A count that is
+    sent when it is made, and read a step later, waits for no more than the step before.
+    """
+
+    def __init__(self, count: Int[Tensor, ""]) -> None:
+        self._event = None
+        self._count = count
+        if count.is_cuda:
+            host = torch.empty((), dtype=count.dtype, pin_memory=True)
+            self._count = host.copy_(count, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> int:
+        if self._event is not None:
+            self._event.synchronize()
+        return int(self._count)
+
+
+def positions(mask: Bool[Tensor, " n"], n_true: int) -> Int[Tensor, " n_true"]:
+    """Return where the mask is true, as `nonzero`, without asking the device how many there are."""
+    index = torch.arange(len(mask), device=mask.device)
+    slot = torch.where(mask, mask.cumsum(0) - 1, n_true)  # one slot more, for all the others
+    return index.new_zeros(n_true + 1).scatter_(0, slot, index)[:n_true]

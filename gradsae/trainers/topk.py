@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import final
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,18 @@ from gradsae.kernels.gates import TopKGate
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import fvu, geometric_median, l0, random_directions
+from gradsae.trainers.common import (
+    HostCount,
+    fvu,
+    geometric_median,
+    l0,
+    positions,
+    random_directions,
+)
+
+_N_DEAD: WeakKeyDictionary[SAE, tuple[int, HostCount]] = WeakKeyDictionary()
+"""Dead latents of an SAE, counted at the end of a step for the next one; with the version of
+`state_idle` that was counted, so that a buffer changed since (restored, say) is counted anew."""
 
 
 @final
@@ -86,17 +98,29 @@ class TopK(Trainer):
 
     def _aux(self, sae: SAE, out: Pass, error: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
         """Share of the residual's energy that the dead latents leave; 0 where none is dead."""
-        dead = (sae.get_buffer("state_idle") >= self.dead_after).nonzero().squeeze(1)
-        if self.aux_coefficient == 0 or len(dead) == 0:
+        n_dead = self._n_dead(sae) if self.aux_coefficient else 0
+        if n_dead == 0:
             return error.new_zeros(())
+        dead = positions(sae.get_buffer("state_idle") >= self.dead_after, n_dead)
         wanted = self.aux_k or max(1, sae.arch.d_in // 2)
         gate = TopKGate(k=min(wanted, len(dead)))
         W_enc, b_enc, W_dec = sae.W_enc[dead], sae.b_enc[dead], sae.written()[dead]
-        codes = kernels.encode(out.x_in, W_enc, b_enc, sae.b_dec.detach(), gate).codes
-        rebuilt = kernels.decode(codes, W_dec)
+        b_pre, precision = sae.b_dec.detach(), out.precision
+        codes = kernels.encode(
+            out.x_in, W_enc, b_enc, b_pre, gate, precision=precision
+        ).codes
+        rebuilt = kernels.decode(codes, W_dec, precision)
         return (error - rebuilt).square().sum() / error.square().sum().clamp_min(1e-12)
+
+    def _n_dead(self, sae: SAE) -> int:
+        idle = sae.get_buffer("state_idle")
+        version, count = _N_DEAD.get(sae, (None, None))
+        if count is None or version != idle._version:
+            count = HostCount((idle >= self.dead_after).sum())
+        return count.read()
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         kernels.unit_rows_(sae.written())
         idle = sae.get_buffer("state_idle")
         idle.add_(len(out.x_in)).masked_fill_(out.codes.fired() > 0, 0)
+        _N_DEAD[sae] = idle._version, HostCount((idle >= self.dead_after).sum())

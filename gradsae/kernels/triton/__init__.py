@@ -5,8 +5,18 @@ Sums are taken in fp32, each by one program in a fixed order: results do not var
 the same kernels run on CPU tensors, slowly, without a GPU; that is how the tests run them.
 """
 
-from gradsae.kernels.triton.products import gather_sum, row_dots, scatter_outer
+from gradsae.kernels.triton.products import dots_and_outer, gather_sum, row_dots, scatter_outer
+from gradsae.kernels.triton.rows import unit_rows_
 from gradsae.kernels.triton.threshold import count_open, open_entries
 from gradsae.kernels.triton.top_k import top_k
 
-__all__ = ["count_open", "gather_sum", "open_entries", "row_dots", "scatter_outer", "top_k"]
+__all__ = [
+    "count_open",
+    "dots_and_outer",
+    "gather_sum",
+    "open_entries",
+    "row_dots",
+    "scatter_outer",
+    "top_k",
+    "unit_rows_",
+]

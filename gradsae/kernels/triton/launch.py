@@ -14,7 +14,7 @@ from torch import Tensor
 
 def jit(loop: Callable[..., None]) -> Any:
     """Declare a kernel. `unwrap` takes off the shape checks that tests put on."""
-    return triton.jit(inspect.unwrap(loop))
+    return triton.jit(inspect.unwrap(loop))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def power_of_2(n: int, low: int = 1) -> int:

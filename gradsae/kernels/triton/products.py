@@ -1,10 +1,9 @@
 """The three products. Each output row is summed in fp32 by one program, in a fixed order.
 
-A result has the widest dtype among the operands, `codes.values` included: bf16 weights with fp32
+A result has the widest dtype among the factors, `codes.values` included: bf16 weights with fp32
 values give fp32, all bf16 gives bf16.
 """
 
-from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae.codes import SparseCodes, Transpose
+from gradsae.kernels.builtin import widest
 from gradsae.kernels.triton.launch import jit, power_of_2, unit_columns
 
 ENTRIES = 16
@@ -30,7 +30,7 @@ def gather_sum(
     codes: SparseCodes, values: Float[Tensor, " nnz"], W: Float[Tensor, "d_sae d_in"]
 ) -> Float[Tensor, "batch d_in"]:
     """See `reference.gather_sum`."""
-    out = torch.empty(codes.n_rows, W.shape[1], dtype=_widest(values, W), device=W.device)
+    out = torch.empty(codes.n_rows, W.shape[1], dtype=widest(values, W), device=W.device)
     _sum_segments(codes.offsets[:-1], codes.offsets[1:], codes.latents, values, W, out)
     return out
 
@@ -40,9 +40,7 @@ def row_dots(
 ) -> Float[Tensor, " nnz"]:
     """See `reference.row_dots`."""
     W, g = unit_columns(W), unit_columns(g)
-    out = torch.empty(
-        len(codes.latents), dtype=_widest(codes.values, W, g), device=W.device
-    )
+    out = torch.empty(len(codes.latents), dtype=widest(codes.values, W, g), device=W.device)
     strides, width = (W.stride(0), g.stride(0)), min(WIDTH, power_of_2(W.shape[1], 16))
     with torch.cuda.device_of(W):
         _dots_kernel[(codes.n_rows,)](
@@ -56,12 +54,22 @@ def scatter_outer(
     codes: SparseCodes, values: Float[Tensor, " nnz"], x: Float[Tensor, "batch d_in"]
 ) -> Float[Tensor, "d_sae d_in"]:
     """See `reference.scatter_outer`."""
-    by_latent, dtype = codes.transpose, _widest(values, x)
+    by_latent, dtype = codes.transpose, widest(values, x)
     pieces = _pieces(by_latent, codes.d_sae)
     sums = torch.empty(len(pieces.starts), x.shape[1], dtype=torch.float32, device=x.device)
     _sum_segments(pieces.starts, pieces.stops, by_latent.rows, values[by_latent.order], x, sums)
     _add_pieces(sums, pieces, codes.d_sae)
     return sums[: codes.d_sae].to(dtype)
+
+
+def dots_and_outer(
+    codes: SparseCodes,
+    values: Float[Tensor, " nnz"],
+    W: Float[Tensor, "d_sae d_in"],
+    g: Float[Tensor, "batch d_in"],
+) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "d_sae d_in"]]:
+    """See `builtin.dots_and_outer`."""
+    return row_dots(codes, W, g), scatter_outer(codes, values, g)
 
 
 class _Pieces(NamedTuple):
@@ -120,10 +128,6 @@ def _add_pieces(sums: Float[Tensor, "n d_in"], pieces: _Pieces, d_sae: int) -> N
         _add_kernel[(n_spare, -(-d_in // width))](
             pieces.owners, pieces.firsts, sums, d_sae, d_in, WIDTH=width
         )
-
-
-def _widest(*operands: Tensor) -> torch.dtype:
-    return reduce(torch.promote_types, (t.dtype for t in operands))
 
 
 @jit

@@ -23,17 +23,13 @@ def count_open(pre: Float[Tensor, "batch d_sae"]) -> Int[Tensor, " batch"]:
 
 
 def open_entries(
-    pre: Float[Tensor, "batch d_sae"], n_open: Int[Tensor, " batch"], total: int | None = None
+    pre: Float[Tensor, "batch d_sae"], n_open: Int[Tensor, " batch"], total: int
 ) -> SparseCodes:
-    """Return the entries above zero, row by row; `n_open` is `count_open(pre)`.
-
-    How much memory they need is known on the device alone. Reading it is the one wait for the
-    device that a threshold gate cannot avoid; a caller that has read the sum passes it as `total`.
-    """
+    """See `builtin.open_entries`. How much memory the entries need is known on the device alone:
+    reading `total` is the one wait that a threshold gate cannot avoid."""
     pre = unit_columns(pre)
     offsets = torch.zeros(len(pre) + 1, dtype=torch.int64, device=pre.device)
     torch.cumsum(n_open, 0, out=offsets[1:])
-    total = int(offsets[-1]) if total is None else total
     latents = torch.empty(total, dtype=torch.int64, device=pre.device)
     values = torch.empty(total, dtype=pre.dtype, device=pre.device)
     d_sae, tile = pre.shape[1], min(TILE, power_of_2(pre.shape[1]))
