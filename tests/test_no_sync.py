@@ -16,6 +16,7 @@ from gradsae.optim import Optim
 from gradsae.seeds import make_generator
 from gradsae.trainers.common import HostCount, positions
 from gradsae.trainers.gba import GBA
+from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.l1 import L1
 from gradsae.trainers.topk import TopK
 
@@ -83,8 +84,12 @@ def test_a_topk_step_waits_for_nothing_but_the_count_sent_a_step_before(dead_aft
 
 @pytest.mark.parametrize(
     "trainer",
-    [L1(d_sae=40, l1=1.0, optim=OPTIM), GBA(d_sae=40, groups=2, optim=OPTIM)],
-    ids=["l1", "gba"],
+    [
+        L1(d_sae=40, l1=1.0, optim=OPTIM),
+        GBA(d_sae=40, groups=2, optim=OPTIM),
+        JumpReLU(d_sae=40, coefficient=1.0, optim=OPTIM),
+    ],
+    ids=lambda trainer: trainer.name,
 )
 def test_a_step_of_a_threshold_gate_waits_once(trainer, monkeypatch):
     """For the number of open latents, which decides between sparse and dense."""

@@ -29,7 +29,7 @@ TRAINERS = [
 
 
 def integers(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    """Small integers: bf16 holds them and what they add up to. (They tie, so no k is below d_sae.)"""
+    """Small integers: bf16 holds them and what they add up to. They tie, so k is d_sae here."""
     return torch.randint(-3, 4, shape, generator=generator).float()
 
 
@@ -45,7 +45,7 @@ def test_numbers_that_bf16_holds_give_what_fp32_gives(gate: Gate, shift: int, ge
     for precision in PRECISIONS:
         leaves = [t.clone().requires_grad_() for t in (W_enc, b_enc, b_pre, W_dec)]
         W, b, c, D = leaves
-        codes = kernels.encode(x, W, b, c, gate, precision)
+        codes = kernels.encode(x, W, b, c, gate, precision=precision).codes
         recon = kernels.decode(codes, D, precision)
         (recon * target).sum().backward()  # the gradient of recon is then of integers too
         grads = [torch.zeros_like(t) if t.grad is None else t.grad for t in leaves]

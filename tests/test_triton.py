@@ -191,7 +191,7 @@ GATES = [TopKGate(k=2), TopKGate(k=7), ThresholdGate(jump=False), ThresholdGate(
 def step(gate: Gate, params: list[torch.Tensor], x, target) -> list[torch.Tensor]:
     """Return the reconstruction of one encode and decode, and all gradients."""
     W_enc, b_enc, W_dec, b_pre = leaves = [p.clone().requires_grad_() for p in params]
-    codes = kernels.encode(x, W_enc, b_enc, b_pre, gate)
+    codes = kernels.encode(x, W_enc, b_enc, b_pre, gate).codes
     recon = kernels.decode(codes, W_dec)
     (recon - target).square().sum().backward()
     return [recon, *(torch.zeros_like(p) if p.grad is None else p.grad for p in leaves)]

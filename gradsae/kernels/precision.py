@@ -7,7 +7,8 @@ from torch import Tensor
 
 Precision = Literal["fp32", "bf16"]
 """bf16: the factors of the encoder's and decoder's products, and of their gradients, are rounded
-to bfloat16; sums are taken in fp32. Pre-activations are rounded too, before any latent opens."""
+to bfloat16; sums are taken in fp32. Pre-activations (with their biases) are rounded too, before any
+latent opens. Where codes are dense, so are the products' results, gradients of weights included."""
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 

@@ -1,6 +1,7 @@
 """Which pre-activations W x + b a gate needs: the k largest of each row, or those above zero.
 
 The full matrix of pre-activations never outlives the call; what is returned is its open entries.
+W and b are rounded to the dtype of x for the product; the entries come back in the dtype of W.
 """
 
 import torch
@@ -25,9 +26,9 @@ def top_k(
     codes = run.top_k(x, W, b, k) if run and k <= DENSE_ABOVE * len(W) else None
     if codes is not None:
         return codes
-    pre = torch.addmm(b, x, W.mT)
+    pre = _product(x, W, b)
     values, latents = backend(pre).top_k(pre, k)
-    return from_rows(values, latents, len(W))
+    return from_rows(values.to(W.dtype), latents, len(W))
 
 
 def above_zero(
@@ -39,9 +40,16 @@ def above_zero(
     codes = run.above_zero(x, W, b, most) if run else None
     if codes is not None:
         return codes
-    pre = torch.addmm(b, x, W.mT)
+    pre = _product(x, W, b)
     n_open = backend(pre).count_open(pre)
     total = int(n_open.sum())  # the one number for which a GPU's host waits
     if total > most:
-        return DenseCodes(values=pre)
-    return backend(pre).open_entries(pre, n_open, total)
+        return DenseCodes(values=pre.to(W.dtype))
+    codes = backend(pre).open_entries(pre, n_open, total)
+    return codes.with_values(codes.values.to(W.dtype))
+
+
+def _product(
+    x: Float[Tensor, "batch d_in"], W: Float[Tensor, "d_sae d_in"], b: Float[Tensor, " d_sae"]
+) -> Float[Tensor, "batch d_sae"]:
+    return torch.addmm(b.to(x.dtype), x, W.to(x.dtype).mT)

@@ -106,9 +106,7 @@ class TopK(Trainer):
         gate = TopKGate(k=min(wanted, len(dead)))
         W_enc, b_enc, W_dec = sae.W_enc[dead], sae.b_enc[dead], sae.written()[dead]
         b_pre, precision = sae.b_dec.detach(), out.precision
-        codes = kernels.encode(
-            out.x_in, W_enc, b_enc, b_pre, gate, precision=precision
-        ).codes
+        codes = kernels.encode(out.x_in, W_enc, b_enc, b_pre, gate, precision=precision).codes
         rebuilt = kernels.decode(codes, W_dec, precision)
         return (error - rebuilt).square().sum() / error.square().sum().clamp_min(1e-12)
 
