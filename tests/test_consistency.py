@@ -147,13 +147,6 @@ def test_intervals_come_with_three_runs_and_stay_in_range(generator):
     assert not consistency(runs[:2], 0).intervals
 
 
-def test_too_large_a_matching_skips_only_the_matching():
-    found = consistency([make_run(torch.eye(4))] * 2, 0, max_pairs=15)
-    assert "4 x 4" in found.skipped[PW_MCC]
-    assert f"{PW_MCC}/chance" in found.skipped
-    assert found.scores[MCS] == 1
-
-
 def test_runs_that_cannot_be_compared_are_an_error():
     with pytest.raises(ValueError, match="at least 2 runs, got 1"):
         consistency([make_run(torch.eye(3))], 0)

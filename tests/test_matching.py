@@ -5,9 +5,11 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from gradsae.metrics.matching import max_cosines, one_to_one, too_large
+from gradsae.metrics import assignment
+from gradsae.metrics.matching import max_cosines, one_to_one
 
 
 def cosines(a: Tensor, b: Tensor) -> np.ndarray:
@@ -77,8 +79,52 @@ def test_one_to_one_matching_equals_the_best_of_all_permutations(sizes, absolute
     )
 
 
-def test_too_large_a_matching_gives_its_sizes_as_the_reason():
-    assert too_large(10, 10, 100) is None
-    reason = too_large(11, 10, 100)
-    assert reason is not None
-    assert "11 x 10" in reason and "100" in reason
+def planted(n_a: int, n_b: int, d: int, noise: float, generator) -> tuple[Tensor, Tensor]:
+    """Directions, and others that lie near one of them each, several near the same one."""
+    a = torch.randn(n_a, d, generator=generator)
+    b = a[torch.randint(n_a, (n_b,), generator=generator)]
+    return a, b + noise * torch.randn(n_b, d, generator=generator)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("noise", [0.0, 0.5, 100.0])
+@pytest.mark.parametrize("sizes", [(150, 400), (400, 150), (250, 250), (3, 90), (1, 2)])
+def test_the_matching_without_the_table_has_the_sum_that_scipy_finds(
+    sizes, noise, absolute, generator
+):
+    a, b = planted(sizes[0], sizes[1], 8, noise, generator)
+    table = np.abs(cosines(a, b)) if absolute else cosines(a, b)
+    best = table[linear_sum_assignment(table, maximize=True)].sum()
+    matching = one_to_one(a, b, absolute=absolute, max_pairs=1)
+    assert len(set(matching.a.tolist())) == len(set(matching.b.tolist())) == min(sizes)
+    assert matching.a.tolist() == sorted(matching.a.tolist())
+    pairs = table[matching.a.numpy(), matching.b.numpy()]
+    np.testing.assert_allclose(matching.cosine.numpy(), pairs, atol=1e-6)
+    assert pairs.sum() == pytest.approx(best, abs=1e-6 * min(sizes))
+
+
+def test_candidates_that_cannot_all_be_matched_are_added_to(generator, monkeypatch):
+    # every row's nearest columns are the same few: the first candidates leave most rows alone
+    monkeypatch.setattr(assignment, "N_NEAREST", 2)
+    monkeypatch.setattr(assignment, "N_ADDED", 1)
+    rounds = []
+    solve = assignment._solve
+    monkeypatch.setattr(assignment, "_solve", lambda *given: rounds.append(1) or solve(*given))
+    a = torch.eye(6)[0] + 0.01 * torch.randn(40, 6, generator=generator)
+    b = torch.randn(60, 6, generator=generator)
+    table = cosines(a, b)
+    best = table[linear_sum_assignment(table, maximize=True)].sum()
+    matching = one_to_one(a, b, max_pairs=1)
+    assert len(rounds) > 1
+    assert matching.cosine.double().sum().item() == pytest.approx(best, abs=1e-5)
+
+
+def test_the_matching_without_the_table_holds_no_more_cosines_than_allowed(generator, monkeypatch):
+    monkeypatch.setattr(assignment, "ENTRIES", 1000)
+    a, b = planted(50, 90, 6, 0.3, generator)
+    blocks = [cosine.numel() for _, cosine in assignment._blocks(a, b, False)]
+    assert max(blocks) <= 1000
+    assert sum(blocks) == 50 * 90
+    narrow = one_to_one(a, b, max_pairs=1)
+    monkeypatch.undo()
+    assert narrow.b.tolist() == one_to_one(a, b, max_pairs=1).b.tolist()

@@ -529,12 +529,15 @@ def test_without_true_codes_directions_are_still_scored():
     assert isinstance(Detection().measure(true_sae(V), source, 0), Skipped)
 
 
-def test_too_large_a_matching_skips_what_needs_it_and_nothing_else():
-    V = orthonormal(6, 8)
-    found = measure(Recovery(max_pairs=35), true_sae(V), World(V=V))
-    assert {"recovery/mcc", "recovery/mcc/matched", "recovery/rate_error"} <= set(found.skipped)
-    assert found.scores["recovery/frr_0.9"] == 1
-    assert isinstance(Detection(max_pairs=35).measure(true_sae(V), World(V=V), 0), Skipped)
+@pytest.mark.parametrize("component", [Recovery, Detection])
+def test_scores_without_the_table_of_all_cosines_are_those_with_it(component, generator):
+    V = torch.nn.functional.normalize(torch.randn(30, 12, generator=generator), dim=1)
+    near = V[torch.randperm(30, generator=generator)] + 0.2 * torch.randn(30, 12)
+    whole, pruned = (
+        measure(component(**limit), true_sae(near), World(V=V)) for limit in ({}, {"max_pairs": 1})
+    )
+    assert whole.scores == pytest.approx(pruned.scores, abs=1e-6)
+    assert whole.skipped == pruned.skipped
 
 
 @pytest.mark.parametrize("component", [Recovery, Detection, Reconstruction, LMLoss])

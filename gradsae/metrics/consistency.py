@@ -16,7 +16,7 @@ from torch import Tensor
 from gradsae.bootstrap import LEVEL
 from gradsae.interfaces import Scores
 from gradsae.metrics.common import control_name, directions, encode, random_directions
-from gradsae.metrics.matching import MAX_PAIRS, max_cosines, one_to_one, too_large
+from gradsae.metrics.matching import max_cosines, one_to_one
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
 
@@ -142,16 +142,13 @@ def over_pairs(values: dict[tuple[int, int], float], n_runs: int) -> Estimate:
     return Estimate(mean, variance**0.5)
 
 
-def score_pairs(runs: Sequence[Run], max_pairs: int) -> Scores:
+def score_pairs(runs: Sequence[Run]) -> Scores:
     """All consistency scores of some runs, none of them a control."""
     pairs = list(combinations(range(len(runs)), 2))
     scored = {pair: pair_mcs(runs[pair[0]], runs[pair[1]]) for pair in pairs}
-    n_live = sorted(int(run.live.sum()) for run in runs)
-    reason = too_large(n_live[-1], n_live[-2], max_pairs)
-    if reason is None:
-        for i, j in pairs:
-            a, b = runs[i].directions[runs[i].live], runs[j].directions[runs[j].live]
-            scored[i, j][PW_MCC] = pair_mcc(a, b)
+    for i, j in pairs:
+        a, b = runs[i].directions[runs[i].live], runs[j].directions[runs[j].live]
+        scored[i, j][PW_MCC] = pair_mcc(a, b)
     scores, intervals = {}, {}
     for name in scored[pairs[0]]:
         mean, se = over_pairs({pair: scored[pair][name] for pair in pairs}, len(runs))
@@ -160,12 +157,7 @@ def score_pairs(runs: Sequence[Run], max_pairs: int) -> Scores:
             half = float(student.ppf((1 + LEVEL) / 2, len(runs) - 1)) * se
             lowest = -1.0 if name == PW_MCC else 0.0
             intervals[name] = (max(lowest, mean - half), min(1.0, mean + half))
-    return Scores(
-        scores=scores,
-        intervals=intervals,
-        n=dict.fromkeys(scores, len(pairs)),
-        skipped={} if reason is None else {PW_MCC: reason},
-    )
+    return Scores(scores=scores, intervals=intervals, n=dict.fromkeys(scores, len(pairs)))
 
 
 def random_run(run: Run, generator: torch.Generator) -> Run:
@@ -178,7 +170,7 @@ def random_run(run: Run, generator: torch.Generator) -> Run:
     )
 
 
-def consistency(runs: Sequence[Run], seed: int, *, max_pairs: int = MAX_PAIRS) -> Scores:
+def consistency(runs: Sequence[Run], seed: int) -> Scores:
     """How much of what one SAE found the others found, over all pairs of `runs`.
 
     - `consistency/mcs_0.9` in [0, 1], up: share of the live latents of one run whose largest signed
@@ -208,14 +200,13 @@ def consistency(runs: Sequence[Run], seed: int, *, max_pairs: int = MAX_PAIRS) -
         reason = f"no latent of {', '.join(silent)} fires on the held-out rows"
         return Scores(scores={}, skipped=dict.fromkeys(names, reason))
     generator = make_generator(seed, "eval random directions")
-    found = score_pairs(runs, max_pairs)
-    control = score_pairs([random_run(run, generator) for run in runs], max_pairs)
+    found = score_pairs(runs)
+    control = score_pairs([random_run(run, generator) for run in runs])
     chance = {control_name(k): control.scores[k] for k in CONTROLLED if k in control.scores}
     return Scores(
         scores=found.scores | chance,
         intervals=found.intervals,
         n=found.n | dict.fromkeys(chance, len(runs) * (len(runs) - 1) // 2),
-        skipped=found.skipped | {control_name(k): v for k, v in control.skipped.items()},
     )
 
 

@@ -12,18 +12,21 @@ from gradsae import checks
 from gradsae.codes import Codes, SparseCodes
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, count_fired, directions, encode, merge, randomised
-from gradsae.metrics.matching import MAX_PAIRS, one_to_one, too_large
+from gradsae.metrics.matching import MAX_PAIRS, one_to_one
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
 
 
 def matched_latents(
-    sae: SAE, fired: Int[Tensor, " d_sae"], features: Float[Tensor, "n_features d_in"]
+    sae: SAE,
+    fired: Int[Tensor, " d_sae"],
+    features: Float[Tensor, "n_features d_in"],
+    max_pairs: int = MAX_PAIRS,
 ) -> Int[Tensor, " n_features"]:
     """Return the latent of each feature, among those that fire, by cosine; -1 without one."""
     live = (fired > 0).nonzero().squeeze(1)
     latents = directions(sae)[live.to(sae.b_dec.device)]
-    matching = one_to_one(features.to(latents), latents)
+    matching = one_to_one(features.to(latents), latents, max_pairs=max_pairs)
     latent_of = torch.full((len(features),), -1)
     latent_of[matching.a] = live[matching.b]
     return latent_of
@@ -127,11 +130,12 @@ def score_detectors(
     truth: SparseCodes,
     features: Float[Tensor, "n_features d_in"],
     generator: torch.Generator,
+    max_pairs: int = MAX_PAIRS,
 ) -> dict[str, Scores]:
     """Score the SAE's latents as detectors of the features they match, and shuffled."""
     fired = count_fired(sae, x)
     latents_of = {
-        "matched": matched_latents(sae, fired, features),
+        "matched": matched_latents(sae, fired, features, max_pairs),
         "shuffled": shuffled_latents(fired, len(features), generator),
     }
     scores = {}
@@ -163,7 +167,7 @@ class Detection(Metric):
 
     n_rows: int = 16_384
     max_pairs: int = MAX_PAIRS
-    """Largest n_features * d_sae that is matched; above it the metric is skipped."""
+    """Largest n_features * live latents matched on the table of all cosines (see Recovery)."""
 
     def __post_init__(self) -> None:
         checks.whole("n_rows", self.n_rows, 1)
@@ -172,9 +176,6 @@ class Detection(Metric):
     def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, KnownSource):
             return Skipped(f"the true features of {source.name} are not known")
-        reason = too_large(len(source.features()), sae.arch.d_sae, self.max_pairs)
-        if reason is not None:
-            return Skipped(reason)
         x, truth, _ = source.held_out(self.n_rows, seed)
         if truth is None:
             return Skipped(f"held-out rows of {source.name} come without their true codes")
@@ -182,8 +183,8 @@ class Detection(Metric):
             return Skipped("no true feature is active on the held-out rows")
         control = randomised(sae, make_generator(seed, "eval random directions"))
         lot = make_generator(seed, "eval shuffled latents")
-        found = score_detectors(sae, x, truth, source.features(), lot)
-        chance = score_detectors(control, x, truth, source.features(), lot)
+        found = score_detectors(sae, x, truth, source.features(), lot, self.max_pairs)
+        chance = score_detectors(control, x, truth, source.features(), lot, self.max_pairs)
         rows = Scores(scores={}, n={"detection/rows": len(x)})
         shuffled = as_control(found["shuffled"], "shuffled")
         return merge([found["matched"], as_control(chance["matched"]), shuffled, rows])

@@ -11,7 +11,7 @@ from gradsae import checks
 from gradsae.codes import SparseCodes
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, count_fired, directions, merge, randomised
-from gradsae.metrics.matching import MAX_PAIRS, max_cosines, one_to_one, too_large
+from gradsae.metrics.matching import MAX_PAIRS, max_cosines, one_to_one
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
 
@@ -75,11 +75,8 @@ def score_mcc(
 ) -> Scores:
     """MCC over all true features, and the variant that other libraries report."""
     names = ("recovery/mcc", "recovery/mcc/matched")
-    reason = too_large(len(features), len(latents), max_pairs)
-    if reason is not None:
-        return Scores(scores={}, skipped=dict.fromkeys(names, reason))
-    signed = one_to_one(features, latents)
-    absolute = one_to_one(features, latents, absolute=True)
+    signed = one_to_one(features, latents, max_pairs=max_pairs)
+    absolute = one_to_one(features, latents, max_pairs=max_pairs, absolute=True)
     return Scores(
         scores={
             names[0]: signed.cosine.double().sum().item() / len(features),
@@ -99,14 +96,14 @@ def score_rates(
     """Firing-rate errors of the latents that fire, matched one to one with the features."""
     names = ("recovery/rate_error", "recovery/rate_error/absolute")
     live = (p > 0).nonzero().squeeze(1)
-    reason = too_large(len(features), len(live), max_pairs)
+    reason = None
     if f is None:
         reason = "the source's held-out rows come without their true codes"
     elif not bool((f > 0).any()):
         reason = "no true feature is active on the held-out rows"
     if f is None or reason is not None:
         return Scores(scores={}, skipped=dict.fromkeys(names, reason or ""))
-    matching = one_to_one(features, latents[live.to(latents.device)])
+    matching = one_to_one(features, latents[live.to(latents.device)], max_pairs=max_pairs)
     matched = torch.zeros_like(f)
     matched[matching.a] = p[live[matching.b]]
     seen = f > 0
@@ -170,7 +167,8 @@ class Recovery(Metric):
     n_rows: int = 16_384
     """Held-out rows: they say which latents fire, and how often."""
     max_pairs: int = MAX_PAIRS
-    """Largest n_features * d_sae for which one-to-one matchings are computed."""
+    """Largest n_features * d_sae matched on the table of all cosines; above it the same matching
+    is found in bounded memory (`assignment.py`)."""
 
     def __post_init__(self) -> None:
         checks.whole("n_rows", self.n_rows, 1)
