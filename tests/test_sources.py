@@ -23,9 +23,11 @@ from gradsae.models import LanguageModel
 from gradsae.provenance import ROOT
 from gradsae.records import content_id
 from gradsae.seeds import make_generator
-from gradsae.sources import lm_layer
+from gradsae.sources import lm_layer, saelens_world
 from gradsae.sources.common import bernoulli_support, exact_support
+from gradsae.sources.forest import Forest
 from gradsae.sources.lm_layer import LmLayer
+from gradsae.sources.saved_world import SavedWorld
 from gradsae.sources.streams import ShuffledStream
 from gradsae.sources.superposition import Superposition
 from gradsae.sources.two_sparsity import TwoSparsity
@@ -49,6 +51,7 @@ KNOWN: dict[str, KnownSource] = {
     "exact": Superposition(n_features=24, width=12, l0=3, coefficients="exponential"),
     "power_law": POWER_LAW,
     "two_sparsity": TwoSparsity(),
+    "forest": Forest(n_features=48, width=24, n_roots=2, branching=3, depth=2, bias=0.0),
 }
 
 
@@ -58,9 +61,16 @@ def from_yaml(name: str, folder: Path) -> Any:
     return instantiate(cfg.source, _convert_="object")
 
 
+def saved_world(folder: Path) -> SavedWorld:
+    source = cast(Forest, KNOWN["forest"])
+    saelens_world.save(source, folder / "world")
+    return SavedWorld(folder=str(folder / "world"))
+
+
 SOURCES: dict[str, Callable[[Path], Source]] = {
     **{name: lambda _, source=source: source for name, source in KNOWN.items()},
     "lm_tiny": partial(from_yaml, "lm_tiny"),
+    "saved_world": saved_world,
 }
 TINY_TEXTS = [f"{'abcdefghij'[i]} sentence that tells document {i} from others." for i in range(10)]
 TINY_CORPUS = Corpus(
@@ -86,6 +96,29 @@ CHANGES: dict[str, dict[str, Any]] = {
         "width": 20,
         "sparsities": (3, 19),
         "share": 0.25,
+        "seed": 1,
+    },
+    "forest": {
+        "n_features": 50,
+        "width": 25,
+        "n_roots": 1,
+        "branching": 2,
+        "depth": 1,
+        "exclusive": 0.5,
+        "compensate": False,
+        "scale_children": False,
+        "rate_exponent": 1.0,
+        "highest_rate": 0.3,
+        "lowest_rate": 1e-3,
+        "correlation_rank": 3,
+        "correlation_scale": 0.2,
+        "orthogonal_steps": 3,
+        "orthogonal_lr": 1e-3,
+        "first_mean": 3.0,
+        "last_mean": 3.0,
+        "spread_mean": 0.1,
+        "spread_std": 0.1,
+        "bias": 1.0,
         "seed": 1,
     },
     "lm_tiny": {
@@ -378,10 +411,12 @@ def test_two_sparsity_rejects_other_than_two_possible_sizes(sparsities):
         TwoSparsity(sparsities=sparsities)
 
 
-@pytest.mark.parametrize("name", ["superposition", "two_sparsity"])
+@pytest.mark.parametrize(
+    "name", ["superposition", "two_sparsity", "synthsaebench_1k", "synthsaebench_4k"]
+)
 def test_a_synthetic_yaml_takes_the_world_seed(name, tmp_path):
     source = from_yaml(name, tmp_path)
-    assert source.name == name
+    assert source.name in (name, "forest")
     assert source.seed == 7
 
 
