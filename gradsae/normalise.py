@@ -41,7 +41,7 @@ class Normaliser:
             scale = centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
         else:
             scale = self.scale.expand(len(x), 1)
-        return Scaled(centred / scale, scale)
+        return Scaled(centred.div_(scale), scale)
 
     def undo(
         self, x: Float[Tensor, "batch d_in"], scale: Float[Tensor, "batch 1"]

@@ -36,9 +36,9 @@ def l0(codes: Codes) -> Float[Tensor, ""]:
     return codes.n_open().float().mean()
 
 
-def fvu(x: Float[Tensor, "batch d_in"], recon: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
+def fvu(x: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
     """Fraction of the batch's variance left unexplained (0 perfect, 1 the mean)."""
-    return (x - recon).square().sum() / (x - x.mean(0)).square().sum()
+    return error.square().sum() / (x - x.mean(0)).square_().sum()
 
 
 @final

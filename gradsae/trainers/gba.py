@@ -144,9 +144,9 @@ class GBA(Trainer):
         return torch.cat(biases).clamp(self.bias_low, self.bias_high)
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        error = 0.5 * (out.x_in - out.recon_in).square().sum(1).mean()
-        left = fvu(out.x_in, out.recon_in)
-        return Loss(error, {"fvu": left.detach(), "l0": l0(out.codes)})
+        error = out.x_in - out.recon_in
+        left = fvu(out.x_in, error.detach())
+        return Loss(0.5 * error.square().sum() / len(error), {"fvu": left, "l0": l0(out.codes)})
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         if self.unit_enc:

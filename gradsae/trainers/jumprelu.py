@@ -96,12 +96,13 @@ class JumpReLU(Trainer):
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        error = (out.x_in - out.recon_in).square().sum(1).mean()
+        error = out.x_in - out.recon_in
+        squared = error.square().sum() / len(error)
         penalty = self._penalty(sae, out) / out.codes.n_rows
         warm = min(1.0, (progress.step + 1) / max(1.0, self.warmup * progress.n_steps))
-        left = fvu(out.x_in, out.recon_in)
-        parts = {"fvu": left.detach(), "l0": l0(out.codes), "penalty": penalty.detach()}
-        return Loss(error + self.coefficient * warm * penalty, parts)
+        left = fvu(out.x_in, error.detach())
+        parts = {"fvu": left, "l0": l0(out.codes), "penalty": penalty.detach()}
+        return Loss(squared + self.coefficient * warm * penalty, parts)
 
     def _penalty(self, sae: SAE, out: Pass) -> Float[Tensor, ""]:
         assert sae.threshold is not None

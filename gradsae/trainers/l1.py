@@ -69,12 +69,13 @@ class L1(Trainer):
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        error = (out.x_in - out.recon_in).square().sum(1).mean()
+        error = out.x_in - out.recon_in
+        squared = error.square().sum() / len(error)
         penalty = out.codes.weighted_sum(sae.written().norm(dim=1)).mean()
         warm = min(1.0, (progress.step + 1) / max(1.0, self.l1_warmup * progress.n_steps))
-        left = fvu(out.x_in, out.recon_in)
-        parts = {"fvu": left.detach(), "l0": l0(out.codes), "l1": penalty.detach()}
-        return Loss(error + self.l1 * warm * penalty, parts)
+        left = fvu(out.x_in, error.detach())
+        parts = {"fvu": left, "l0": l0(out.codes), "l1": penalty.detach()}
+        return Loss(squared + self.l1 * warm * penalty, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         """Nothing: decoder norms are free, the penalty accounts for them."""

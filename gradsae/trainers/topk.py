@@ -91,7 +91,7 @@ class TopK(Trainer):
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         error = out.x_in - out.recon_in
-        left = fvu(out.x_in, out.recon_in)
+        left = fvu(out.x_in, error)
         aux = self._aux(sae, out, error.detach())
         parts = {"fvu": left.detach(), "l0": l0(out.codes), "aux": aux.detach()}
         return Loss(left + self.aux_coefficient * aux, parts)

@@ -1,0 +1,32 @@
+"""What a comparison of speed is: the same unit of work, done by several contenders."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+Work = Callable[[], object]
+"""One timed unit of work; called many times."""
+
+Setup = Callable[[], Work]
+"""Untimed: builds what the work needs."""
+
+FLOOR = "floor"
+"""Contender that does only what cannot be avoided; its ratio is ours / floor, lower is better."""
+
+
+class Absent(Exception):
+    """A contender cannot run here; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    name: str
+    """What --only takes."""
+    shape: str
+    """What --shape takes."""
+    what: str
+    """One sentence: what one unit of work is, and on what terms the others do it."""
+    ours: Setup
+    others: Mapping[str, Setup]
+    bars: Mapping[str, float] = field(default_factory=dict)
+    """For each other: the least ratio other / ours to reach; for the floor the most ours / floor."""
+    pairs: int = 7

