@@ -13,10 +13,11 @@ from benchmarks.speed.table import HEAD, cells, lines, machine
 from benchmarks.speed.timing import Row, compare
 from benchmarks.speed.topics import all_cases
 
-LEGEND = """ratio: median over pairs of other / ours (higher is better); against the floor ours / floor.
-range: least and most of the pairs. memory: peak resident GiB of a process that does only this,
-ours / other. "peers" are installed with: pip install '.[peers]' and pip install --no-deps
-dictionary-learning==0.1.0"""
+LEGEND = """
+ratio   median over pairs of other / ours (higher is better); against the floor ours / floor
+range   least and most of the pairs
+memory  peak resident GiB of a process that does only this, ours / other
+Peers are installed by `make peers`."""
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     rows = [row for case in chosen for row in _measure(case, asked)]
     print("\n" + "\n".join(lines([cells(row) for row in rows], HEAD)))
-    print("\n" + LEGEND)
+    print(LEGEND)
     grown = growth.measure() if asked.growth or not (asked.only or asked.shape) else []
     if grown:
         print("\nHow cost grows (ours, one thing changed at a time):")

@@ -13,7 +13,7 @@ FLOOR = "floor"
 """Contender that does only what cannot be avoided; its ratio is ours / floor, lower is better."""
 
 
-class Absent(Exception):
+class Absent(Exception):  # noqa: N818
     """A contender cannot run here; the text says why."""
 
 
@@ -28,5 +28,5 @@ class Case:
     ours: Setup
     others: Mapping[str, Setup]
     bars: Mapping[str, float] = field(default_factory=dict)
-    """For each other: the least ratio other / ours to reach; for the floor the most ours / floor."""
+    """The ratio to reach: other / ours at least; for the floor, ours / floor at most."""
     pairs: int = 7

@@ -26,7 +26,9 @@ class Growth:
 
 def measure() -> list[Growth]:
     """Return the median time of a TopK step and of a draw from the 16k world, size by size."""
-    return [*_steps("d_sae", (1024, 4096, 16384, 65536)), *_steps("k", (8, 32, 128, 512))] + [
+    return [
+        *_steps("d_sae", (1024, 4096, 16384, 65536)),
+        *_steps("k", (8, 32, 128, 512)),
         *_steps("batch", (256, 1024, 4096)),
         *_draws(),
     ]

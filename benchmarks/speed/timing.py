@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.speed.case import FLOOR, Absent, Case, Setup, Work
@@ -45,11 +45,11 @@ class Row:
 
 def compare(case: Case, other: str, pairs: int) -> Row:
     """Time `pairs` pairs of ours and one other, in alternating order, after a warm-up of both."""
-    head = {"name": case.name, "shape": case.shape, "what": case.what, "other": other}
+    row = Row(name=case.name, shape=case.shape, what=case.what, other=other)
     try:
         works = case.ours(), case.others[other]()
     except Absent as reason:
-        return Row(**head, absent=str(reason))
+        return replace(row, absent=str(reason))
     counts = [_warm_up(work) for work in works]
     times: tuple[list[float], list[float]] = ([], [])
     gc.collect()
@@ -59,8 +59,8 @@ def compare(case: Case, other: str, pairs: int) -> Row:
     ours, others = times
     floor = other == FLOOR
     ratios = [a / b if floor else b / a for a, b in zip(ours, others, strict=True)]
-    return Row(
-        **head,
+    return replace(
+        row,
         pairs=pairs,
         seconds_ours=statistics.median(ours),
         seconds_other=statistics.median(others),

@@ -1,14 +1,16 @@
 """All cases, from one module a topic."""
 
 from importlib import import_module
+from importlib.util import find_spec
 
 from benchmarks.speed.case import Case
 
-TOPICS = ("steps",)
+TOPICS = ("steps", "generator", "language", "sweeps", "metrics", "gpu")
 
 
 def all_cases() -> list[Case]:
-    return [case for topic in TOPICS for case in import_module(f"{__package__}.{topic}").cases()]
+    names = [f"{__package__}.{topic}" for topic in TOPICS]
+    return [case for name in names if find_spec(name) for case in import_module(name).cases()]
 
 
 def find(name: str, shape: str) -> Case:
