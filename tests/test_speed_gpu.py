@@ -7,6 +7,7 @@ pytest.importorskip("benchmarks.speed.case", reason="the runner is not there")
 
 from benchmarks.speed import gpu
 from benchmarks.speed.case import Absent
+from gradsae.sources.superposition import Superposition
 
 SHAPE = gpu.Shape(batch=64, d_in=16, d_sae=128, k=4)
 CPU = torch.device("cpu")
@@ -46,3 +47,15 @@ def test_the_dense_contender_computes_the_fvu_of_its_k_largest():
 def test_a_batch_has_mean_squared_norm_1():
     x = gpu.batch(SHAPE, CPU)
     assert x.square().sum(1).mean().item() == pytest.approx(1)
+
+
+def test_the_long_run_counts_every_sample(monkeypatch):
+    monkeypatch.setattr(gpu, "STEPS", 2)
+    clock = iter([0.0, 5.0])
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: next(clock))
+    world = Superposition(n_features=12, width=6, l0=2, support="bernoulli", noise=0.0)
+    drawn = []
+    work = gpu.world_run(world, 16, 24, 2, CPU)
+    rate = gpu.samples_per_second(lambda: drawn.append(work()), 16, n_units=3)
+    assert rate == 3 * 2 * 16 / 5.0
+    assert len(drawn) == 4
