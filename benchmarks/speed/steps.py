@@ -70,7 +70,7 @@ def cases() -> list[Case]:
                 what=what,
                 ours=lambda n=name: ours(n, shape),
                 others=others,
-                bars={"dense": 2.5, "saelens": 2.5},
+                bars=dict.fromkeys(others.keys() - {FLOOR}, 2.5),
             )
         )
     return found
