@@ -23,7 +23,7 @@ TILE = 256
 """Free features of a tile; a multiple of `LANE` and of nothing else that matters."""
 LANE = 64
 """Features that are tested for a hot one at once: fewer are not vectorised."""
-COLD_X = np.float32(-2.125)
+COLD_X = np.float32(-2.0)
 COLD = float(ndtr(COLD_X))
 LOG_MISS = math.log1p(-COLD)
 NONE, SOME = np.float32(0), np.float32(1)
@@ -50,34 +50,37 @@ def mixed(x):
 
 
 @compiled
-def seed_row(seed, row, state):
-    """Fill the two words of a row's generator."""
+def seed_of_row(seed, row):
+    """Return the two words of a row's generator."""
     start = mixed(seed + np.uint64(row) * GOLDEN)
-    state[0] = mixed(start + GOLDEN)
-    state[1] = mixed(start + GOLDEN + GOLDEN) | ONE
+    return mixed(start + GOLDEN), mixed(start + GOLDEN + GOLDEN) | ONE
 
 
 @compiled
-def uniform(state):
-    """Return a number in [0, 1) by xoroshiro128++ (Blackman, Vigna, https://prng.di.unimi.it)."""
-    a, b = state[0], state[1]
+def uniform(a, b):
+    """Return a number in [0, 1) and the next state.
+
+    xoroshiro128++ (Blackman and Vigna 2021, https://doi.org/10.1145/3460772). The state travels in
+    two words: an array would be counted in and out at every call.
+    """
     total = a + b
     out = ((total << U17) | (total >> U47)) + a
     b ^= a
-    state[0] = ((a << U49) | (a >> U15)) ^ b ^ (b << U21)
-    state[1] = (b << U28) | (b >> U36)
-    return np.float64(out >> U11) * 1.1102230246251565e-16  # 2^-53
+    a = ((a << U49) | (a >> U15)) ^ b ^ (b << U21)
+    b = (b << U28) | (b >> U36)
+    return np.float64(out >> U11) * 1.1102230246251565e-16, a, b  # 2^-53
 
 
 @compiled
-def normal(state):
-    """Return a standard normal by Marsaglia's polar method."""
+def normal(a, b):
+    """Return a standard normal by Marsaglia's polar method, and the next state."""
     while True:
-        a = 2 * uniform(state) - 1
-        b = 2 * uniform(state) - 1
-        square = a * a + b * b
+        u, a, b = uniform(a, b)
+        v, a, b = uniform(a, b)
+        u, v = 2 * u - 1, 2 * v - 1
+        square = u * u + v * v
         if 0 < square < 1:
-            return a * math.sqrt(-2 * math.log(square) / square)
+            return u * math.sqrt(-2 * math.log(square) / square), a, b
 
 
 @compiled
@@ -96,97 +99,102 @@ def below(u, x):
 
 
 @compiled
-def gap(state):
-    """Return how many misses come before the next hit at the rate COLD."""
-    return int(math.log(1 - uniform(state)) / LOG_MISS)
+def gap(a, b):
+    """Return how many misses come before the next hit at the rate COLD, and the next state."""
+    u, a, b = uniform(a, b)
+    return int(math.log(1 - u) / LOG_MISS), a, b
 
 
 @compiled
-def magnitude(feature, means, spreads, state):
-    """Return a draw of N(mean, spread^2) given that it is above 0."""
+def magnitude(mean, spread, a, b):
+    """Return a draw of N(mean, spread^2) given that it is above 0, and the next state."""
     while True:
-        drawn = means[feature] + spreads[feature] * normal(state)
+        drawn, a, b = normal(a, b)
+        drawn = mean + spread * drawn
         if drawn > 0:
-            return drawn
+            return drawn, a, b
 
 
 @compiled
-def screen_tile(first, last, lanes, skip, state, found):
-    """Collect the active features of one row among the free ones first .. last.
+def screen_tile(first, last, r, x, skip, a, b, found):
+    """Collect the active features of row r among the free ones first .. last.
 
-    `lanes` is x as [TILE / LANE, LANE]. Returns how many are in `found`, and the next candidate.
+    x is [BLOCK, TILE / LANE, LANE]. Returns how many are in `found`, the next candidate and the
+    next state.
     """
     n = 0
-    for i in range(len(lanes)):
-        lane = lanes[i]
+    for i in range(TILE // LANE):
         n_hot = NONE
         for j in range(LANE):
-            n_hot += SOME if lane[j] > COLD_X else NONE
+            n_hot += SOME if x[r, i, j] > COLD_X else NONE
         if n_hot > 0:
             for j in range(LANE):
-                if lane[j] > COLD_X and below(uniform(state), lane[j]):
-                    found[n] = first + i * LANE + j
-                    n += 1
+                if x[r, i, j] > COLD_X:
+                    u, a, b = uniform(a, b)
+                    if below(u, x[r, i, j]):
+                        found[n] = first + i * LANE + j
+                        n += 1
     while skip < last:
-        x = lanes[(skip - first) // LANE, (skip - first) % LANE]
-        if x <= COLD_X and below(COLD * uniform(state), x):
-            found[n] = skip
-            n += 1
-        skip += 1 + gap(state)
-    return n, skip
+        at = x[r, (skip - first) // LANE, (skip - first) % LANE]
+        if at <= COLD_X:
+            u, a, b = uniform(a, b)
+            if below(COLD * u, at):
+                found[n] = skip
+                n += 1
+        miss, a, b = gap(a, b)
+        skip += 1 + miss
+    return n, skip, a, b
 
 
 @compiled
-def child_fires(child, factor, laws, state):
-    """Return whether a child is active with a magnitude above 0, whatever its siblings do."""
-    gains, offsets, _, _, positive = laws
-    x = offsets[child]
-    if x >= SURE and positive[child] == 1:
-        return True
-    if x < SURE:
-        total = np.float32(0)
-        for k in range(len(factor)):
-            total += factor[k] * gains[child, k]
-        x += total
-    return below(uniform(state), x) and (positive[child] == 1 or uniform(state) < positive[child])
+def grow(i, n, latents, values, r, factors, kin, laws, a, b):
+    """Draw the children of every feature in row i's list, which grows while it is read.
 
-
-@compiled
-def grow(n, row_latents, row_values, kin, laws, factor, state):
-    """Draw the children of every feature in the row's list, which grows while it is read.
-
-    Returns the length of the list, or -1 when it does not fit.
+    Returns the length of the list, or -1 when it does not fit, and the next state.
     """
     starts, children, groups, scaled = kin
-    _, _, means, spreads, _ = laws
-    n_features = len(means)
+    gains, offsets, means, spreads, positive = laws
+    n_features, rank = gains.shape
     at = -1
     while at < n:
-        parent = n_features if at < 0 else row_latents[at]
-        share = 1.0 if at < 0 else row_values[at] / means[parent]
+        parent = n_features if at < 0 else latents[i, at]
+        share = 1.0 if at < 0 else values[i, at] / means[parent]
         at += 1
         c = starts[parent]
         while c < starts[parent + 1]:
-            group = groups[c]
-            winner, active = -1, 0
+            group, last = groups[c], c
+            winner, n_active = -1, 0
             while True:
-                child = children[c]
-                if child_fires(child, factor, laws, state):
-                    active += 1
-                    if active == 1 or uniform(state) * active < 1:
+                child, last = children[c], c
+                x = offsets[child]
+                fires = x >= SURE
+                if not fires:
+                    total = np.float32(0)
+                    for k in range(rank):
+                        total += factors[r, k] * gains[child, k]
+                    u, a, b = uniform(a, b)
+                    fires = below(u, x + total)
+                if fires and positive[child] < 1:
+                    u, a, b = uniform(a, b)
+                    fires = u < positive[child]
+                if fires:
+                    n_active += 1
+                    u = 0.0
+                    if n_active > 1:
+                        u, a, b = uniform(a, b)
+                    if u * n_active < 1:
                         winner = child
-                last = c
                 c += 1
                 if group < 0 or c == starts[parent + 1] or groups[c] != group:
                     break
             if winner >= 0:
-                if n == len(row_latents):
-                    return -1
-                drawn = magnitude(winner, means, spreads, state)
-                row_latents[n] = winner
-                row_values[n] = drawn * share if scaled[last] else drawn
+                if n == latents.shape[1]:
+                    return -1, a, b
+                drawn, a, b = magnitude(means[winner], spreads[winner], a, b)
+                latents[i, n] = winner
+                values[i, n] = drawn * share if scaled[last] else drawn
                 n += 1
-    return n
+    return n, a, b
 
 
 @compiled
@@ -198,45 +206,50 @@ def draw_blocks(start, stop, seed, free, tiles, kin, laws, latents, values, n_op
     of each row, or -1 where they do not fit.
     """
     gains, _, means, spreads, positive = laws
-    rank, n_free = gains.shape[1], len(free)
+    rank, n_free, capacity = gains.shape[1], len(free), latents.shape[1]
     states = np.empty((BLOCK, 2), np.uint64)
     factors = np.zeros((BLOCK, rank + 1), np.float32)
     factors[:, rank] = 1
     skips = np.empty(BLOCK, np.int64)
-    x = np.empty((BLOCK, TILE), np.float32)
-    lanes = x.reshape((BLOCK, TILE // LANE, LANE))
+    flat = np.empty((BLOCK, TILE), np.float32)
+    x = flat.reshape((BLOCK, TILE // LANE, LANE))
     found = np.empty(TILE, np.int64)
     for block in range(start, stop):
         first_row = block * BLOCK
         n_rows = min(BLOCK, len(n_open) - first_row)
         for r in range(n_rows):
-            seed_row(seed, first_row + r, states[r])
+            a, b = seed_of_row(seed, first_row + r)
             for k in range(rank):
-                factors[r, k] = normal(states[r])
-            skips[r] = gap(states[r])
+                factors[r, k], a, b = normal(a, b)
+            skips[r], a, b = gap(a, b)
+            states[r, 0], states[r, 1] = a, b
             n_open[first_row + r] = 0
         for tile in range(len(tiles)):
             first, last = tile * TILE, min((tile + 1) * TILE, n_free)
-            np.dot(factors, tiles[tile], x)
+            np.dot(factors, tiles[tile], flat)
             for r in range(n_rows):
-                n, skips[r] = screen_tile(first, last, lanes[r], skips[r], states[r], found)
-                i = first_row + r
-                for e in range(n):
-                    feature = free[found[e]]
-                    if positive[feature] < 1 and uniform(states[r]) >= positive[feature]:
+                i, a, b = first_row + r, states[r, 0], states[r, 1]
+                n_found, skips[r], a, b = screen_tile(first, last, r, x, skips[r], a, b, found)
+                n = n_open[i]
+                for e in range(n_found):
+                    feature, u = free[found[e]], 0.0
+                    if positive[feature] < 1:
+                        u, a, b = uniform(a, b)
+                    if u >= positive[feature] or n < 0:
                         continue
-                    if n_open[i] < 0 or n_open[i] == latents.shape[1]:
-                        n_open[i] = -1
-                        break
-                    latents[i, n_open[i]] = feature
-                    values[i, n_open[i]] = magnitude(feature, means, spreads, states[r])
-                    n_open[i] += 1
+                    if n == capacity:
+                        n = -1
+                    else:
+                        drawn, a, b = magnitude(means[feature], spreads[feature], a, b)
+                        latents[i, n], values[i, n] = feature, drawn
+                        n += 1
+                n_open[i], states[r, 0], states[r, 1] = n, a, b
         for r in range(n_rows):
             i = first_row + r
             if n_open[i] >= 0:
-                n_open[i] = grow(
-                    n_open[i], latents[i], values[i], kin, laws, factors[r, :rank], states[r]
-                )
+                a, b = states[r, 0], states[r, 1]
+                n, a, b = grow(i, n_open[i], latents, values, r, factors, kin, laws, a, b)
+                n_open[i] = n
 
 
 @compiled
