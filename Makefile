@@ -4,13 +4,20 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test check figures board clean
+.PHONY: help bench speed peers test check figures board clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 bench: $(VENV)/.run  ## run the main job: every part of the suite, small (10 minutes on 2 cores)
 	$(RUN) -m benchmarks.run experiment=quickstart
+
+speed: $(VENV)/.run  ## how fast it is, against the hardware and the peers that are installed
+	$(RUN) -m benchmarks.speed
+
+peers: $(VENV)/.run  ## install the libraries that `make speed` compares with
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[peers]'
+	$(RUN) -m pip install --quiet --no-deps dictionary-learning==0.1.0
 
 test: $(VENV)/.dev  ## run the tests
 	$(RUN) -m pytest
