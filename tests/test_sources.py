@@ -420,6 +420,34 @@ def test_a_synthetic_yaml_takes_the_world_seed(name, tmp_path):
     assert source.seed == 7
 
 
+def test_the_16k_yaml_is_the_published_world(tmp_path):
+    """Against the HierarchyConfig, ... of experiments/create_synth_bench_16k_model.py, v2."""
+    source = from_yaml("synthsaebench_16k", tmp_path)
+    assert source == Forest(
+        n_features=1024 * 16,
+        width=768,
+        n_roots=128,
+        branching=4,
+        depth=3,
+        exclusive=1.0,
+        compensate=True,
+        scale_children=True,
+        rate_exponent=0.5,
+        highest_rate=0.4,
+        lowest_rate=5e-4,
+        correlation_rank=25,
+        correlation_scale=0.1,
+        orthogonal_steps=100,
+        orthogonal_lr=3e-4,
+        first_mean=5.0,
+        last_mean=4.0,
+        spread_mean=0.5,
+        spread_std=0.5,
+        bias=0.5,
+        seed=42,
+    )
+
+
 def test_the_layer_yaml_takes_model_and_corpus_and_shares_one_harvest_over_seeds(tmp_path):
     source = from_yaml("lm_layer", tmp_path)
     assert source.names() == {"model": {"name": "smollm2"}, "corpus": {"name": "prose"}}

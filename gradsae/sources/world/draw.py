@@ -15,7 +15,8 @@ from gradsae.sources.world.loops import BLOCK, SURE, TILE, draw_blocks, pack
 from gradsae.sources.world.parts import World, conditional_law, positive_share
 
 START_CAPACITY = 128
-"""Entries that a row may have at first; a draw that needs more is made again with twice as many."""
+"""Entries that a row may have at first. A draw that needs more is made again with twice as many,
+which changes no row, and later draws begin there."""
 
 NEVER = -4 * SURE
 """Offset of a feature with probability 0; beyond the reach of any shared factor."""
@@ -54,6 +55,7 @@ class Plan:
     def __init__(self, world: World) -> None:
         gains, offsets = (tensor.numpy() for tensor in conditional_law(world))
         self.n_features = len(offsets)
+        self._capacity = min(START_CAPACITY, self.n_features)
         self.laws = Laws(
             gains.astype(np.float32),
             np.clip(offsets, NEVER, -NEVER),
@@ -75,10 +77,9 @@ class Plan:
     def draw(self, n: int, generator: torch.Generator) -> SparseCodes:
         """Return the codes of `n` rows; `generator` gives one number, which seeds all rows."""
         seed = np.uint64(int(torch.randint(1 << 62, (1,), generator=generator)))
-        capacity = min(START_CAPACITY, self.n_features)
         while True:
-            latents = np.empty((n, capacity), np.int64)
-            values = np.empty((n, capacity), np.float32)
+            latents = np.empty((n, self._capacity), np.int64)
+            values = np.empty((n, self._capacity), np.float32)
             n_open = np.empty(n, np.int64)
             fixed: tuple[Any, ...] = (self.free, self.tiles, self.kin, self.laws)
             n_blocks = -(-n // BLOCK)
@@ -86,7 +87,7 @@ class Plan:
             in_parts(draw_blocks, even(n_blocks), work, seed, *fixed, latents, values, n_open)
             if n == 0 or n_open.min() >= 0:
                 return self._packed(latents, values, n_open)
-            capacity = min(2 * capacity, self.n_features)
+            self._capacity = min(2 * self._capacity, self.n_features)
 
     def _packed(self, latents: np.ndarray, values: np.ndarray, n_open: np.ndarray) -> SparseCodes:
         offsets = row_offsets(torch.from_numpy(n_open))
