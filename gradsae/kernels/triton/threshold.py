@@ -48,7 +48,7 @@ def _count_kernel(pre, n_open, stride, d_sae, TILE: tl.constexpr):
     while start < d_sae:
         column = start + tl.arange(0, TILE)
         value = tl.load((pre + row * stride) + column, mask=column < d_sae, other=0)
-        count += (value > 0).to(tl.int32)
+        count += (value.to(tl.float32) > 0).to(tl.int32)
         start += TILE
     tl.store(n_open + row, tl.sum(count, 0).to(tl.int64))
 
@@ -61,7 +61,7 @@ def _fill_kernel(pre, offsets, latents, values, stride, d_sae, TILE: tl.constexp
     while start < d_sae:
         column = start + tl.arange(0, TILE)
         value = tl.load((pre + row * stride) + column, mask=column < d_sae, other=0)
-        found = value > 0
+        found = value.to(tl.float32) > 0
         rank = tl.cumsum(found.to(tl.int32), 0) - 1
         tl.store((values + at) + rank, value, mask=found)
         tl.store((latents + at) + rank, column.to(tl.int64), mask=found)
