@@ -10,7 +10,7 @@ from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import t as student
+from scipy.special import stdtrit  # scipy.stats would take a second to import
 from torch import Tensor
 
 from gradsae.bootstrap import LEVEL
@@ -154,7 +154,7 @@ def score_pairs(runs: Sequence[Run]) -> Scores:
         mean, se = over_pairs({pair: scored[pair][name] for pair in pairs}, len(runs))
         scores[name] = mean
         if se is not None:
-            half = float(student.ppf((1 + LEVEL) / 2, len(runs) - 1)) * se
+            half = float(stdtrit(len(runs) - 1, (1 + LEVEL) / 2)) * se
             lowest = -1.0 if name == PW_MCC else 0.0
             intervals[name] = (max(lowest, mean - half), min(1.0, mean + half))
     return Scores(scores=scores, intervals=intervals, n=dict.fromkeys(scores, len(pairs)))
