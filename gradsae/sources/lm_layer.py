@@ -154,7 +154,7 @@ class LmLayer(ModelSource):
         """Return the model as it reads the store: other precision, same weights."""
         if self.read_dtype == "model":
             return self.model
-        auto = "bfloat16" if _multiplies_bfloat16(self._device()) else "float32"
+        auto = "bfloat16" if multiplies_bfloat16(self._device()) else "float32"
         return replace(self.model, dtype=auto if self.read_dtype == "auto" else self.read_dtype)
 
     def _harvest(self, folder: Path) -> None:
@@ -188,7 +188,7 @@ class LmLayer(ModelSource):
         return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _multiplies_bfloat16(device: str) -> bool:
+def multiplies_bfloat16(device: str) -> bool:
     """True where bfloat16 products are faster than float32 ones."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported()
