@@ -272,6 +272,7 @@ def _saes_from_nothing(n_tokens: int, n_saes: int) -> Work:
     from gradsae.fit import FitSettings, Training, fit
     from gradsae.optim import Optim
     from gradsae.seeds import make_generator
+    from gradsae.sources.lm_layer import LmLayer
     from gradsae.trainers.topk import TopK
 
     trainer, cpu = TopK(d_sae=D_SAE, k=K, optim=Optim(lr=3e-4)), torch.device("cpu")
@@ -279,13 +280,13 @@ def _saes_from_nothing(n_tokens: int, n_saes: int) -> Work:
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            source = _built(
-                "source/lm_layer.yaml",
+            source = LmLayer(
                 model=_built("model/smollm2.yaml"),
                 corpus=_built("corpus/prose.yaml"),
                 layer=LAYER,
                 n_tokens=n_tokens,
                 n_eval_tokens=1024,
+                read_dtype="auto",
                 device="cpu",
                 root=folder,
             )
