@@ -1,0 +1,146 @@
+"""Stage one: does this data meet the conditions under which GBA is proved to recover features?
+
+python -m benchmarks.suitability source=superposition
+python -m benchmarks.suitability source=lm_layer source.layer=8 d_sae=2048 k=32
+
+Takes the words of `benchmarks.run`. Where the true features are known they are used; elsewhere two
+reference families are: a TopK autoencoder (d_sae, k, lr, fit) and ICA. Nothing is recorded.
+"""
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from benchmarks.tables import console_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gradsae.experiment import Cell
+    from gradsae.suitability.conditions import Row
+    from gradsae.suitability.evidence import Evidence
+    from gradsae.suitability.proposal import Setting
+    from gradsae.suitability.quantities import Raw
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+MAX_ROWS = 1 << 16
+MAX_ENTRIES = 1 << 26
+"""Rows times d_in that are drawn: 256 MB."""
+LEAST_ROWS = 100
+"""Fewer rows say nothing of a 99th percentile."""
+MEANT = ("trainer", "d_sae")
+"""Words that the proposal replaces."""
+
+failed: list[str] = []
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _job(cfg: DictConfig) -> None:
+    from gradsae.errors import UserError
+    from gradsae.experiment import build
+
+    try:
+        OmegaConf.resolve(cfg)
+        print(report(build(cfg), cfg, list(HydraConfig.get().overrides.task)), flush=True)
+    except (UserError, ValueError, OmegaConfBaseException) as error:
+        failed.append(str(error))
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+
+
+def report(cell: "Cell", cfg: DictConfig, words: list[str]) -> str:
+    """Return what the command prints: what was looked at, the table, and the proposal."""
+    from gradsae.suitability import conditions, proposal, quantities
+
+    x, families = _evidence(cell, cfg)
+    raw = quantities.raw(x)
+    found = {name: conditions.findings(one, raw, cfg.d_sae) for name, one in families.items()}
+    rows = conditions.combined(found)
+    first = next(iter(families.values()))
+    settings = proposal.proposal(conditions.numbers(first, raw), raw)
+    return "\n\n".join(
+        [
+            _heading(cell, families, raw),
+            _table(rows),
+            f"overall: {conditions.overall(rows)} (the worst of the conditions that count; they "
+            "are sufficient,\nnot necessary: data that misses some may still be recovered)",
+            _proposed(settings, words, first.family),
+        ]
+    )
+
+
+def _evidence(cell: "Cell", cfg: DictConfig) -> "tuple[Tensor, dict[str, Evidence]]":
+    from gradsae.errors import UserError
+    from gradsae.interfaces import KnownSource
+    from gradsae.suitability import references
+
+    n_rows = max(LEAST_ROWS, min(MAX_ROWS, MAX_ENTRIES // cell.source.d_in()))
+    drawn = cell.source.held_out(n_rows, cell.seeds.eval)
+    x = drawn.x if drawn.outlier is None else drawn.x[~drawn.outlier]
+    if len(x) < LEAST_ROWS:
+        raise UserError(
+            f"source {cell.source.name} gives {len(x)} held-out rows, but the estimates need "
+            f"{LEAST_ROWS}: ask it for more"
+        )
+    x = x.float()
+    if float((x - x[0]).abs().max()) == 0:
+        raise UserError(f"all rows of source {cell.source.name} are equal: there is nothing to see")
+    if isinstance(cell.source, KnownSource):
+        truth = references.known(cell.source, drawn, cell.seeds.eval)
+        if truth is not None:
+            return x, {truth.family: truth}
+    trainer = references.trainer_of(cfg.d_sae, cfg.k, cfg.lr)
+    learned = references.topk(cell.source, x, trainer, cell.fit, cell.seeds, cell.device)
+    return x, {"topk": learned, "ica": references.ica(x, cell.seeds.eval)}
+
+
+def _heading(cell: "Cell", families: "dict[str, Evidence]", raw: "Raw") -> str:
+    lines = [f"suitability of {cell.source.name} for GBA, {raw.n_rows} held-out rows"]
+    for name, one in families.items():
+        if one.rates is not None:
+            lines.append(
+                f"  {name}: directions and rates from the source's law; the rest counted on the "
+                "rows, with 95 % intervals"
+            )
+        else:
+            lines.append(f"  {name}, {one.n} features found. {one.caveat}")
+    return "\n".join(lines)
+
+
+def _table(rows: "list[Row]") -> str:
+    table = [[row.name, row.verdict, row.estimate, row.wants] for row in rows]
+    whys = "\n".join(
+        textwrap.fill(f"  {row.name}: {row.why}", 100, subsequent_indent="    ") for row in rows
+    )
+    head = ["condition", "verdict", "estimate", "the theorem wants"]
+    return f"{console_table(head, table)}\n\nwhy:\n{whys}"
+
+
+def _proposed(settings: "list[Setting]", words: list[str], family: str) -> str:
+    kept = [word for word in words if word.split("=")[0].split(".")[0].lstrip("+~") not in MEANT]
+    command = " ".join(["python -m benchmarks.run", *kept, *(one.override for one in settings)])
+    width = max(len(one.override) for one in settings)
+    lines = [f"  {one.override.ljust(width)}  {one.why}" for one in settings]
+    return "\n".join([f"proposal (from {family}):", *lines, "", f"  {command}"])
+
+
+def main() -> None:
+    if {"-m", "--multirun"} & set(sys.argv):
+        print("error: suitability looks at one source at a time, without -m", file=sys.stderr)
+        sys.exit(1)
+    try:
+        _job()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Features of activations whose truth is unknown: two families of dictionaries that fail apart.
+
+A TopK autoencoder may hold more features than dimensions, but its k and its width decide how many
+are active and how many there are. ICA is told neither, but has at most one component for each
+dimension, so in superposition its components are mixtures.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae.codes import SparseCodes, from_dense
+from gradsae.errors import UserError
+from gradsae.fit import FitSettings, Training, fit
+from gradsae.interfaces import HeldOut, KnownSource, Source
+from gradsae.metrics.common import directions, encode
+from gradsae.optim import Optim
+from gradsae.seeds import Seeds, make_generator
+from gradsae.suitability.evidence import Evidence, merged
+from gradsae.suitability.ica import fast_ica
+from gradsae.suitability.quantities import MAX_PAIRS
+from gradsae.trainers.topk import TopK
+
+MORE_ROWS = 1 << 19
+"""Rows of true codes that are drawn: rho_2 of 512 features with rate .01 to a third of itself."""
+SEED_STEP = 1_000_003
+"""Between the seeds of further held-out rows: far beyond any seed a person sets."""
+LEAST_ENERGY = 0.01
+"""Share of a row's squared norm under which a latent's part of it does not count as active: TopK
+fills its k places whether or not the row has so many features."""
+CORE_SIGMAS = 3.0
+"""A component is active this many standard deviations of its core above its median; a Gaussian
+core passes it on 1 row in 700."""
+LEAST_SIGMAS = 0.1
+"""And at least this many of its whole deviation, where the core has no width: less is under 1 % of
+its variance."""
+MAD = 1.4826
+"""Standard deviation of a Gaussian over its median absolute deviation."""
+
+
+def known(source: KnownSource, drawn: HeldOut, seed: int) -> Evidence | None:
+    """Return the true features with their codes; None if held-out rows come without codes.
+
+    The codes are those of `drawn` and of further rows, up to MORE_ROWS and MAX_PAIRS pairs of
+    active features: rare pairs need them, and activations need not be kept for them.
+    """
+    if drawn.truth is None:
+        return None
+    parts, n_rows = [drawn.truth], drawn.truth.n_rows
+    pairs = int(drawn.truth.n_open().square().sum())
+    step = seed + SEED_STEP
+    while n_rows < MORE_ROWS and pairs < MAX_PAIRS:
+        more = source.held_out(drawn.truth.n_rows, step).truth
+        if more is None or more.n_rows == 0:
+            break
+        parts.append(more)
+        n_rows += more.n_rows
+        pairs += int(more.n_open().square().sum())
+        step += SEED_STEP
+    return Evidence(
+        family="true features",
+        directions=source.features(),
+        codes=_stacked(parts),
+        rates=source.rates(),
+    )
+
+
+def topk(
+    source: Source,
+    x: Float[Tensor, "batch d_in"],
+    trainer: TopK,
+    settings: FitSettings,
+    seeds: Seeds,
+    device: torch.device,
+) -> Evidence:
+    """Train a TopK autoencoder on the source and return its latents' part of each row of `x`."""
+    sample = source.stream(settings.init_rows, seeds.data, torch.device("cpu")).next().float()
+    sae = trainer.build(sample, make_generator(seeds.init, "init")).to(device)
+    training = Training(trainer, sae)
+    stream = source.stream(settings.batch_size, seeds.data, device)
+    fit([training], stream, settings, log=lambda *_: None)
+    if training.error:
+        raise training.error
+    atoms = directions(sae).cpu()
+    codes = _stacked([from_dense(rows.codes.to_dense().cpu()) for rows in encode(sae, x)])
+    lengths = codes.values.detach().clamp_min(0) * atoms.norm(dim=1)[codes.latents]
+    inside = sae.normaliser.apply(x.to(device)).x - sae.b_dec.detach()
+    energy = inside.square().sum(1).cpu()[codes.rows]
+    kept = torch.where(lengths.square() >= LEAST_ENERGY * energy, lengths, 0.0)
+    found = Evidence(
+        family="topk",
+        directions=atoms,
+        codes=codes.with_values(kept),
+        ceiling=trainer.k,
+        caveat=f"circular: k={trainer.k} bounds s, d_sae={trainer.d_sae} bounds n, and what it "
+        "does not find is not counted",
+    )
+    return _some(merged(found))
+
+
+def ica(x: Float[Tensor, "batch d_in"], seed: int) -> Evidence:
+    """Return the independent components of `x` and where they stand out of their core."""
+    components = fast_ica(x.float(), make_generator(seed, "eval ica"))
+    sources = components.sources
+    core = sources.median(0).values
+    spread = MAD * (sources - core).abs().median(0).values
+    least = (CORE_SIGMAS * spread).clamp_min(LEAST_SIGMAS)
+    lengths = torch.where(sources - core > least, sources - core, 0.0)
+    lengths = lengths * components.directions.norm(dim=1)
+    caveat = f"circular: n cannot exceed {sources.shape[1]} dimensions; in superposition "
+    caveat += "components are mixtures, and the threshold decides what is active"
+    if not components.converged:
+        caveat += "; did not converge"
+    return _some(
+        Evidence(
+            family="ica",
+            directions=components.directions,
+            codes=from_dense(lengths),
+            caveat=caveat,
+        )
+    )
+
+
+def trainer_of(d_sae: int, k: int, lr: float) -> TopK:
+    """Return the trainer of the TopK family: conf/trainer/topk.yaml at this width and k."""
+    optim = Optim(lr=lr, warmup=0.02, decay="linear", decay_share=0.2, clip=1.0)
+    return TopK(d_sae=d_sae, k=k, optim=optim)
+
+
+def _some(evidence: Evidence) -> Evidence:
+    if evidence.n < 2 or int(evidence.codes.fired().sum()) == 0:
+        raise UserError(
+            f"the {evidence.family} reference finds {evidence.n} features that are ever active, "
+            "and the conditions are about two or more: train longer (fit.steps), widen it "
+            "(d_sae), or look at the activations"
+        )
+    return evidence
+
+
+def _stacked(parts: list[SparseCodes]) -> SparseCodes:
+    """Return the rows of several codes as one."""
+    sizes = torch.cat([part.offsets.diff() for part in parts])
+    return SparseCodes(
+        values=torch.cat([part.values for part in parts]),
+        latents=torch.cat([part.latents for part in parts]),
+        offsets=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),
+        d_sae=parts[0].d_sae,
+    )

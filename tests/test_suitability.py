@@ -1,0 +1,432 @@
+"""Suitability: each estimate against a hand or numpy value, invariances, verdicts, the command."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from scipy.stats import binomtest
+
+from benchmarks import suitability
+from gradsae.codes import SparseCodes, from_dense
+from gradsae.sources.superposition import Superposition
+from gradsae.suitability import conditions, proposal, quantities, references, theorem
+from gradsae.suitability.evidence import Evidence, merged
+from gradsae.suitability.ica import fast_ica
+from gradsae.suitability.theorem import Estimate, exactly
+
+HAND = torch.tensor(
+    [
+        [1.0, 2.0, 0.0],
+        [3.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0],
+        [1.0, 1.0, 2.0],
+    ]
+)
+
+
+def world(**fields) -> Superposition:
+    given = {"n_features": 64, "width": 48, "l0": 3, **fields}
+    return Superposition(**given)
+
+
+def truth(source: Superposition, n: int = 4096) -> tuple[torch.Tensor, Evidence]:
+    """Return rows of a source and its true features, on those rows only."""
+    drawn = source.held_out(n, 0)
+    assert drawn.truth is not None
+    return drawn.x, Evidence(
+        family="true features",
+        directions=source.features(),
+        codes=drawn.truth,
+        rates=source.rates(),
+    )
+
+
+def rotation(d: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
+
+
+# Codes.
+
+
+def test_support_counts_open_entries_of_each_row():
+    found = quantities.support(from_dense(HAND))
+    assert (found.median, found.largest, found.mean) == (1.5, 3, 1.5)
+    assert found.p99 == pytest.approx(np.quantile([2, 1, 0, 3], 0.99))
+
+
+def test_closed_stored_entries_are_not_active():
+    codes = from_dense(HAND).with_values(torch.tensor([1.0, -2.0, 3.0, 0.0, 1.0, 2.0]))
+    assert quantities.support(codes).mean == 1.0
+    assert quantities.mean_squares(codes)[1].tolist() == [2, 1, 1]
+
+
+def test_the_interval_of_the_99th_percentile_holds_it_as_often_as_it_says():
+    rng, truth99, held = np.random.default_rng(0), 10, 0
+    for _ in range(200):  # sizes uniform on 0 ... 10: the 99th percentile is 10
+        sizes = rng.integers(0, 11, 500)
+        dense = torch.from_numpy((np.arange(10) < sizes[:, None]).astype(np.float32))
+        found = quantities.p99_interval(from_dense(dense))
+        held += found.low <= truth99 <= found.high
+    assert held >= 0.95 * 200
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (10, 10), (40, 1000)])
+def test_wilson_agrees_with_scipy(count, n):
+    expected = binomtest(count, n).proportion_ci(method="wilson")
+    found = quantities.wilson(count, n)
+    assert found.low == pytest.approx(expected.low, abs=1e-12)
+    assert found.high == pytest.approx(expected.high, abs=1e-12)
+
+
+def test_mean_squares_are_over_active_rows_only():
+    means, fired = quantities.mean_squares(from_dense(HAND))
+    assert means.tolist() == pytest.approx([(1 + 9 + 1) / 3, (4 + 1) / 2, 4.0])
+    assert fired.tolist() == [3, 2, 1]
+
+
+def test_size_ratio_is_largest_over_least_mean_square():
+    dense = torch.zeros(120, 2)
+    dense[:60, 0], dense[60:, 1] = 2.0, 5.0
+    assert quantities.size_ratio(from_dense(dense)) == pytest.approx((6.25, 6.25, 6.25))
+
+
+def test_features_seen_too_rarely_have_no_say_in_the_size_ratio():
+    dense = torch.zeros(100, 3)
+    dense[:50, 0], dense[50:, 1], dense[:5, 2] = 1.0, 1.0, 100.0
+    assert quantities.size_ratio(from_dense(dense)).value == 1.0
+
+
+def test_the_least_share_of_a_balanced_world_is_one_over_root_s():
+    _, evidence = truth(world(l0=4))
+    assert quantities.least_share(evidence.codes, 0.05) == pytest.approx(0.5)
+
+
+def test_the_least_share_agrees_with_numpy():
+    rows = HAND.numpy()[[0, 1, 3]]
+    shares = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    expected = [np.sqrt(np.mean(column[column > 0] ** 2)) for column in shares.T]
+    assert quantities.least_share(from_dense(HAND), 0.0) == pytest.approx(min(expected))
+
+
+def test_rate_ratio_divides_counted_rates():
+    dense = torch.zeros(1000, 2)
+    dense[:400, 0], dense[:100, 1] = 1.0, 1.0
+    found = quantities.rate_ratio(from_dense(dense), 0.0)
+    assert found.value == pytest.approx(4.0)
+    assert found.low < 4.0 < found.high
+
+
+# Co-occurrence.
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_exact_support_has_the_co_occurrence_of_the_hypergeometric_law(size):
+    _, evidence = truth(world(l0=size), 100_000)
+    expected = (size - 1) / (64 - 1)
+    found = quantities.co_occurrence(evidence.codes)
+    assert found.low < expected < found.high
+    assert found.high - found.low < 0.03
+
+
+def test_a_pair_that_always_fires_together_is_found():
+    generator = torch.Generator().manual_seed(0)
+    dense = (torch.rand(4000, 20, generator=generator) < 0.05).float()
+    dense[:, 7] = torch.maximum(dense[:, 7], dense[:, 3])  # 3 implies 7
+    found = quantities.co_occurrence(from_dense(dense))
+    assert found.value == 1.0
+    assert found.low > 0.95
+
+
+def test_features_that_never_meet_have_no_co_occurrence():
+    dense = torch.eye(10).repeat(200, 1)
+    found = quantities.co_occurrence(from_dense(dense))
+    assert found.value == 0.0
+    assert 0 < found.high < 0.02
+
+
+# Directions and activations.
+
+
+def test_coherence_is_the_largest_absolute_cosine_off_the_diagonal():
+    directions = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 4.0]])
+    assert quantities.coherence(directions) == pytest.approx(0.8)
+
+
+def test_coherence_agrees_with_numpy_across_blocks(generator, monkeypatch):
+    monkeypatch.setattr(quantities, "BLOCK", 7)
+    directions = torch.randn(40, 9, generator=generator)
+    units = directions.numpy() / np.linalg.norm(directions.numpy(), axis=1, keepdims=True)
+    cosine = np.abs(units @ units.T)
+    np.fill_diagonal(cosine, 0)
+    assert quantities.coherence(directions) == pytest.approx(cosine.max(), abs=1e-6)
+
+
+def test_effective_dimension_of_white_noise_is_its_dimension(generator):
+    found = quantities.effective_dimension(torch.randn(20_000, 30, generator=generator))
+    assert found.value == pytest.approx(30, rel=0.01)
+
+
+def test_effective_dimension_is_the_participation_ratio_of_the_true_spectrum(generator):
+    spectrum = np.array([4.0, 1.0, 1.0, 0.25])
+    x = torch.randn(60_000, 4, generator=generator) * torch.tensor(spectrum**0.5).float() + 7
+    expected = spectrum.sum() ** 2 / (spectrum**2).sum()
+    found = quantities.effective_dimension(x)
+    assert found.low < expected < found.high
+    assert found.high - found.low < 0.1
+
+
+def test_few_rows_do_not_shrink_the_effective_dimension(generator):
+    drawn = [
+        quantities.effective_dimension(torch.randn(150, 50, generator=generator)).value
+        for _ in range(20)
+    ]
+    assert np.mean(drawn) == pytest.approx(50, rel=0.05)  # uncorrected: 50 / (1 + 50 / 150) = 37.5
+
+
+def test_norms_and_mean_agree_with_numpy(generator):
+    x = torch.randn(5000, 6, generator=generator) + 1.0
+    norms, found = np.linalg.norm(x.numpy(), axis=1), quantities.raw(x)
+    expected = np.quantile(norms, 0.95) / np.quantile(norms, 0.05)
+    assert found.norm_ratio.value == pytest.approx(expected, rel=1e-5)
+    share = (x.numpy().mean(0) ** 2).sum() / (norms**2).mean()
+    assert found.mean_share == pytest.approx(share, rel=1e-4)
+
+
+# The theorem.
+
+
+def test_the_band_is_the_one_of_the_formula():
+    n, s, d = 1024, 4, 320
+    found = theorem.band(n, s, d)
+    assert found.low == 1 / 1024
+    assert found.high == pytest.approx(2.0**-6.25)  # (2^10)^(-(1 + 1/4) / 2)
+    assert found.binds == "co-firing"
+    assert theorem.band(n, 3, d).high == pytest.approx(1024 ** (-2 * 1.1025 / 3))
+    assert theorem.band(n, 4, 4).high == pytest.approx(4**0.9 / 1024)
+
+
+def test_the_width_of_the_theorem_without_slack_agrees_with_the_table(monkeypatch):
+    monkeypatch.setattr(theorem, "EPSILON", 0.0)
+    found = theorem.band(1024, 3, 64)
+    assert found.high == pytest.approx(9.8e-3, rel=0.01)
+    assert theorem.log_width(1024, found.high, 3) == pytest.approx(9.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [
+        (Estimate(0.1, 0.05, 0.2), "met"),
+        (Estimate(0.1, 0.05, 0.5), "doubtful"),
+        (Estimate(2.0, 0.9, 3.0), "doubtful"),
+        (Estimate(2.0, 1.1, 3.0), "not met"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(ratio, verdict):
+    assert theorem.much_less(ratio) == verdict
+
+
+def test_within_a_constant_is_a_half_order_of_magnitude_once_or_twice():
+    ratios = (1.0, 3.3, 4.0, 11.0, 12.0)
+    verdicts = [theorem.within_constant(exactly(ratio)) for ratio in ratios]
+    assert verdicts == ["met", "met", "doubtful", "doubtful", "not met"]
+
+
+# Invariances.
+
+
+def verdicts_of(x: torch.Tensor, evidence: Evidence) -> list[tuple[str, str, str]]:
+    found = conditions.findings(evidence, quantities.raw(x), 256)
+    return [(one.name, one.estimate, one.verdict) for one in found]
+
+
+def test_scale_and_rotation_of_the_activations_change_nothing():
+    x, evidence = truth(world(coefficients="uniform", low=0.5))
+    turn = rotation(48)
+    turned = Evidence(
+        family=evidence.family,
+        directions=evidence.directions @ turn,
+        codes=evidence.codes.with_values(7 * evidence.codes.values),
+        rates=evidence.rates,
+    )
+    assert verdicts_of(7 * x @ turn, turned) == verdicts_of(x, evidence)
+
+
+def test_the_order_of_the_features_changes_nothing(generator):
+    x, evidence = truth(world(support="bernoulli", exponent=0.5))
+    order = torch.randperm(64, generator=generator)
+    dense = evidence.codes.to_dense()[:, order]
+    assert evidence.rates is not None
+    moved = Evidence(
+        family=evidence.family,
+        directions=evidence.directions[order],
+        codes=from_dense(dense),
+        rates=evidence.rates[order],
+    )
+    # Equally good pairs may swap, so the co-occurrence is compared on another test's terms.
+    mine, other = verdicts_of(x, evidence), verdicts_of(x, moved)
+    assert [one for one in mine if one[0] != "co-occurrence"] == [
+        one for one in other if one[0] != "co-occurrence"
+    ]
+
+
+# Reference families.
+
+
+def test_near_duplicates_are_merged_and_unused_atoms_dropped():
+    directions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.99, 0.05], [-1.0, 0.0]])
+    dense = torch.tensor([[1.0, 0.0, 2.0, 0.0], [0.0, 3.0, 4.0, 0.0], [0.0, 0.0, 5.0, 0.0]])
+    found = merged(Evidence(family="x", directions=directions, codes=from_dense(dense)))
+    assert torch.equal(found.directions, directions[[2, 1]])
+    assert found.codes.to_dense().tolist() == [[3.0, 0.0], [4.0, 3.0], [5.0, 0.0]]
+
+
+def test_ica_finds_sparse_sources_up_to_order_and_scale():
+    source = world(n_features=16, width=16, l0=2, support="bernoulli", directions="orthogonal")
+    x = source.held_out(8192, 0).x
+    found = fast_ica(x, torch.Generator().manual_seed(0))
+    assert found.converged
+    units = torch.nn.functional.normalize(found.directions, dim=1)
+    assert (source.features() @ units.mT).amax(1).min() > 0.95
+    torch.testing.assert_close(
+        found.sources @ found.directions, x - x.mean(0), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_without_superposition_ica_counts_the_true_sparsity():
+    source = world(n_features=16, width=16, l0=2, support="bernoulli", directions="orthogonal")
+    drawn = source.held_out(8192, 0)
+    assert drawn.truth is not None
+    found = quantities.support(references.ica(drawn.x, 0).codes).mean
+    assert found == pytest.approx(quantities.support(drawn.truth).mean, rel=0.1)
+
+
+def test_true_codes_are_drawn_until_there_are_enough():
+    source = world()
+    drawn = source.held_out(100_000, 0)
+    found = references.known(source, drawn, 0)
+    assert found is not None
+    assert references.MORE_ROWS <= found.codes.n_rows < references.MORE_ROWS + 100_000
+    first = SparseCodes(
+        values=found.codes.values[: 3 * 100_000],
+        latents=found.codes.latents[: 3 * 100_000],
+        offsets=found.codes.offsets[:100_001],
+        d_sae=64,
+    )
+    assert drawn.truth is not None
+    assert torch.equal(first.latents, drawn.truth.latents)
+    later = found.codes.latents[3 * 100_000 : 6 * 100_000]
+    assert not torch.equal(later, first.latents)
+
+
+def test_families_that_disagree_are_doubtful():
+    def one(verdict):
+        return conditions.Finding("rates", f"{verdict} 1", "constant", verdict, "why")
+
+    (row,) = conditions.combined({"a": [one("met")], "b": [one("not met")]})
+    assert row.verdict == "doubtful"
+    assert row.estimate == "a: met 1; b: not met 1"
+    assert "disagree" in row.why
+
+
+def test_the_width_does_not_decide():
+    x, evidence = truth(world())
+    rows = conditions.combined({"t": conditions.findings(evidence, quantities.raw(x), 8)})
+    assert rows[-1].verdict == "not met"
+    others = [row.verdict for row in rows[:-1]]
+    assert conditions.overall(rows) == theorem.worst(others)
+
+
+def test_a_family_at_its_ceiling_is_doubtful_on_sparsity():
+    _, evidence = truth(world())
+    at = Evidence(family="topk", directions=evidence.directions, codes=evidence.codes, ceiling=3)
+    assert conditions.sparsity(evidence).verdict == "met"
+    assert conditions.sparsity(at).verdict == "doubtful"
+
+
+# The proposal.
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"l0": 1}, {"l0": 40}, {"support": "bernoulli", "exponent": 1.0}]
+)
+def test_every_proposal_is_a_configuration_that_gba_takes(fields):
+    x, evidence = truth(world(**fields))
+    raw = quantities.raw(x)
+    found = conditions.numbers(evidence, raw)
+    low, high, _ = proposal.targets(found)
+    assert 0 < low <= high <= 1
+    words = dict(one.override.split("=") for one in proposal.proposal(found, raw))
+    assert words["trainer"] == "gba"
+    groups = int(words["trainer.groups"])
+    assert groups >= 10
+    assert (high / low) ** (1 / (groups - 1)) <= 2.0 + 1e-9
+    d_sae = int(words["d_sae"])
+    assert 4 * 64 <= d_sae < 2 * 4 * 64
+    assert d_sae & (d_sae - 1) == 0
+
+
+# The command.
+
+
+def command(monkeypatch, results: Path, *words: str) -> int:
+    monkeypatch.setattr(
+        sys, "argv", ["suitability", *words, "tracking=none", "device=cpu", f"results={results}"]
+    )
+    monkeypatch.setattr(suitability, "failed", [])
+    GlobalHydra.instance().clear()
+    try:
+        suitability.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+SMALL = ("source=superposition", "source.n_features=32", "source.width=16")
+
+
+def test_the_command_prints_a_verdict_and_overrides_and_exits_0(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(references, "MORE_ROWS", 1)
+    monkeypatch.setattr(suitability, "MAX_ROWS", 4096)
+    assert command(monkeypatch, tmp_path, *SMALL, "source.l0=20") == 0
+    said = capsys.readouterr().out
+    assert "overall: not met" in said
+    assert "trainer=gba trainer.htf=" in said.splitlines()[-1]
+    assert "source.l0=20" in said.splitlines()[-1]
+
+
+def test_unknown_features_are_looked_at_through_two_families(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(references, "known", lambda *_: None)
+    monkeypatch.setattr(suitability, "MAX_ROWS", 4096)
+    words = ("d_sae=64", "k=4", "source.l0=2", "fit.steps=100", "fit.batch_size=64")
+    assert command(monkeypatch, tmp_path, *SMALL, *words) == 0
+    said = capsys.readouterr().out
+    assert "topk, " in said
+    assert "ica, " in said
+    assert said.count("circular: ") >= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("source.l0=99",), "l0 must be a whole number"),
+        (("k=0",), "k (with d_sae=256)"),
+        (("-m",), "without -m"),
+    ],
+)
+def test_bad_input_gives_one_message(monkeypatch, tmp_path, capsys, words, message):
+    exact = ("source.support=exact",) if words[0].startswith("source") else ()
+    assert command(monkeypatch, tmp_path, *SMALL, *exact, *words) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_too_few_rows_are_refused(monkeypatch, tmp_path, capsys):
+    whole = Superposition.held_out
+    monkeypatch.setattr(Superposition, "held_out", lambda self, n, seed: whole(self, 60, seed))
+    assert command(monkeypatch, tmp_path, *SMALL) == 1
+    assert "60 held-out rows, but the estimates need 100" in capsys.readouterr().err
