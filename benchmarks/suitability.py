@@ -7,6 +7,8 @@ Takes the words of `benchmarks.run`. Where the true features are known they are 
 reference families are: a TopK autoencoder (d_sae, k, lr, fit) and ICA. Nothing is recorded.
 """
 
+import re
+import shlex
 import sys
 import textwrap
 from pathlib import Path
@@ -35,7 +37,9 @@ MAX_ENTRIES = 1 << 26
 LEAST_ROWS = 100
 """Fewer rows say nothing of a 99th percentile."""
 MEANT = ("trainer", "d_sae")
-"""Words that the proposal replaces."""
+"""Words that the proposal replaces ..."""
+OF_REFERENCES = ("k", "lr", "fit")
+"""... and those that shaped the reference families, where there are some."""
 
 failed: list[str] = []
 
@@ -61,15 +65,16 @@ def report(cell: "Cell", cfg: DictConfig, words: list[str]) -> str:
     raw = quantities.raw(x)
     found = {name: conditions.findings(one, raw, cfg.d_sae) for name, one in families.items()}
     rows = conditions.combined(found)
-    first = next(iter(families.values()))
-    settings = proposal.proposal(conditions.numbers(first, raw), raw)
+    settings = {
+        name: proposal.proposal(conditions.numbers(one, raw), raw) for name, one in families.items()
+    }
     return "\n\n".join(
         [
             _heading(cell, families, raw),
             _table(rows),
             f"overall: {conditions.overall(rows)} (the worst of the conditions that count; they "
             "are sufficient,\nnot necessary: data that misses some may still be recovered)",
-            _proposed(settings, words, first.family),
+            _proposed(settings, words),
         ]
     )
 
@@ -100,7 +105,11 @@ def _evidence(cell: "Cell", cfg: DictConfig) -> "tuple[Tensor, dict[str, Evidenc
 
 
 def _heading(cell: "Cell", families: "dict[str, Evidence]", raw: "Raw") -> str:
+    from gradsae.interfaces import ModelSource
+
     lines = [f"suitability of {cell.source.name} for GBA, {raw.n_rows} held-out rows"]
+    if isinstance(cell.source, ModelSource):
+        lines.append("  tokens of one text are alike, so 95 % intervals over tokens are too narrow")
     for name, one in families.items():
         if one.rates is not None:
             lines.append(
@@ -121,11 +130,19 @@ def _table(rows: "list[Row]") -> str:
     return f"{console_table(head, table)}\n\nwhy:\n{whys}"
 
 
-def _proposed(settings: "list[Setting]", words: list[str], family: str) -> str:
-    kept = [word for word in words if word.split("=")[0].split(".")[0].lstrip("+~") not in MEANT]
-    command = " ".join(["python -m benchmarks.run", *kept, *(one.override for one in settings)])
-    width = max(len(one.override) for one in settings)
-    lines = [f"  {one.override.ljust(width)}  {one.why}" for one in settings]
+def _proposed(settings: "dict[str, list[Setting]]", words: list[str]) -> str:
+    """The first family's settings, with reasons and as one command; the others' beside them."""
+    (family, first), *others = settings.items()
+    replaced = (*MEANT, *OF_REFERENCES) if others else MEANT
+    kept = [word for word in words if re.split("[=.@]", word.lstrip("+~"))[0] not in replaced]
+    command = shlex.join(["python", "-m", "benchmarks.run", *kept, *(s.override for s in first)])
+    width = max(len(one.override) for one in first)
+    lines = [f"  {one.override.ljust(width)}  {one.why}" for one in first]
+    for name, other in others:
+        differing = [
+            one.override for one in other if one.override not in {s.override for s in first}
+        ]
+        lines.append(f"  by {name}: {' '.join(differing) or 'the same'}")
     return "\n".join([f"proposal (from {family}):", *lines, "", f"  {command}"])
 
 

@@ -152,10 +152,11 @@ def dimension(evidence: Evidence, raw: Raw) -> Finding:
     root = evidence.n**0.5
     ratio = Estimate(root / d.value, root / d.high, root / d.low)
     text = f"{show(d)} of {raw.d_in}, n / d = {evidence.n / raw.d_in:.3g}"
-    why = f"sqrt(n) / effective d = {show(ratio)}"
-    if evidence.ceiling is not None:
-        why += f"; n = {evidence.n} is what this family found"
-    return Finding("dimension", text, "sqrt(n) << d", theorem.much_less(ratio), why)
+    verdict, why = theorem.much_less(ratio), f"sqrt(n) / effective d = {show(ratio)}"
+    if evidence.n_ceiling is not None and evidence.n >= FULL * evidence.n_ceiling:
+        verdict = theorem.worst([verdict, "doubtful"])
+        why += f"; circular: the family is full at n = {evidence.n}, so there may be more"
+    return Finding("dimension", text, "sqrt(n) << d", verdict, why)
 
 
 def norms(raw: Raw) -> Finding:

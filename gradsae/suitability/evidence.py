@@ -28,6 +28,8 @@ class Evidence:
     """Exact rates, where they are known; else they are counted on the rows."""
     ceiling: int | None = None
     """Active features of a row that this family cannot exceed."""
+    n_ceiling: int | None = None
+    """Features that this family cannot exceed."""
     caveat: str = ""
     """What of this evidence the family itself decides."""
 
@@ -62,6 +64,7 @@ def merged(evidence: Evidence) -> Evidence:
         directions=evidence.directions[order[kept]],
         codes=_regrouped(evidence.codes, group, len(kept)),
         ceiling=evidence.ceiling,
+        n_ceiling=evidence.n_ceiling,
         caveat=evidence.caveat,
     )
 

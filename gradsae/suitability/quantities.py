@@ -15,7 +15,8 @@ from gradsae.suitability.theorem import Estimate
 
 LEVEL = 0.95
 MAX_PAIRS = 2**25
-"""Pairs of active features counted for the co-occurrence: about 1 GB. Rows beyond are left out."""
+"""Pairs of active features on the rows that the co-occurrence looks at; rows beyond are left out. A
+quarter of them is held at once: about 200 MB."""
 LEAST_COUNT = 30
 """Active rows under which a feature's own mean says too little (relative error above 1/5)."""
 BLOCK = 2048

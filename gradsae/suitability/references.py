@@ -92,6 +92,7 @@ def topk(
         directions=atoms,
         codes=codes.with_values(kept),
         ceiling=trainer.k,
+        n_ceiling=trainer.d_sae,
         caveat=f"circular: k={trainer.k} bounds s, d_sae={trainer.d_sae} bounds n, and what it "
         "does not find is not counted",
     )
@@ -116,6 +117,7 @@ def ica(x: Float[Tensor, "batch d_in"], seed: int) -> Evidence:
             family="ica",
             directions=components.directions,
             codes=from_dense(lengths),
+            n_ceiling=sources.shape[1],
             caveat=caveat,
         )
     )
