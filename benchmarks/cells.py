@@ -10,7 +10,25 @@ from gradsae.records import Record, group_by_seed, group_key, mean_interval, par
 MIN_SEEDS = 3
 """Below this there is no interval over seeds and no rank."""
 
-METHODS = {"topk": "TopK", "l1": "L1", "gba": "GBA", "ba": "BA"}
+METHODS = {
+    "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "matryoshka": "Matryoshka",
+    "l1": "L1",
+    "panneal": "p-anneal",
+    "gated": "Gated",
+    "jumprelu": "JumpReLU",
+    "jumprelu_tanh": "JumpReLU (tanh)",
+    "gba": "GBA",
+    "ba": "BA",
+    "topk_rule": "TopK, GBA's rule",
+    "jumprelu_rule": "JumpReLU, GBA's rule",
+    "random": "random atoms",
+    "pca": "PCA",
+    "ica": "ICA",
+    "ceiling": "true features",
+}
+"""Names for people, in the order of tables and legends; a control stands last."""
 
 
 class Estimate(NamedTuple):

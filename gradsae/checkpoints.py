@@ -8,7 +8,7 @@ or beside others on one stream is not in it either: that changes no number.
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -45,8 +45,15 @@ class Checkpoint:
 def plain(value: Any) -> Any:
     """Return a component as JSON values; one inside another also says its class."""
     if is_dataclass(value):
-        return {field.name: _inner(getattr(value, field.name)) for field in fields(value)}
+        shown = [field for field in fields(value) if _is_shown(field, value)]
+        return {field.name: _inner(getattr(value, field.name)) for field in shown}
     return _inner(value)
+
+
+def _is_shown(field: Field[Any], value: Any) -> bool:
+    """See `gradsae.interfaces.LATER` and `HIDDEN`."""
+    later = field.metadata.get("later") and getattr(value, field.name) == field.default
+    return not (later or field.metadata.get("hidden"))
 
 
 def _inner(value: Any) -> Any:

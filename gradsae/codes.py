@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -68,6 +68,16 @@ class SparseCodes:
     def with_values(self, values: Float[Tensor, " nnz"]) -> "SparseCodes":
         """Return codes with the same stored entries and other values."""
         return replace(self, values=values)
+
+    def only(self, keep: Bool[Tensor, " nnz"]) -> "SparseCodes":
+        """Return codes that store the entries marked in `keep`, and no others."""
+        n_before = torch.cat([self.offsets[:1], keep.cumsum(0)])
+        return SparseCodes(
+            values=self.values[keep],
+            latents=self.latents[keep],
+            offsets=n_before[self.offsets],
+            d_sae=self.d_sae,
+        )
 
     def to_dense(self) -> Float[Tensor, "batch d_sae"]:
         dense = self.values.new_zeros(self.n_rows, self.d_sae)

@@ -4,7 +4,7 @@ import resource
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 import torch
 from hydra.errors import InstantiationException
@@ -18,7 +18,15 @@ from gradsae.files import check_writable
 from gradsae.fit import FitSettings
 from gradsae.influence import task as influence
 from gradsae.influence.task import Influence
-from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source, Trainer
+from gradsae.interfaces import (
+    KnownSource,
+    Metric,
+    ModelSource,
+    Scores,
+    Skipped,
+    Source,
+    Trainer,
+)
 from gradsae.metrics.across_seeds import Consistency
 from gradsae.provenance import provenance
 from gradsae.records import Record, load, record_id, save
@@ -78,10 +86,11 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
         checks.one_of("task", cfg.task, tuple(TASKS))
         checks.flag("force", cfg.force)
         seeds = Seeds(**cfg.seeds)
+        source = _build(cfg, "source")
         return Cell(
             task=cfg.task,
-            source=_build(cfg, "source"),
-            trainer=_build(cfg, "trainer"),
+            source=source,
+            trainer=_told(_build(cfg, "trainer"), source),
             fit=_build(cfg, "fit"),
             seeds=seeds,
             metrics={name: _build(cfg, f"metric.{name}") for name in cfg.metric},
@@ -112,6 +121,14 @@ def _build(cfg: DictConfig, field: str) -> Any:
         raise UserError(f"{field}: {first}") from error
 
 
+def _told(trainer: Trainer, source: Source) -> Trainer:
+    """Hand the truth to an oracle; one on a source without known features is left as it is, and
+    its cell does not apply."""
+    if trainer.wants_truth and isinstance(source, KnownSource):
+        return replace(cast(Any, trainer), truth=source)
+    return trainer
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -126,8 +143,7 @@ def _device(name: str) -> torch.device:
 
 def run(cell: Cell) -> Outcome:
     """Measure one cell and save its record; skip it if this machine has done it."""
-    if not _applies(cell):
-        why = f"source {cell.source.name} has no language model"
+    if why := _why_not(cell):
         return Outcome("does not apply", f"{_name(cell)}: {why}")
     check_writable(cell.results)  # before the work, not after it
     path = _record_path(cell)
@@ -156,14 +172,18 @@ def due(cell: Cell) -> list[Wanted]:
 
     Those of a forced cell are left to the cell: it trains anew whatever is there.
     """
-    if not _applies(cell) or cell.force or _record_path(cell).exists():
+    if _why_not(cell) or cell.force or _record_path(cell).exists():
         return []
     return [wanted for wanted in _wanted(cell) if not wanted.folder().exists()]
 
 
-def _applies(cell: Cell) -> bool:
-    needs_model = cell.task in ("influence", "steering")
-    return isinstance(cell.source, ModelSource) or not needs_model
+def _why_not(cell: Cell) -> str | None:
+    """Return why a cell does not apply, or None."""
+    if cell.task in ("influence", "steering") and not isinstance(cell.source, ModelSource):
+        return f"source {cell.source.name} has no language model"
+    if cell.trainer.wants_truth and not isinstance(cell.source, KnownSource):
+        return f"source {cell.source.name} has no known features"
+    return None
 
 
 def _task(cell: Cell) -> dict[str, Any]:

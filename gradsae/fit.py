@@ -71,7 +71,9 @@ class Training:
         self.trainer = trainer
         self.sae = sae
         self.precision: Precision = precision
-        self.optimizer = trainer.optim.build(sae.parameters())
+        self.trains = any(p.requires_grad for p in sae.parameters())
+        """False for a control, which takes no steps and is there only to be measured."""
+        self.optimizer = trainer.optim.build(sae.parameters()) if self.trains else None
         self.state_dir = state_dir
         """Where its state is saved, and looked for when training starts."""
         self.done = 0
@@ -86,9 +88,10 @@ class Training:
     def step(self, x: Float[Tensor, "batch d_in"], progress: Progress) -> dict[str, Tensor]:
         """Take one optimiser step on a batch and return the parts of the loss."""
         optim = self.trainer.optim
+        assert self.optimizer is not None
         for group in self.optimizer.param_groups:
             group["lr"] = optim.lr_at(*progress)
-        out = self.sae(x, self.precision)
+        out = self.sae(x, self.precision, self.trainer.gate)
         loss = self.trainer.loss(self.sae, out, progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
@@ -104,7 +107,7 @@ class Training:
         """Write weights, buffers, Adam's moments and the stream's position, whole or not at all."""
         from safetensors.torch import save_file
 
-        if self.state_dir is None:
+        if self.state_dir is None or self.optimizer is None:
             return
         tensors = {"done": torch.tensor(self.done), "seconds": torch.tensor(self.seconds).double()}
         tensors |= {
@@ -125,7 +128,7 @@ class Training:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self.state_dir / "state.safetensors" if self.state_dir else None
+        path = self.state_dir / "state.safetensors" if self.state_dir and self.trains else None
         if path is None or not path.exists():
             return {}
         try:
@@ -141,6 +144,7 @@ class Training:
         return _under("stream/", tensors)
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        assert self.optimizer is not None
         self.sae.load_state_dict(_under("sae/", tensors))
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _under("adam/", tensors).items():
@@ -161,6 +165,8 @@ def fit(trainings: Sequence[Training], stream: Stream, settings: FitSettings, *,
     One that is ahead of the others waits for the stream to reach it. One that diverges stops, with
     the reason in its `error`; the reason is raised only if no training is left.
     """
+    for control in (t for t in trainings if not t.trains):
+        control.done = settings.steps
     start = _resume(trainings, stream)
     title = "train" if len(trainings) == 1 else f"train {len(trainings)} SAEs"
     bar = tqdm(
@@ -239,7 +245,7 @@ def _resume(trainings: Sequence[Training], stream: Stream) -> int:
     """Take over saved states and return the step to go on with: that of the hindmost."""
     positions = [training.resume() for training in trainings]
     last = min(range(len(trainings)), key=lambda i: trainings[i].done)
-    if trainings[last].done:
+    if positions[last]:
         stream.restore(positions[last])
     return trainings[last].done
 

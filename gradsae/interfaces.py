@@ -9,6 +9,7 @@ Shape names, used all over the package:
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
@@ -16,10 +17,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae.codes import SparseCodes
+from gradsae.kernels.gates import Gate
 from gradsae.lm import LM
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Pass
 from gradsae.sites import Site
+
+LATER: Mapping[str, Any] = MappingProxyType({"later": True})
+"""Metadata of a hyperparameter that came later: while it has its default it is left out of ids and
+records, so that what was made before keeps its id."""
+HIDDEN: Mapping[str, Any] = MappingProxyType({"hidden": True})
+"""Metadata of a field that never stands in ids and records."""
 
 
 class Stream(ABC):
@@ -134,6 +142,22 @@ class Trainer(ABC):
     @abstractmethod
     def name(self) -> str:
         """Name in records."""
+
+    @property
+    def gate(self) -> Gate | None:
+        """The gate of training steps, or None for the SAE's own.
+
+        Only `gradsae.fit` uses it: everyone else gets the function that is saved.
+        """
+        return None
+
+    @property
+    def wants_truth(self) -> bool:
+        """True for an oracle: its field `truth` must be set to a source with known features.
+
+        Only `gradsae.experiment` sets it, so no other trainer can see what it is to find.
+        """
+        return False
 
     @abstractmethod
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradsae import checks, kernels
 from gradsae.codes import Codes, DenseCodes, SparseCodes
 from gradsae.errors import UserError
-from gradsae.kernels.gates import Gate, JumpReLUGate, ThresholdGate, TopKGate
+from gradsae.kernels.gates import Gate, JumpReLUGate, PursuitGate, ThresholdGate, TopKGate
 from gradsae.kernels.precision import Precision
 from gradsae.normalise import MODES, Mode, Normaliser
 
@@ -20,7 +20,7 @@ FORMAT = 1
 """Version of the checkpoint folder: `sae.safetensors` and `sae.json`."""
 
 
-GateName = Literal["topk", "relu", "jump", "jumprelu"]
+GateName = Literal["topk", "relu", "jump", "jumprelu", "pursuit"]
 
 
 @final
@@ -32,7 +32,7 @@ class Architecture:
     d_sae: int
     gate: GateName
     k: int | None = None
-    """Open latents per row; only for gate=topk."""
+    """Open latents per row, or the most of them; only for gate=topk and gate=pursuit."""
     tied: bool = False
     """Decode with W_enc; then there is no W_dec."""
     scaled: bool = False
@@ -41,24 +41,34 @@ class Architecture:
     """Subtract b_dec from the input before encoding."""
     normalise: Mode = "none"
     bandwidth: float | None = None
-    """Width around the threshold within which it is trained; only for gate=jumprelu."""
+    """Width around the threshold within which it is trained, 0 if it is not; only for
+    gate=jumprelu."""
     to_input: bool = False
     """Within it, train the pre-activation too; only for gate=jumprelu."""
+    tolerance: float | None = None
+    """Share of a row's norm that sparse coding may leave; only for gate=pursuit, which is tied."""
 
     def __post_init__(self) -> None:
         checks.whole("d_in", self.d_in, 1)
         checks.whole("d_sae", self.d_sae, 1)
         checks.one_of("gate", self.gate, get_args(GateName))
-        if self.gate == "topk":
-            checks.whole("k (with gate=topk)", self.k, 1, self.d_sae)
+        if self.gate in ("topk", "pursuit"):
+            checks.whole(f"k (with gate={self.gate})", self.k, 1, self.d_sae)
+        if self.gate == "pursuit":
+            checks.share("tolerance (with gate=pursuit)", self.tolerance)
+            if not self.tied or self.scaled:
+                raise ValueError("gate=pursuit needs tied=true and scaled=false")
         if self.gate == "jumprelu":
-            checks.number("bandwidth (with gate=jumprelu)", self.bandwidth, above=0)
+            checks.number("bandwidth (with gate=jumprelu)", self.bandwidth, low=0)
         checks.one_of("normalise", self.normalise, MODES)
 
     def build_gate(self) -> Gate:
         if self.gate == "topk":
             assert self.k is not None
             return TopKGate(k=self.k)
+        if self.gate == "pursuit":
+            assert self.k is not None and self.tolerance is not None
+            return PursuitGate(k=self.k, tolerance=self.tolerance)
         if self.gate == "jumprelu":
             assert self.bandwidth is not None
             return JumpReLUGate(bandwidth=self.bandwidth, to_input=self.to_input)
@@ -133,23 +143,32 @@ class SAE(nn.Module):
         return W if self.output_scale is None else W * self.output_scale[:, None]
 
     def encode_in(
-        self, x_in: Float[Tensor, "batch d_in"], precision: Precision = "fp32"
+        self,
+        x_in: Float[Tensor, "batch d_in"],
+        precision: Precision = "fp32",
+        gate: Gate | None = None,
     ) -> kernels.Encoded:
-        """Return codes and pre-activations of activations that are already normalised."""
-        b_pre = self.b_dec if self.arch.pre_bias else None
-        return kernels.encode(
-            x_in, self.W_enc, self.b_enc, b_pre, self.gate, self.threshold, precision
-        )
+        """Return codes and pre-activations of activations that are already normalised.
+
+        `gate` stands in for the SAE's own in training steps (see `Trainer.gate`).
+        """
+        b_pre, used = self.b_dec if self.arch.pre_bias else None, gate or self.gate
+        return kernels.encode(x_in, self.W_enc, self.b_enc, b_pre, used, self.threshold, precision)
 
     def decode_in(self, codes: Codes, precision: Precision = "fp32") -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction in normalised units."""
         codes = _scaled(codes, self.output_scale)
         return kernels.decode(codes, self.written(), precision) + self.b_dec
 
-    def forward(self, x: Float[Tensor, "batch d_in"], precision: Precision = "fp32") -> Pass:
+    def forward(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        precision: Precision = "fp32",
+        gate: Gate | None = None,
+    ) -> Pass:
         normaliser = self.normaliser
         x_in, scale = normaliser.apply(x)
-        codes, pre = self.encode_in(x_in, precision)
+        codes, pre = self.encode_in(x_in, precision, gate)
         return Pass(
             x_in=x_in,
             recon_in=self.decode_in(codes, precision),

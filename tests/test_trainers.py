@@ -1,24 +1,26 @@
 """What every trainer must satisfy. A new trainer adds one line to TRAINERS."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from toy import OPTIM, ToyStream, held_out_fvu, no_log, start, train
 
 from gradsae import kernels
-from gradsae.fit import FitSettings, Log, Training, fit
-from gradsae.interfaces import Progress, Stream, Trainer
+from gradsae.fit import FitSettings, fit
+from gradsae.interfaces import Progress
 from gradsae.kernels.gates import ThresholdGate
 from gradsae.optim import Optim
-from gradsae.sae import SAE
 from gradsae.seeds import make_generator
+from gradsae.trainers.batchtopk import BatchTopK
+from gradsae.trainers.bias_rule import BiasRule
 from gradsae.trainers.gba import GBA
 from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.l1 import L1
+from gradsae.trainers.matryoshka import Matryoshka
 from gradsae.trainers.topk import TopK
 
-OPTIM = Optim(lr=3e-3)
+RULE = BiasRule(groups=4, htf=0.2, ltf=0.02, bias_init="quantile", bias_every=5)
 TRAINERS = [
     TopK(d_sae=24, k=2, optim=OPTIM),
     TopK(d_sae=24, k=2, optim=OPTIM, tied=True),
@@ -28,53 +30,16 @@ TRAINERS = [
     GBA(d_sae=24, optim=OPTIM, groups=4),
     GBA(d_sae=24, optim=OPTIM, groups=4, tied=False, scale_init=0.05, bias_init="quantile"),
     GBA(d_sae=24, optim=OPTIM, groups=1, activation="relu"),
+    BatchTopK(d_sae=24, k=2, optim=OPTIM),
+    BatchTopK(d_sae=24, k=1.5, optim=OPTIM, tied=True),
+    Matryoshka(d_sae=24, k=2, optim=OPTIM, prefixes=(0.25, 0.5, 1.0)),
+    Matryoshka(d_sae=24, k=2, optim=OPTIM, prefixes=(0.25, 1.0), tied=True),
+    TopK(d_sae=24, k=2, optim=OPTIM, rule=BiasRule(groups=4, bias_every=5)),
+    JumpReLU(d_sae=24, coefficient=0.0, bandwidth=0.0, optim=OPTIM, rule=RULE),
 ]
 every_trainer = pytest.mark.parametrize(
     "trainer", TRAINERS, ids=lambda t: f"{t.name}-{'tied' if t.tied else 'untied'}"
 )
-
-
-class ToyStream(Stream):
-    """Two of 24 random unit directions in 12 dimensions, each with a weight in [0, 1]."""
-
-    def __init__(self, seed: int = 0, batch: int = 256) -> None:
-        self.generator = make_generator(seed, "data")
-        self.batch = batch
-        world = make_generator(0, "world")
-        self.V = torch.nn.functional.normalize(torch.randn(24, 12, generator=world), dim=1)
-
-    def next(self):
-        on = torch.rand(self.batch, 24, generator=self.generator).argsort(1) < 2
-        return (on * torch.rand(self.batch, 24, generator=self.generator)) @ self.V
-
-    def state(self):
-        return {"generator": self.generator.get_state()}
-
-    def restore(self, state):
-        self.generator.set_state(state["generator"])
-
-
-def no_log(i: int, step: int, parts: dict[str, float]) -> None:
-    pass
-
-
-def start(trainer: Trainer, seed: int = 0, state_dir: Path | None = None) -> Training:
-    sample = ToyStream(seed=1000).next()
-    return Training(trainer, trainer.build(sample, make_generator(seed, "init")), state_dir)
-
-
-def train(trainer: Trainer, steps: int, log: Log = no_log, state_dir: Path | None = None) -> SAE:
-    training = start(trainer, state_dir=state_dir)
-    settings = FitSettings(steps=steps, batch_size=256, save_every=10, log_every=1)
-    fit([training], ToyStream(), settings, log=log)
-    return training.sae
-
-
-def held_out_fvu(sae: SAE) -> float:
-    x = ToyStream(seed=2000, batch=2048).next()
-    with torch.no_grad():
-        recon = sae(x).recon
-    return ((x - recon).square().sum() / (x - x.mean(0)).square().sum()).item()
 
 
 @every_trainer
@@ -151,9 +116,7 @@ def bias_step(rates: list[float], peaks: list[float], biases: list[float]) -> li
     sae.get_buffer("state_rows").fill_(1000)
     sae.get_buffer("state_fired").copy_(torch.tensor(rates) * 1000)
     sae.get_buffer("state_peak").copy_(torch.tensor(peaks))
-    with torch.no_grad():
-        trainer._adapt(sae)
-    return sae.b_enc.tolist()
+    return trainer.rule.moved(sae, sae.b_enc.detach()).tolist()
 
 
 def test_the_bias_step_is_the_published_rule():
@@ -175,7 +138,7 @@ def test_gba_counts_open_gates_and_their_peaks_with_the_bias():
     out = sae(x)
     with torch.no_grad():
         y = (x - sae.b_dec) @ sae.W_enc.mT + sae.b_enc
-        trainer._count(sae, out)
+        trainer.after_step(sae, out, Progress(0, 1000))
     assert torch.equal(sae.get_buffer("state_fired"), (y > 0).sum(0))
     torch.testing.assert_close(sae.get_buffer("state_peak"), y.amax(0).relu())
 

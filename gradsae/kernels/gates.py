@@ -14,6 +14,7 @@ from torch import Tensor
 from gradsae.codes import Codes, DenseCodes
 from gradsae.kernels import select
 from gradsae.kernels.jump import jump
+from gradsae.kernels.pursuit import pursue
 
 
 class Encoder(NamedTuple):
@@ -42,6 +43,24 @@ class TopKGate(Gate):
 
     def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
         return select.top_k(x, encoder.W, encoder.b, self.k)
+
+    def activate(self, pre: Codes, encoder: Encoder) -> Codes:
+        return pre.with_values(pre.values.relu())
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BatchTopKGate(Gate):
+    """Keep the k * batch largest positive pre-activations of the whole batch.
+
+    Which latents open on a row depends on the rows beside it, so this gate is for training only.
+    """
+
+    k: int | float
+    """Open latents per row, on average."""
+
+    def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
+        return select.top_of_batch(x, encoder.W, encoder.b, max(1, int(self.k * len(x))))
 
     def activate(self, pre: Codes, encoder: Encoder) -> Codes:
         return pre.with_values(pre.values.relu())
@@ -78,6 +97,7 @@ class JumpReLUGate(Gate):
     """
 
     bandwidth: float
+    """0 for a threshold that is not trained."""
     to_input: bool = False
 
     def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
@@ -90,6 +110,22 @@ class JumpReLUGate(Gate):
         assert encoder.threshold is not None
         threshold = per_entry(encoder.threshold, pre)
         return pre.with_values(jump(pre.values, threshold, self.bandwidth, self.to_input))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PursuitGate(Gate):
+    """Sparse coding over the rows of W (see `gradsae.kernels.pursuit`); for controls, which are not
+    trained. The bias takes no part."""
+
+    k: int
+    tolerance: float
+
+    def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
+        return pursue(x, encoder.W, self.k, self.tolerance)
+
+    def activate(self, pre: Codes, encoder: Encoder) -> Codes:
+        return pre.with_values(pre.values.relu())
 
 
 def per_entry(of_latents: Float[Tensor, " d_sae"], codes: Codes) -> Float[Tensor, "..."]:

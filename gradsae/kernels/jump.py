@@ -16,7 +16,10 @@ def jump(
     bandwidth: float,
     to_input: bool,
 ) -> Float[Tensor, "*entries"]:
-    """Return z where it is above its threshold, else 0."""
+    """Return z where it is above its threshold, else 0; with bandwidth 0 the threshold gets no
+    gradient."""
+    if bandwidth == 0:
+        return z * (z > threshold)
     return _Jump.apply(z, threshold, bandwidth, to_input)
 
 

@@ -13,6 +13,10 @@ from gradsae.kernels.backend import backend, screen
 
 DENSE_ABOVE = 0.05
 """Share of open latents above which matrix products beat gathers (see benchmarks/speed)."""
+SAMPLE_ROWS = 64
+"""Least number of rows from which `top_of_batch` guesses a level."""
+MARGIN = 1.5
+"""Entries that the guessed level should let through, for each that is wanted."""
 
 
 def top_k(
@@ -53,3 +57,57 @@ def _product(
     x: Float[Tensor, "batch d_in"], W: Float[Tensor, "d_sae d_in"], b: Float[Tensor, " d_sae"]
 ) -> Float[Tensor, "batch d_sae"]:
     return torch.addmm(b.to(x.dtype), x, W.to(x.dtype).mT)
+
+
+def top_of_batch(
+    x: Float[Tensor, "batch d_in"],
+    W: Float[Tensor, "d_sae d_in"],
+    b: Float[Tensor, " d_sae"],
+    n: int,
+) -> Codes:
+    """Return the n largest positive pre-activations of all rows together; of equal ones, any.
+
+    A level guessed from some rows lets through a few more than wanted. Where it lets through too
+    few, half of it is tried, then zero: the answer is exact whatever the guess.
+    """
+    level = _guess_level(x, W, b, n)
+    for bound in (level, level / 2):
+        if bound <= 0:
+            break
+        above = above_zero(x, W, b - bound)
+        found = above.with_values(above.values + bound)
+        n_above = (above.values > 0).sum() if isinstance(above, DenseCodes) else len(above.values)
+        if n_above >= n:
+            return _largest(found, n)
+    return _largest(above_zero(x, W, b), n)
+
+
+def _guess_level(
+    x: Float[Tensor, "batch d_in"],
+    W: Float[Tensor, "d_sae d_in"],
+    b: Float[Tensor, " d_sae"],
+    n: int,
+) -> float:
+    """Return what about MARGIN * n pre-activations of a batch reach, going by some rows."""
+    stride = max(1, len(x) // max(SAMPLE_ROWS, len(x) // 16))
+    some = _product(x[::stride], W, b).flatten()
+    wanted = int(MARGIN * n * some.numel() / (len(x) * len(W))) + 1
+    if wanted >= some.numel():
+        return 0.0
+    return some.float().kthvalue(some.numel() - wanted + 1).values.item()
+
+
+def _largest(pre: Codes, n: int) -> Codes:
+    """Return the n largest positive entries; as a matrix with zeros elsewhere if they are many."""
+    flat = pre.values.reshape(-1)
+    keep = torch.zeros_like(flat, dtype=torch.bool)
+    keep[flat.topk(min(n, len(flat)), sorted=False).indices] = True
+    keep &= flat > 0
+    if isinstance(pre, SparseCodes):
+        return pre.only(keep)
+    kept = torch.where(keep, flat, 0.0).view(pre.values.shape)
+    if n > DENSE_ABOVE * len(flat):
+        return DenseCodes(values=kept)
+    run = backend(kept)
+    n_open = run.count_open(kept)
+    return run.open_entries(kept, n_open, int(n_open.sum()))

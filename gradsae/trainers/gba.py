@@ -1,21 +1,19 @@
 """GBA: biases move towards target firing rates, group by group; no k and no l1 weight to tune."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Literal, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks, kernels
-from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
+from gradsae.trainers.bias_rule import BiasRule, Rates
 from gradsae.trainers.common import fvu, l0, random_directions
-
-TARGETS = {"v1": (0.1, 0.001), "iclr": (0.5, 0.001)}
-"""Highest and lowest target rate of each version of the paper."""
 
 
 @final
@@ -23,8 +21,8 @@ TARGETS = {"v1": (0.1, 0.001), "iclr": (0.5, 0.001)}
 class GBA(Trainer):
     """Group Bias Adaptation; `groups=1` is its one-group case, BA.
 
-    Loss: half the squared error, no sparsity term. Every `bias_every` steps, a latent that fired
-    above its group's target rate gets a lower bias, a silent one a higher bias.
+    Loss: half the squared error, no sparsity term. Biases follow `BiasRule`, whose fields of the
+    same names are explained there.
     Reference: Chen et al. 2025, https://arxiv.org/abs/2506.14002, Algorithm 1. The paper leaves
     open, or states differently in its two versions, what the fields below name; the defaults are
     the published recipe. The recipe that recovers features here is conf/trainer/gba.yaml.
@@ -64,45 +62,36 @@ class GBA(Trainer):
     unit_dec: bool = True
     """Likewise decoder rows, where they are not tied."""
 
+    rates: Rates = field(default=None, metadata=LATER)
+    rates_factor: float = field(default=1.0, metadata=LATER)
+    truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
+    """The source, where rates=from_source asks for it."""
+
     def __post_init__(self) -> None:
         checks.whole("d_sae", self.d_sae, 1)
         checks.whole(f"groups (with d_sae={self.d_sae})", self.groups, 1, self.d_sae)
-        checks.whole("bias_every", self.bias_every, 1)
-        checks.one_of("variant", self.variant, tuple(TARGETS))
         checks.one_of("activation", self.activation, ("jump", "relu"))
-        checks.one_of("bias_init", self.bias_init, ("zero", "quantile"))
         checks.one_of("normalise", self.normalise, MODES)
-        checks.share("freeze_share", self.freeze_share)
-        for name in ("scale_init", "gamma_up", "gamma_down", "dead_below"):
-            checks.number(name, getattr(self, name), above=0)
+        checks.number("scale_init", self.scale_init, above=0)
         for name in ("tied", "centre", "train_scale", "unit_enc", "unit_dec"):
             checks.flag(name, getattr(self, name))
-        high, low = self.rates_range()
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"need 0 < ltf <= htf <= 1, got ltf={low}, htf={high}")
-        if not self.bias_low < self.bias_high <= 0:
-            raise ValueError(
-                f"need bias_low < bias_high <= 0, got {self.bias_low}, {self.bias_high}"
-            )
+        _ = self.rule  # checks its own fields
 
     @property
     def name(self) -> str:
         return "ba" if self.groups == 1 else "gba"
 
-    def rates_range(self) -> tuple[float, float]:
-        high, low = TARGETS[self.variant]
-        high = high if self.htf is None else self.htf
-        low = low if self.ltf is None else self.ltf
-        return high, min(low, high) if self.ltf is None else low
+    @property
+    def rule(self) -> BiasRule:
+        return BiasRule(**{each.name: getattr(self, each.name) for each in fields(BiasRule)})
 
-    def group(self) -> Int[Tensor, " d_sae"]:
-        """Return the group of each latent; groups are equal in size up to one."""
-        return torch.arange(self.d_sae) * self.groups // self.d_sae
+    @property
+    def wants_truth(self) -> bool:
+        return self.rule.is_oracle
 
     def targets(self) -> Float[Tensor, " d_sae"]:
-        """Return the target rate of each latent: p_k = htf (ltf / htf)^((k - 1) / (K - 1))."""
-        high, low = self.rates_range()
-        return high * (low / high) ** (self.group() / max(1, self.groups - 1))
+        """Return the target rate of each latent."""
+        return self.rule.targets(self.d_sae, self.truth)
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         d_in = sample.shape[1]
@@ -117,7 +106,7 @@ class GBA(Trainer):
         sae = SAE(arch)
         normaliser = fit_normaliser(sample, self.normalise, centre=self.centre)
         sae.set_normaliser(normaliser)
-        x = normaliser.apply(sample).x
+        x, targets = normaliser.apply(sample).x, self.targets()
         assert sae.output_scale is not None
         with torch.no_grad():
             sae.W_enc.copy_(random_directions(self.d_sae, d_in, generator))
@@ -125,23 +114,11 @@ class GBA(Trainer):
                 sae.W_dec.copy_(sae.W_enc)
             sae.b_dec.copy_(x.mean(0))
             sae.output_scale.fill_(self.scale_init)
-            if self.bias_init == "quantile":
-                sae.b_enc.copy_(self._quantile_biases(sae, x))
+            sae.b_enc.copy_(self.rule.start(x - sae.b_dec, sae.W_enc, targets))
         sae.b_enc.requires_grad_(False)  # moved by rate, never by gradient
         sae.output_scale.requires_grad_(self.train_scale)
-        sae.register_buffer("state_rows", torch.zeros((), dtype=torch.int64))
-        sae.register_buffer("state_fired", torch.zeros(self.d_sae, dtype=torch.int64))
-        sae.register_buffer("state_peak", torch.zeros(self.d_sae))
+        self.rule.prepare(sae, targets)
         return sae
-
-    def _quantile_biases(self, sae: SAE, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, " d_sae"]:
-        """Return the biases at which each latent fires at its target rate on `x`."""
-        targets, biases = self.targets(), []
-        for rows, rates in zip(sae.W_enc.split(1024), targets.split(1024), strict=True):
-            u = ((x - sae.b_dec) @ rows.mT).sort(dim=0, descending=True).values
-            rank = (rates * len(x)).round().long().clamp(1, len(x)) - 1
-            biases.append(-u.gather(0, rank[None])[0])
-        return torch.cat(biases).clamp(self.bias_low, self.bias_high)
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         error = out.x_in - out.recon_in
@@ -153,40 +130,13 @@ class GBA(Trainer):
             kernels.unit_rows_(sae.W_enc)
         if self.unit_dec and sae.W_dec is not None:
             kernels.unit_rows_(sae.W_dec)
-        self._count(sae, out)
-        frozen = progress.step >= progress.n_steps * (1 - self.freeze_share)
-        if (progress.step + 1) % self.bias_every == 0:
-            if not frozen:
-                self._adapt(sae)
-            for name in ("state_rows", "state_fired", "state_peak"):
-                sae.get_buffer(name).zero_()
+        moved = self.rule.step(sae, out.codes, self._peak(sae, out), sae.b_enc, progress)
+        if moved is not None:
+            sae.b_enc.copy_(moved)
 
-    def _count(self, sae: SAE, out: Pass) -> None:
-        """Keep the counts and maxima that the bias step needs: O(d_sae), no buffer of samples."""
-        sae.get_buffer("state_rows").add_(out.codes.n_rows)
-        sae.get_buffer("state_fired").add_(out.codes.fired())
+    def _peak(self, sae: SAE, out: Pass) -> Float[Tensor, " d_sae"]:
+        """Return the largest y = u + b of each latent in this batch, at least 0."""
         peak = out.codes.peak()
         if self.activation == "jump":  # the stored value lacks the bias; the rule wants y = u + b
             peak = (peak + sae.b_enc).relu()
-        state = sae.get_buffer("state_peak")
-        torch.maximum(state, peak.to(state), out=state)
-
-    def _adapt(self, sae: SAE) -> None:
-        """One bias step (Algorithm 1, lines 11 to 19)."""
-        group, targets = self.group().to(sae.b_enc.device), self.targets().to(sae.b_enc)
-        peak = sae.get_buffer("state_peak")
-        rate = sae.get_buffer("state_fired") / sae.get_buffer("state_rows")
-        lowered = (sae.b_enc - self.gamma_down * peak).clamp_min(self.bias_low)
-        raised = (sae.b_enc + self.gamma_up * self._group_peak(peak, group)).clamp_max(
-            self.bias_high
-        )
-        moved = torch.where(rate > targets, lowered, sae.b_enc)
-        sae.b_enc.copy_(torch.where(rate < self.dead_below, raised, moved))
-
-    def _group_peak(
-        self, peak: Float[Tensor, " d_sae"], group: Int[Tensor, " d_sae"]
-    ) -> Float[Tensor, " d_sae"]:
-        """Return for each latent T_k, the mean peak of its group's latents that fired."""
-        total = peak.new_zeros(self.groups).index_add(0, group, peak)
-        count = peak.new_zeros(self.groups).index_add(0, group, (peak > 0).to(peak))
-        return (total / count.clamp_min(1))[group]
+        return peak

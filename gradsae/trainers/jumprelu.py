@@ -1,6 +1,6 @@
 """JumpReLU: a learned threshold for each latent, trained through pseudo-derivatives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 import torch
@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks, kernels
-from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
 from gradsae.kernels.gates import per_entry
 from gradsae.kernels.jump import step
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
+from gradsae.trainers.bias_rule import BiasRule
 from gradsae.trainers.common import fvu, l0, random_directions
 
 
@@ -53,6 +54,12 @@ class JumpReLU(Trainer):
     """Subtract b_dec from the input."""
     normalise: Mode = "unit"
 
+    rule: BiasRule | None = field(default=None, metadata=LATER)
+    """GBA's rule moves the thresholds (its bias is minus the threshold), in place of the gradient;
+    coefficient and bandwidth must then be 0."""
+    truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
+    """The source, where the rule asks for its rates."""
+
     def __post_init__(self) -> None:
         checks.whole("d_sae", self.d_sae, 1)
         checks.number("coefficient", self.coefficient, low=0)
@@ -60,13 +67,25 @@ class JumpReLU(Trainer):
         checks.share("warmup", self.warmup)
         checks.number("threshold", self.threshold, low=0)
         checks.one_of("normalise", self.normalise, MODES)
-        for name in ("tanh_scale", "bandwidth"):
-            checks.number(name, getattr(self, name), above=0)
+        checks.number("tanh_scale", self.tanh_scale, above=0)
+        if self.rule is None:
+            checks.number("bandwidth", self.bandwidth, above=0)
+        elif self.coefficient != 0 or self.bandwidth != 0:
+            raise ValueError(
+                "with a rule, the thresholds are not trained: coefficient and bandwidth must be 0, "
+                f"got {self.coefficient!r} and {self.bandwidth!r}"
+            )
         for name in ("to_input", "unit_dec", "tied", "pre_bias"):
             checks.flag(name, getattr(self, name))
 
     @property
+    def wants_truth(self) -> bool:
+        return self.rule is not None and self.rule.is_oracle
+
+    @property
     def name(self) -> str:
+        if self.rule is not None:
+            return "jumprelu_rule"
         return "jumprelu" if self.penalty == "step" else "jumprelu_tanh"
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
@@ -91,13 +110,22 @@ class JumpReLU(Trainer):
             sae.W_enc.copy_(directions)
             if sae.W_dec is not None:
                 sae.W_dec.copy_(directions)
-            sae.b_dec.copy_(normaliser.apply(sample).x.mean(0))
+            x = normaliser.apply(sample).x
+            sae.b_dec.copy_(x.mean(0))
             sae.threshold.fill_(self.threshold)
+            if self.rule is not None:
+                sae.threshold.requires_grad_(False)
+                targets = self.rule.targets(self.d_sae, self.truth)
+                seen = x - sae.b_dec if self.pre_bias else x
+                sae.threshold.copy_(-self.rule.start(seen, sae.W_enc, targets))
+                self.rule.prepare(sae, targets)
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         error = out.x_in - out.recon_in
         squared = error.square().sum() / len(error)
+        if self.rule is not None:
+            return Loss(squared, {"fvu": fvu(out.x_in, error.detach()), "l0": l0(out.codes)})
         penalty = self._penalty(sae, out) / out.codes.n_rows
         warm = min(1.0, (progress.step + 1) / max(1.0, self.warmup * progress.n_steps))
         left = fvu(out.x_in, error.detach())
@@ -114,6 +142,11 @@ class JumpReLU(Trainer):
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         assert sae.threshold is not None
+        if self.rule is not None:
+            peak = (out.codes.peak() - sae.threshold).relu()
+            moved = self.rule.step(sae, out.codes, peak, -sae.threshold, progress)
+            if moved is not None:
+                sae.threshold.copy_(-moved)
         sae.threshold.clamp_min_(0.0)
         if self.unit_dec:
             kernels.unit_rows_(sae.written())

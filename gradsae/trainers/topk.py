@@ -1,31 +1,20 @@
 """TopK: keep the k largest latents of each sample; an auxiliary loss revives dead ones."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks, kernels
-from gradsae.interfaces import Loss, Progress, Trainer
-from gradsae.kernels.gates import TopKGate
+from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import (
-    HostCount,
-    fvu,
-    geometric_median,
-    l0,
-    positions,
-    random_directions,
-)
-
-_N_DEAD: WeakKeyDictionary[SAE, tuple[int, HostCount]] = WeakKeyDictionary()
-"""Dead latents of an SAE, counted at the end of a step for the next one; with the version of
-`state_idle` that was counted, so that a buffer changed since (restored, say) is counted anew."""
+from gradsae.trainers.auxk import AuxK
+from gradsae.trainers.bias_rule import BiasRule
+from gradsae.trainers.common import fvu, geometric_median, l0, random_directions
 
 
 @final
@@ -52,19 +41,31 @@ class TopK(Trainer):
     dead_after: int = 100_000
     """Samples without firing after which a latent counts as dead (the paper: 10 M tokens)."""
 
+    rule: BiasRule | None = field(default=None, metadata=LATER)
+    """GBA's rule moves b_enc, in place of the gradient."""
+    truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
+    """The source, where the rule asks for its rates."""
+
     def __post_init__(self) -> None:
         checks.whole("d_sae", self.d_sae, 1)
         checks.whole(f"k (with d_sae={self.d_sae})", self.k, 1, self.d_sae)
-        checks.number("aux_coefficient", self.aux_coefficient, low=0)
-        checks.whole("dead_after", self.dead_after, 1)
         checks.flag("tied", self.tied)
         checks.one_of("normalise", self.normalise, MODES)
-        if self.aux_k is not None:
-            checks.whole("aux_k", self.aux_k, 1)
+        _ = self.aux  # checks its own fields
 
     @property
     def name(self) -> str:
-        return "topk"
+        return "topk" if self.rule is None else "topk_rule"
+
+    @property
+    def wants_truth(self) -> bool:
+        return self.rule is not None and self.rule.is_oracle
+
+    @property
+    def aux(self) -> AuxK:
+        return AuxK(
+            aux_k=self.aux_k, aux_coefficient=self.aux_coefficient, dead_after=self.dead_after
+        )
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         d_in = sample.shape[1]
@@ -79,46 +80,33 @@ class TopK(Trainer):
             )
         )
         normaliser = fit_normaliser(sample, self.normalise)
+        x = normaliser.apply(sample).x
         sae.set_normaliser(normaliser)
         directions = random_directions(self.d_sae, d_in, generator)
         with torch.no_grad():
             sae.W_enc.copy_(directions)
             if sae.W_dec is not None:
                 sae.W_dec.copy_(directions)
-            sae.b_dec.copy_(geometric_median(normaliser.apply(sample).x))
-        sae.register_buffer("state_idle", torch.zeros(self.d_sae, dtype=torch.int64))
+            sae.b_dec.copy_(geometric_median(x))
+            if self.rule is not None:
+                sae.b_enc.requires_grad_(False)
+                targets = self.rule.targets(self.d_sae, self.truth)
+                sae.b_enc.copy_(self.rule.start(x - sae.b_dec, sae.W_enc, targets))
+                self.rule.prepare(sae, targets)
+        self.aux.prepare(sae)
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         error = out.x_in - out.recon_in
         left = fvu(out.x_in, error)
-        aux = self._aux(sae, out, error.detach())
+        aux = self.aux.loss(sae, out, error.detach())
         parts = {"fvu": left.detach(), "l0": l0(out.codes), "aux": aux.detach()}
         return Loss(left + self.aux_coefficient * aux, parts)
 
-    def _aux(self, sae: SAE, out: Pass, error: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
-        """Share of the residual's energy that the dead latents leave; 0 where none is dead."""
-        n_dead = self._n_dead(sae) if self.aux_coefficient else 0
-        if n_dead == 0:
-            return error.new_zeros(())
-        dead = positions(sae.get_buffer("state_idle") >= self.dead_after, n_dead)
-        wanted = self.aux_k or max(1, sae.arch.d_in // 2)
-        gate = TopKGate(k=min(wanted, len(dead)))
-        W_enc, b_enc, W_dec = sae.W_enc[dead], sae.b_enc[dead], sae.written()[dead]
-        b_pre, precision = sae.b_dec.detach(), out.precision
-        codes = kernels.encode(out.x_in, W_enc, b_enc, b_pre, gate, precision=precision).codes
-        rebuilt = kernels.decode(codes, W_dec, precision)
-        return (error - rebuilt).square().sum() / error.square().sum().clamp_min(1e-12)
-
-    def _n_dead(self, sae: SAE) -> int:
-        idle = sae.get_buffer("state_idle")
-        version, count = _N_DEAD.get(sae, (None, None))
-        if count is None or version != idle._version:
-            count = HostCount((idle >= self.dead_after).sum())
-        return count.read()
-
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         kernels.unit_rows_(sae.written())
-        idle = sae.get_buffer("state_idle")
-        idle.add_(len(out.x_in)).masked_fill_(out.codes.fired() > 0, 0)
-        _N_DEAD[sae] = idle._version, HostCount((idle >= self.dead_after).sum())
+        self.aux.count(sae, out)
+        if self.rule is not None:
+            moved = self.rule.step(sae, out.codes, out.codes.peak(), sae.b_enc, progress)
+            if moved is not None:
+                sae.b_enc.copy_(moved)

@@ -1,0 +1,138 @@
+"""Controls: dictionaries that nobody trained, seen through the same metrics as trained SAEs."""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Literal, NamedTuple, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.errors import UserError
+from gradsae.interfaces import HIDDEN, KnownSource, Loss, Progress, Trainer
+from gradsae.optim import Optim
+from gradsae.sae import SAE, Architecture, Pass
+from gradsae.trainers.common import random_directions
+
+NAMES = {"random": "random", "pca": "pca", "ica": "ica", "features": "ceiling"}
+
+
+class Atoms(NamedTuple):
+    encoder: Float[Tensor, "atoms d_in"]
+    decoder: Float[Tensor, "atoms d_in"]
+    """Of norm 1."""
+    centre: Float[Tensor, " d_in"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Control(Trainer):
+    """An SAE with given directions. No step is taken: its only cost is in `build`.
+
+    atoms=random: unit directions from the sphere. pca, ica: components of the sample, each with its
+    negative (codes are not negative), at most 2 d_in of them, the largest first. features: the
+    true ones of a source that knows them, all of them; with encoder=pursuit the ceiling.
+    An untrained SAE of any method is that method with fit.steps=0.
+    """
+
+    atoms: Literal["random", "pca", "ica", "features"]
+    d_sae: int
+    """Most atoms; with atoms=features there are as many as features."""
+    k: int
+    """Most open latents of a row."""
+    encoder: Literal["linear", "pursuit"] = "linear"
+    """linear: the k largest projections (ica: unmixed signals). pursuit: see
+    `gradsae.kernels.pursuit`."""
+    tolerance: float = 0.01
+    """Share of a row's norm that a pursuit may leave."""
+    truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
+    optim: Optim = field(default_factory=lambda: Optim(lr=1.0), metadata=HIDDEN, repr=False)
+    """Never used."""
+
+    def __post_init__(self) -> None:
+        checks.one_of("atoms", self.atoms, tuple(NAMES))
+        checks.one_of("encoder", self.encoder, ("linear", "pursuit"))
+        checks.whole("d_sae", self.d_sae, 1)
+        checks.whole("k", self.k, 1)
+        checks.share("tolerance", self.tolerance)
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.atoms]
+
+    @property
+    def wants_truth(self) -> bool:
+        return self.atoms == "features"
+
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        atoms = self._atoms(sample, generator)
+        is_linear = self.encoder == "linear"
+        sae = SAE(
+            Architecture(
+                d_in=sample.shape[1],
+                d_sae=len(atoms.decoder),
+                gate="topk" if is_linear else "pursuit",
+                k=min(self.k, len(atoms.decoder)),
+                tolerance=None if is_linear else self.tolerance,
+                tied=not is_linear or self.atoms != "ica",
+            )
+        )
+        with torch.no_grad():
+            sae.W_enc.copy_(atoms.encoder if is_linear else atoms.decoder)
+            if sae.W_dec is not None:
+                sae.W_dec.copy_(atoms.decoder)
+            sae.b_dec.copy_(atoms.centre)
+        return sae.requires_grad_(False)
+
+    def _atoms(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> Atoms:
+        if self.atoms == "features":
+            if self.truth is None:
+                raise ValueError("atoms=features needs a source whose features are known")
+            features = self.truth.features()
+            return Atoms(features, features, torch.zeros_like(sample[0]))
+        if self.atoms == "pca":
+            return principal(sample, self.d_sae)
+        if self.atoms == "ica":
+            return independent(sample, self.d_sae, generator)
+        drawn = random_directions(self.d_sae, sample.shape[1], generator)
+        return Atoms(drawn, drawn, sample.mean(0))
+
+    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+        raise AssertionError("a control takes no training steps")
+
+    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+        raise AssertionError("a control takes no training steps")
+
+
+def principal(sample: Float[Tensor, "batch d_in"], n: int) -> Atoms:
+    """Return principal components and their negatives, by falling variance."""
+    centre = sample.mean(0)
+    found = torch.linalg.eigh((sample - centre).double().T.cov()).eigenvectors
+    axes = _both_signs(found.mT.flip(0).to(sample))[:n]
+    return Atoms(axes, axes, centre)
+
+
+def independent(sample: Float[Tensor, "batch d_in"], n: int, generator: torch.Generator) -> Atoms:
+    """Return independent components (FastICA of scikit-learn) and their negatives, by falling
+    variance. A latent's pre-activation is how far the row lies along its atom once unmixed.
+
+    Raises UserError where scikit-learn is not installed.
+    """
+    try:
+        decomposition = import_module("sklearn.decomposition")
+    except ImportError:
+        raise UserError("atoms=ica needs scikit-learn: pip install scikit-learn") from None
+    seed = int(torch.randint(2**31, (), generator=generator))
+    ica = decomposition.FastICA(whiten="unit-variance", random_state=seed, max_iter=500)
+    ica.fit(sample.double().numpy())
+    mixing, unmixing = (torch.from_numpy(a) for a in (ica.mixing_.T, ica.components_))
+    norm = mixing.norm(dim=1, keepdim=True)
+    order = norm[:, 0].argsort(descending=True)
+    encoder, decoder = (_both_signs(a[order])[:n] for a in (unmixing * norm, mixing / norm))
+    centre = torch.from_numpy(ica.mean_)
+    return Atoms(encoder.to(sample), decoder.to(sample), centre.to(sample))
+
+
+def _both_signs(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "twice d_in"]:
+    return torch.stack([rows, -rows], dim=1).flatten(0, 1)

@@ -1,0 +1,157 @@
+"""Matryoshka-BatchTopK: nested prefixes of the latents each rebuild the input."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae import checks, kernels
+from gradsae.codes import Codes, DenseCodes, SparseCodes
+from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.kernels.gates import BatchTopKGate
+from gradsae.kernels.precision import Precision
+from gradsae.normalise import Mode
+from gradsae.optim import Optim
+from gradsae.sae import SAE, Pass
+from gradsae.trainers.auxk import AuxK
+from gradsae.trainers.common import l0
+from gradsae.trainers.threshold import (
+    build_with_threshold,
+    check_batch_top_k,
+    follow_threshold,
+)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Matryoshka(Trainer):
+    """BatchTopK (see `BatchTopK`) whose first latents must rebuild the input on their own.
+
+    Loss: mean over prefixes of the FVU of what the prefix rebuilds + aux_coefficient * FVU of the
+    whole SAE's residual. Reference: Bussmann et al. 2025, https://arxiv.org/abs/2503.17547, section
+    3. Differs from the paper: the mean instead of the sum over prefixes (Adam takes no notice of
+    the factor; AuxK and the gradient clip keep the weight they have in BatchTopK), and what
+    `BatchTopK` lists.
+    """
+
+    d_sae: int
+    k: int | float
+    """Open latents per sample, on average, of the whole SAE."""
+    optim: Optim
+    prefixes: Sequence[float] = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1.0)
+    """Share of all latents in each prefix; the last is 1. The paper's 2048, 6144, 14336, 30720 and
+    65536 latents; dictionary_learning has the same as groups of 1/32, 1/16, 1/8, 1/4, 17/32."""
+    tied: bool = False
+    normalise: Mode = "unit"
+    aux_k: int | None = None
+    """None is d_in / 2 (dictionary_learning)."""
+    aux_coefficient: float = 1 / 32
+    dead_after: int = 100_000
+    """Samples without firing after which a latent counts as dead (dictionary_learning: 10 M)."""
+    threshold_rate: float = 0.01
+    """Weight of the newest batch in the running threshold (SAELens; dictionary_learning: .001)."""
+
+    def __post_init__(self) -> None:
+        check_batch_top_k(
+            d_sae=self.d_sae,
+            k=self.k,
+            tied=self.tied,
+            normalise=self.normalise,
+            threshold_rate=self.threshold_rate,
+        )
+        _ = self.aux  # checks its own fields
+        for share in self.prefixes:
+            checks.share("each of prefixes", share)
+        ends = self.ends()
+        rising = all(a < b for a, b in zip([0, *ends], ends, strict=False))
+        if not rising or ends[-1] != self.d_sae:
+            raise ValueError(
+                f"prefixes must be rising shares that end with 1, each with at least one latent "
+                f"more than the one before; {list(self.prefixes)} of d_sae={self.d_sae} latents "
+                f"gives {ends}"
+            )
+
+    @property
+    def name(self) -> str:
+        return "matryoshka"
+
+    @property
+    def gate(self) -> BatchTopKGate:
+        return BatchTopKGate(k=self.k)
+
+    @property
+    def aux(self) -> AuxK:
+        return AuxK(
+            aux_k=self.aux_k, aux_coefficient=self.aux_coefficient, dead_after=self.dead_after
+        )
+
+    def ends(self) -> list[int]:
+        """Return the number of latents in each prefix."""
+        return [round(share * self.d_sae) for share in self.prefixes]
+
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        sae = build_with_threshold(
+            sample,
+            generator,
+            d_sae=self.d_sae,
+            gate=self.gate,
+            tied=self.tied,
+            normalise=self.normalise,
+        )
+        self.aux.prepare(sae)
+        return sae
+
+    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+        parts = decode_prefixes(out.codes, sae.written(), self.ends(), out.precision)
+        recons = parts + sae.b_dec
+        errors = (out.x_in - recons).square().sum((1, 2))
+        left = errors / (out.x_in - out.x_in.mean(0)).square().sum()
+        aux = self.aux.loss(sae, out, (out.x_in - recons[-1]).detach())
+        parts = {"fvu": left[-1].detach(), "fvu_first": left[0].detach()}
+        parts |= {"l0": l0(out.codes), "aux": aux.detach()}
+        return Loss(left.mean() + self.aux_coefficient * aux, parts)
+
+    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+        kernels.unit_rows_(sae.written())
+        self.aux.count(sae, out)
+        follow_threshold(sae, out.codes, self.threshold_rate)
+
+
+def decode_prefixes(
+    codes: Codes,
+    W_dec: Float[Tensor, "d_sae d_in"],
+    ends: Sequence[int],
+    precision: Precision = "fp32",
+) -> Float[Tensor, "prefixes batch d_in"]:
+    """Return what each prefix of the latents writes, without a bias.
+
+    Every group of latents between two ends is decoded once: a prefix is the one before it and its
+    own group. All groups go through one decode, as rows of their own.
+    """
+    if isinstance(codes, DenseCodes):
+        starts = [0, *ends[:-1]]
+        spans = list(zip(starts, ends, strict=True))
+        groups = [(DenseCodes(values=codes.values[:, a:b]), W_dec[a:b]) for a, b in spans]
+        parts = torch.stack([kernels.decode(*group, precision) for group in groups])
+    else:
+        by_group = _rows_of_groups(codes, ends)
+        parts = kernels.decode(by_group, W_dec, precision).view(len(ends), codes.n_rows, -1)
+    return parts.cumsum(0)
+
+
+def _rows_of_groups(codes: SparseCodes, ends: Sequence[int]) -> SparseCodes:
+    """Return codes of len(ends) times as many rows: those of the first group, then the second."""
+    last = torch.tensor(ends, device=codes.latents.device) - 1
+    group = torch.bucketize(codes.latents, last)
+    order = torch.cat([(group == g).nonzero().squeeze(1) for g in range(len(ends))])
+    n_rows = len(ends) * codes.n_rows
+    offsets = torch.zeros(n_rows + 1, dtype=torch.int64, device=codes.offsets.device)
+    torch.cumsum(
+        torch.bincount(group * codes.n_rows + codes.rows, minlength=n_rows), 0, out=offsets[1:]
+    )
+    return SparseCodes(
+        values=codes.values[order], latents=codes.latents[order], offsets=offsets, d_sae=codes.d_sae
+    )
