@@ -17,12 +17,23 @@ from gradsae.files import check_writable, writing
 from gradsae.sae import SAE, Architecture
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-THEIRS = {"relu": "standard", "topk": "topk", "jump": "jumprelu", "jumprelu": "jumprelu"}
+THEIRS = {
+    "relu": "standard",
+    "topk": "topk",
+    "jump": "jumprelu",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+}
 """Their architecture for each of our gates. Their JumpReLU also takes over `jump`: the bias that
 opens the gate becomes a threshold."""
-OURS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"} | dict.fromkeys(
-    ("batchtopk", "matryoshka_batchtopk"), "jumprelu"
-)
+OURS = {
+    "standard": "relu",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "batchtopk": "jumprelu",
+    "matryoshka_batchtopk": "jumprelu",
+}
 PER_TOKEN = "constant_norm_rescale"
 """Their normalisation of each row, to norm sqrt(d_in); ours (`token`) is to norm 1."""
 
@@ -88,6 +99,10 @@ def _their_weights(sae: SAE) -> dict[str, Tensor]:
             "threshold": -sae.b_enc.double(),
             "b_enc": shift + torch.zeros_like(W_enc[:, 0]),
         }
+    if sae.r_mag is not None and sae.b_mag is not None:
+        r_mag = sae.r_mag.double()
+        weights |= {"r_mag": r_mag, "b_mag": sae.b_mag.double() + r_mag.exp() * shift}
+        weights["b_gate"] = weights.pop("b_enc")
     if sae.threshold is not None:
         weights["threshold"] = sae.threshold.double()
     if "threshold" in weights and bool((weights["threshold"] < 0).any()):
@@ -132,14 +147,17 @@ def _our_weights(
     theirs: dict[str, Tensor], config: dict[str, Any], unit: float
 ) -> dict[str, Tensor]:
     """Return the weights under our names; `unit` is their norm of a row over ours."""
+    gate = OURS[config["architecture"]]
     norm = theirs["W_dec"].norm(dim=1) if config.get("rescale_acts_by_decoder_norm") else 1.0
     weights = {
         "W_enc": theirs["W_enc"].mT * _column(norm) * unit,
-        "b_enc": theirs["b_enc"] * norm,
+        "b_enc": theirs["b_gate" if gate == "gated" else "b_enc"] * norm,
         "W_dec": theirs["W_dec"] / _column(norm) / unit,
         "b_dec": theirs["b_dec"] / unit,
     }
-    if OURS[config["architecture"]] == "jumprelu":
+    if gate == "gated":
+        weights |= {"r_mag": theirs["r_mag"], "b_mag": theirs["b_mag"]}
+    if gate == "jumprelu":
         trained = config["architecture"] == "jumprelu"
         level = theirs["threshold" if trained else "topk_threshold"]
         # They clip codes at zero as well, which a threshold of zero says.

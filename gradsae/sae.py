@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from gradsae import checks, kernels
 from gradsae.codes import Codes, DenseCodes, SparseCodes
 from gradsae.errors import UserError
-from gradsae.kernels.gates import Gate, JumpReLUGate, PursuitGate, ThresholdGate, TopKGate
+from gradsae.kernels.gates import (
+    Gate,
+    GatedGate,
+    JumpReLUGate,
+    Magnitude,
+    PursuitGate,
+    ThresholdGate,
+    TopKGate,
+)
 from gradsae.kernels.precision import Precision
 from gradsae.normalise import MODES, Mode, Normaliser
 
@@ -20,7 +28,7 @@ FORMAT = 1
 """Version of the checkpoint folder: `sae.safetensors` and `sae.json`."""
 
 
-GateName = Literal["topk", "relu", "jump", "jumprelu", "pursuit"]
+GateName = Literal["topk", "relu", "jump", "jumprelu", "gated", "pursuit"]
 
 
 @final
@@ -72,6 +80,8 @@ class Architecture:
         if self.gate == "jumprelu":
             assert self.bandwidth is not None
             return JumpReLUGate(bandwidth=self.bandwidth, to_input=self.to_input)
+        if self.gate == "gated":
+            return GatedGate()
         return ThresholdGate(jump=self.gate == "jump")
 
 
@@ -103,7 +113,7 @@ class SAE(nn.Module):
     """recon = decode(gate(W_enc (x - b_dec) + b_enc)) + b_dec, inside a normaliser.
 
     Parameters: W_enc and W_dec [d_sae, d_in], b_enc [d_sae], b_dec [d_in], output_scale [d_sae],
-    threshold [d_sae].
+    threshold [d_sae], r_mag and b_mag [d_sae] (of gate=gated, whose b_enc opens the gate).
     A method may register buffers of its own (names starting with `state_`); they are saved.
     """
 
@@ -119,6 +129,9 @@ class SAE(nn.Module):
         self.output_scale = nn.Parameter(torch.ones(arch.d_sae)) if arch.scaled else None
         is_jump = arch.gate == "jumprelu"
         self.threshold = nn.Parameter(torch.zeros(arch.d_sae)) if is_jump else None
+        is_gated = arch.gate == "gated"
+        self.r_mag = nn.Parameter(torch.zeros(arch.d_sae)) if is_gated else None
+        self.b_mag = nn.Parameter(torch.zeros(arch.d_sae)) if is_gated else None
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", torch.zeros(arch.d_in))
@@ -153,7 +166,12 @@ class SAE(nn.Module):
         `gate` stands in for the SAE's own in training steps (see `Trainer.gate`).
         """
         b_pre, used = self.b_dec if self.arch.pre_bias else None, gate or self.gate
-        return kernels.encode(x_in, self.W_enc, self.b_enc, b_pre, used, self.threshold, precision)
+        magnitude = None
+        if self.r_mag is not None and self.b_mag is not None:
+            magnitude = Magnitude(self.r_mag, self.b_mag)
+        return kernels.encode(
+            x_in, self.W_enc, self.b_enc, b_pre, used, self.threshold, precision, magnitude
+        )
 
     def decode_in(self, codes: Codes, precision: Precision = "fp32") -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction in normalised units."""

@@ -15,6 +15,7 @@ from gradsae.interfaces import Trainer
 from gradsae.sae import SAE, Architecture
 from gradsae.trainers.batchtopk import BatchTopK
 from gradsae.trainers.controls import Control
+from gradsae.trainers.gated import Gated
 from gradsae.trainers.gba import GBA
 from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.l1 import L1
@@ -25,6 +26,7 @@ TRAINERS: list[Trainer] = [
     L1(d_sae=24, l1=0.1, optim=OPTIM),
     JumpReLU(d_sae=24, coefficient=1e-3, optim=OPTIM, threshold=0.1, bandwidth=0.1, tied=True),
     BatchTopK(d_sae=24, k=2, optim=OPTIM),
+    Gated(d_sae=24, l1=0.02, optim=OPTIM),
     GBA(d_sae=24, optim=OPTIM, groups=4),  # scales each row
     GBA(d_sae=24, optim=OPTIM, groups=4, tied=False, normalise="unit", centre=True),
     GBA(d_sae=24, optim=OPTIM, groups=4, activation="relu", normalise="sqrt_d"),
@@ -56,13 +58,17 @@ def their_formula(folder, x):
     config, w = json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
     size = x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5
     size = size if config["normalize_activations"] == "constant_norm_rescale" else torch.ones(1)
-    pre = (x / size - w["b_dec"] * config["apply_b_dec_to_input"]) @ w["W_enc"] + w["b_enc"]
+    pre = (x / size - w["b_dec"] * config["apply_b_dec_to_input"]) @ w["W_enc"]
+    pre = pre + w["b_gate" if config["architecture"] == "gated" else "b_enc"]
     f = pre.relu()
     if config["architecture"] == "topk":
         least = pre.sort(1, descending=True).values[:, config["k"] - 1 : config["k"]]
         f = f * (pre >= least)
     if config["architecture"] == "jumprelu":
         f = f * (pre > w["threshold"])
+    if config["architecture"] == "gated":
+        u = pre - w["b_gate"]
+        f = (pre > 0) * (w["r_mag"].exp() * u + w["b_mag"]).relu()
     return (f @ w["W_dec"] + w["b_dec"]) * size
 
 
@@ -99,6 +105,7 @@ def build_theirs(name: str):
     more = {
         "standard": {},
         "topk": {"k": 3, "rescale_acts_by_decoder_norm": True},
+        "gated": {},
         "jumprelu": {"jumprelu_init_threshold": 0.2},
         "batchtopk": {"k": 2.5},
         "matryoshka_batchtopk": {"k": 2.5, "matryoshka_widths": [8, 24]},
@@ -110,7 +117,7 @@ def build_theirs(name: str):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("for_inference", [True, False])
 @pytest.mark.parametrize(
-    "name", ["standard", "topk", "jumprelu", "batchtopk", "matryoshka_batchtopk"]
+    "name", ["standard", "topk", "gated", "jumprelu", "batchtopk", "matryoshka_batchtopk"]
 )
 def test_theirs_load_here_as_the_same_function(name, for_inference, tmp_path, generator):
     lens = pytest.importorskip("sae_lens")

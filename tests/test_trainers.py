@@ -14,10 +14,12 @@ from gradsae.optim import Optim
 from gradsae.seeds import make_generator
 from gradsae.trainers.batchtopk import BatchTopK
 from gradsae.trainers.bias_rule import BiasRule
+from gradsae.trainers.gated import Gated
 from gradsae.trainers.gba import GBA
 from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.l1 import L1
 from gradsae.trainers.matryoshka import Matryoshka
+from gradsae.trainers.panneal import PAnneal
 from gradsae.trainers.topk import TopK
 
 RULE = BiasRule(groups=4, htf=0.2, ltf=0.02, bias_init="quantile", bias_every=5)
@@ -34,6 +36,10 @@ TRAINERS = [
     BatchTopK(d_sae=24, k=1.5, optim=OPTIM, tied=True),
     Matryoshka(d_sae=24, k=2, optim=OPTIM, prefixes=(0.25, 0.5, 1.0)),
     Matryoshka(d_sae=24, k=2, optim=OPTIM, prefixes=(0.25, 1.0), tied=True),
+    Gated(d_sae=24, l1=0.02, optim=OPTIM),
+    Gated(d_sae=24, l1=0.02, optim=OPTIM, tied=True),
+    PAnneal(d_sae=24, l1=0.02, optim=OPTIM),
+    PAnneal(d_sae=24, l1=0.02, optim=OPTIM, tied=True),
     TopK(d_sae=24, k=2, optim=OPTIM, rule=BiasRule(groups=4, bias_every=5)),
     JumpReLU(d_sae=24, coefficient=0.0, bandwidth=0.0, optim=OPTIM, rule=RULE),
 ]

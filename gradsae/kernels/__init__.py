@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradsae.codes import Codes, DenseCodes, SparseCodes
 from gradsae.kernels.backend import backend
-from gradsae.kernels.gates import Encoder, Gate
+from gradsae.kernels.gates import Encoder, Gate, Magnitude
 from gradsae.kernels.precision import Precision, factor
 
 
@@ -30,9 +30,10 @@ def encode(
     gate: Gate,
     threshold: Float[Tensor, " d_sae"] | None = None,
     precision: Precision = "fp32",
+    magnitude: Magnitude | None = None,
 ) -> Encoded:
     """Return the codes of `gate` over W_enc (x - b_pre) + b_enc, with gradient to all but x."""
-    encoder = Encoder(W_enc, b_enc, threshold)
+    encoder = Encoder(W_enc, b_enc, threshold, magnitude)
     with torch.no_grad():
         centred = factor(x if b_pre is None else x - b_pre, precision)
         pre = gate.select(centred, encoder)

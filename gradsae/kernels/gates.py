@@ -17,11 +17,20 @@ from gradsae.kernels.jump import jump
 from gradsae.kernels.pursuit import pursue
 
 
+class Magnitude(NamedTuple):
+    """What a gated SAE puts out in place of the pre-activation that opens the gate."""
+
+    log_scale: Float[Tensor, " d_sae"]
+    bias: Float[Tensor, " d_sae"]
+
+
 class Encoder(NamedTuple):
     W: Float[Tensor, "d_sae d_in"]
     b: Float[Tensor, " d_sae"]
     threshold: Float[Tensor, " d_sae"] | None = None
     """Only for JumpReLU."""
+    magnitude: Magnitude | None = None
+    """Only for Gated."""
 
 
 class Gate(ABC):
@@ -110,6 +119,24 @@ class JumpReLUGate(Gate):
         assert encoder.threshold is not None
         threshold = per_entry(encoder.threshold, pre)
         return pre.with_values(jump(pre.values, threshold, self.bandwidth, self.to_input))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GatedGate(Gate):
+    """Open where W x + b is above zero; put out ReLU(exp(log_scale) * W x + bias).
+
+    Reference: Rajamanoharan et al. 2024, https://arxiv.org/abs/2404.16014, section 3.
+    """
+
+    def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
+        return select.above_zero(x, encoder.W, encoder.b)
+
+    def activate(self, pre: Codes, encoder: Encoder) -> Codes:
+        assert encoder.magnitude is not None
+        scale, bias = (per_entry(t, pre) for t in encoder.magnitude)
+        product = pre.values - per_entry(encoder.b, pre)
+        return pre.with_values((scale.exp() * product + bias).relu() * (pre.values > 0))
 
 
 @final

@@ -1,0 +1,85 @@
+"""Gated: one part of the encoder opens latents, another says how strong they are."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae import checks, kernels
+from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.normalise import MODES, Mode, fit_normaliser
+from gradsae.optim import Optim
+from gradsae.sae import SAE, Architecture, Pass
+from gradsae.trainers.common import fvu, l0, random_directions
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Gated(Trainer):
+    """Gated autoencoder: squared error + l1 * sum of ReLU(gate pre-activation) + squared error of a
+    reconstruction from these ReLUs through a frozen copy of the decoder.
+
+    Reference: Rajamanoharan et al. 2024, https://arxiv.org/abs/2404.16014, sections 3.2 and 3.3:
+    decoder rows of norm 1, Adam with beta1 = 0, the penalty warmed up, no resampling in the long
+    runs of dictionary_learning. Latents whose gate is shut add nothing to any of the three terms,
+    so sparse codes are exact. Differs from the paper: inputs at mean squared norm 1, the decoder
+    gradient keeps its part parallel to the atoms, and the learning rate is set for short runs.
+    """
+
+    d_sae: int
+    l1: float
+    """Penalty per unit of gate pre-activation, at mean squared input norm 1."""
+    optim: Optim
+    l1_warmup: float = 0.05
+    """Share of all steps over which the penalty rises from 0."""
+    tied: bool = False
+    normalise: Mode = "unit"
+
+    def __post_init__(self) -> None:
+        checks.whole("d_sae", self.d_sae, 1)
+        checks.number("l1", self.l1, low=0)
+        checks.share("l1_warmup", self.l1_warmup)
+        checks.flag("tied", self.tied)
+        checks.one_of("normalise", self.normalise, MODES)
+
+    @property
+    def name(self) -> str:
+        return "gated"
+
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        d_in = sample.shape[1]
+        sae = SAE(
+            Architecture(
+                d_in=d_in,
+                d_sae=self.d_sae,
+                gate="gated",
+                tied=self.tied,
+                normalise=self.normalise,
+            )
+        )
+        normaliser = fit_normaliser(sample, self.normalise)
+        sae.set_normaliser(normaliser)
+        directions = random_directions(self.d_sae, d_in, generator)
+        with torch.no_grad():
+            sae.W_enc.copy_(directions)
+            if sae.W_dec is not None:
+                sae.W_dec.copy_(directions)
+            sae.b_dec.copy_(normaliser.apply(sample).x.mean(0))
+        return sae
+
+    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+        n, error = len(out.x_in), out.x_in - out.recon_in
+        gates = out.pre.with_values(out.pre.values.relu())
+        penalty = gates.values.sum() / n
+        frozen = sae.written().detach()
+        from_gates = kernels.decode(gates, frozen, out.precision) + sae.b_dec.detach()
+        aux = (out.x_in - from_gates).square().sum() / n
+        warm = min(1.0, (progress.step + 1) / max(1.0, self.l1_warmup * progress.n_steps))
+        parts = {"fvu": fvu(out.x_in, error.detach()), "l0": l0(out.codes)}
+        parts |= {"l1": penalty.detach(), "aux": aux.detach()}
+        return Loss(error.square().sum() / n + self.l1 * warm * penalty + aux, parts)
+
+    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+        kernels.unit_rows_(sae.written())
