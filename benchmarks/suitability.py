@@ -34,8 +34,6 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 MAX_ROWS = 1 << 16
 MAX_ENTRIES = 1 << 26
 """Rows times d_in that are drawn: 256 MB."""
-LEAST_ROWS = 100
-"""Fewer rows say nothing of a 99th percentile."""
 MEANT = ("trainer", "d_sae")
 """Words that the proposal replaces ..."""
 OF_REFERENCES = ("k", "lr", "fit")
@@ -83,6 +81,7 @@ def _evidence(cell: "Cell", cfg: DictConfig) -> "tuple[Tensor, dict[str, Evidenc
     from gradsae.errors import UserError
     from gradsae.interfaces import KnownSource
     from gradsae.suitability import references
+    from gradsae.suitability.quantities import LEAST_ROWS
 
     n_rows = max(LEAST_ROWS, min(MAX_ROWS, MAX_ENTRIES // cell.source.d_in()))
     drawn = cell.source.held_out(n_rows, cell.seeds.eval)

@@ -11,10 +11,13 @@ from suitability_worlds import truth, world
 
 from benchmarks import suitability
 from gradsae.codes import SparseCodes, from_dense
+from gradsae.interfaces import Scores, Skipped
+from gradsae.sae import SAE, Architecture
 from gradsae.sources.superposition import Superposition
 from gradsae.suitability import conditions, proposal, quantities, references, theorem
 from gradsae.suitability.evidence import Evidence, merged
 from gradsae.suitability.ica import fast_ica
+from gradsae.suitability.metric import Suitability
 from gradsae.suitability.theorem import Estimate, exactly
 
 
@@ -262,3 +265,37 @@ def test_too_few_rows_are_refused(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(Superposition, "held_out", lambda self, n, seed: whole(self, 60, seed))
     assert command(monkeypatch, tmp_path, *SMALL) == 1
     assert "60 held-out rows, but the estimates need 100" in capsys.readouterr().err
+
+
+# The metric.
+
+
+def test_the_true_dictionary_sees_what_the_truth_has():
+    source = world(n_features=32, directions="orthogonal", coefficients="uniform", low=1, high=2)
+    sae = SAE(Architecture(d_in=48, d_sae=40, gate="jump", tied=True))
+    with torch.no_grad():
+        sae.W_enc[:32].copy_(source.features())
+        sae.b_enc.copy_(torch.tensor([-0.5] * 32 + [-9.0] * 8))
+    found = Suitability(n_rows=4096).measure(sae, source, 0)
+    assert isinstance(found, Scores)
+    seen = {name: one for name, one in found.scores.items() if not name.endswith("/truth")}
+    # Rates of the truth are those of its law; those of the latents are counted.
+    exact = {"suitability/rate_ratio", "suitability/coherence", "suitability/band_low"}
+    assert len(seen) == 10
+    # Its pair is picked among equals, so only the law's value is in both intervals.
+    law = 2 / 31 * 32**0.5
+    for name in ("suitability/co_occurrence", "suitability/co_occurrence/truth"):
+        low, high = found.intervals[name]
+        assert low < law < high
+    for name in seen.keys() - exact - {"suitability/co_occurrence"}:
+        assert seen[name] == pytest.approx(found.scores[f"{name}/truth"], rel=1e-3), name
+    assert found.scores["suitability/rate_ratio/truth"] == 1.0
+    assert found.scores["suitability/coherence"] < 1e-5
+    assert found.scores["suitability/s_p99"] == 3.0
+
+
+def test_an_sae_that_never_fires_is_skipped():
+    sae = SAE(Architecture(d_in=48, d_sae=40, gate="jump", tied=True))
+    found = Suitability(n_rows=200).measure(sae, world(), 0)
+    assert isinstance(found, Skipped)
+    assert "0 latents" in found.reason

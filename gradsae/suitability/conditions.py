@@ -93,12 +93,8 @@ def sparsity(evidence: Evidence) -> Finding:
 
 def balance(evidence: Evidence) -> Finding:
     """All rates are of the order 1 / n."""
-    if evidence.rates is not None:
-        rates = evidence.rates[evidence.rates > 0].double()
-        ratio, of = exactly((rates.max() / rates.min()).item()), "max / min, exact rates"
-    else:
-        ratio = quantities.rate_ratio(evidence.codes, TAIL)
-        of = "95th / 5th percentile, counted rates"
+    ratio, exact = rate_ratio(evidence), evidence.rates is not None
+    of = "max / min, exact rates" if exact else "95th / 5th percentile, counted rates"
     middle = rates_of(evidence).median().item()
     return Finding(
         "rates",
@@ -107,6 +103,14 @@ def balance(evidence: Evidence) -> Finding:
         theorem.within_constant(ratio),
         of,
     )
+
+
+def rate_ratio(evidence: Evidence) -> Estimate:
+    """Return the largest rate over the least: exact, or counted and without the tails."""
+    if evidence.rates is None:
+        return quantities.rate_ratio(evidence.codes, TAIL)
+    rates = evidence.rates[evidence.rates > 0].double()
+    return exactly((rates.max() / rates.min()).item())
 
 
 def sizes(evidence: Evidence) -> Finding:

@@ -81,8 +81,8 @@ def to_scipy(codes: SparseCodes) -> sparse.csr_matrix:
 def _regrouped(codes: SparseCodes, group: Tensor, n: int) -> SparseCodes:
     """Return codes over `n` features: entry j goes to feature group[j]; values of one add up."""
     matrix = to_scipy(codes)
-    matrix = sparse.csr_matrix((matrix.data, group.numpy()[matrix.indices], matrix.indptr))
-    matrix.resize(codes.n_rows, n)
+    arrays = (matrix.data, group.numpy()[matrix.indices], matrix.indptr)
+    matrix = sparse.csr_matrix(arrays, shape=(codes.n_rows, n))
     matrix.sum_duplicates()
     return SparseCodes(
         values=torch.from_numpy(matrix.data),

@@ -19,6 +19,8 @@ MAX_PAIRS = 2**25
 quarter of them is held at once: about 200 MB."""
 LEAST_COUNT = 30
 """Active rows under which a feature's own mean says too little (relative error above 1/5)."""
+LEAST_ROWS = 100
+"""Fewer rows say nothing of a 99th percentile."""
 BLOCK = 2048
 
 

@@ -5,6 +5,8 @@ are active and how many there are. ICA is told neither, but has at most one comp
 dimension, so in superposition its components are mixtures.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +17,7 @@ from gradsae.fit import FitSettings, Training, fit
 from gradsae.interfaces import HeldOut, KnownSource, Source
 from gradsae.metrics.common import directions, encode
 from gradsae.optim import Optim
+from gradsae.sae import SAE
 from gradsae.seeds import Seeds, make_generator
 from gradsae.suitability.evidence import Evidence, merged
 from gradsae.suitability.ica import fast_ica
@@ -81,22 +84,27 @@ def topk(
     fit([training], stream, settings, log=lambda *_: None)
     if training.error:
         raise training.error
+    caveat = f"circular: k={trainer.k} bounds s, d_sae={trainer.d_sae} bounds n, and what it "
+    caveat += "does not find is not counted"
+    found = replace(latents(sae, x), family="topk", ceiling=trainer.k, caveat=caveat)
+    return _some(merged(found))
+
+
+def latents(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Evidence:
+    """Return an SAE's latents and their part of each row, in normalised units; on the CPU."""
     atoms = directions(sae).cpu()
     codes = _stacked([from_dense(rows.codes.to_dense().cpu()) for rows in encode(sae, x)])
     lengths = codes.values.detach().clamp_min(0) * atoms.norm(dim=1)[codes.latents]
-    inside = sae.normaliser.apply(x.to(device)).x - sae.b_dec.detach()
+    inside = sae.normaliser.apply(x.to(sae.b_dec)).x - sae.b_dec.detach()
     energy = inside.square().sum(1).cpu()[codes.rows]
     kept = torch.where(lengths.square() >= LEAST_ENERGY * energy, lengths, 0.0)
-    found = Evidence(
-        family="topk",
+    return Evidence(
+        family="latents",
         directions=atoms,
         codes=codes.with_values(kept),
-        ceiling=trainer.k,
-        n_ceiling=trainer.d_sae,
-        caveat=f"circular: k={trainer.k} bounds s, d_sae={trainer.d_sae} bounds n, and what it "
-        "does not find is not counted",
+        ceiling=sae.arch.k,
+        n_ceiling=sae.arch.d_sae,
     )
-    return _some(merged(found))
 
 
 def ica(x: Float[Tensor, "batch d_in"], seed: int) -> Evidence:

@@ -1,0 +1,86 @@
+"""Suitability as a metric: the conditions of the theorem as a trained SAE's latents show them."""
+
+from dataclasses import dataclass
+from typing import final
+
+from gradsae import checks
+from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
+from gradsae.metrics.common import as_control, merge
+from gradsae.sae import SAE
+from gradsae.suitability import conditions, quantities, references
+from gradsae.suitability.evidence import Evidence, merged
+from gradsae.suitability.quantities import Raw
+from gradsae.suitability.theorem import Estimate, exactly
+
+
+def scores(evidence: Evidence, raw: Raw) -> Scores:
+    """Return the numbers behind the verdicts, and how many conditions get which verdict."""
+    found = conditions.numbers(evidence, raw)
+    counted = [one for one in conditions.findings(evidence, raw, evidence.n) if one.counts]
+    verdicts = [one.verdict for one in counted]
+    numbers: dict[str, Estimate] = {
+        "s_p99": quantities.p99_interval(evidence.codes),
+        "rate_ratio": conditions.rate_ratio(evidence),
+        "size_ratio": quantities.size_ratio(evidence.codes),
+        "co_occurrence": quantities.co_occurrence(evidence.codes).scaled(evidence.n**0.5),
+        "coherence": exactly(quantities.coherence(evidence.directions)),
+        "effective_d": raw.effective_d,
+        "band_low": exactly(max(found.band.low, found.middle_rate)),
+        "band_high": exactly(found.band.high),
+        "met": exactly(verdicts.count("met") / len(verdicts)),
+        "not_met": exactly(verdicts.count("not met") / len(verdicts)),
+    }
+    named = {f"suitability/{name}": number for name, number in numbers.items()}
+    spread = {name: one for name, one in named.items() if one.low < one.high < float("inf")}
+    return Scores(
+        scores={name: one.value for name, one in named.items()},
+        intervals={name: (one.low, one.high) for name, one in spread.items()},
+        n=dict.fromkeys(named, evidence.codes.n_rows),
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Suitability(Metric):
+    """What the recovery theorem asks of data, counted on the latents of an SAE: circular.
+
+    Reference: Chen et al. 2025, https://arxiv.org/abs/2506.14002, Definition 5.2, Theorem 6.1. The
+    estimates are the SAE's (its width bounds n, its gate decides s), so compare SAEs of different
+    methods; where the source's features are known, the same scores of the truth stand beside them
+    under `/truth`. Neither direction is better: these describe data, not the SAE.
+
+    - `suitability/s_p99` from 0: active features of a row, 99th percentile.
+    - `suitability/rate_ratio`, `_size_ratio` from 1: largest over least rate (5 % tails left out
+      where rates are counted), and mean h^2 where active.
+    - `suitability/co_occurrence` from 0: rho_2 sqrt(n); the theorem wants it far below 1.
+    - `suitability/coherence` in [0, 1]: largest |cosine| of two features.
+    - `suitability/effective_d` from 1: participation ratio of the centred activations.
+    - `suitability/band_low`, `_band_high`: target rates the theorem admits; empty if low > high.
+    - `suitability/met`, `_not_met` in [0, 1]: share of the conditions with that verdict.
+    """
+
+    n_rows: int = 16_384
+    """Held-out rows."""
+
+    def __post_init__(self) -> None:
+        checks.whole("n_rows", self.n_rows, 1)
+
+    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+        drawn = source.held_out(self.n_rows, seed)
+        x = (drawn.x if drawn.outlier is None else drawn.x[~drawn.outlier]).float()
+        if len(x) < quantities.LEAST_ROWS:
+            return Skipped(f"{len(x)} held-out rows are fewer than {quantities.LEAST_ROWS}")
+        seen = merged(references.latents(sae, x))
+        if seen.n < 2:
+            return Skipped(f"{seen.n} latents are active on the held-out rows; two are needed")
+        raw = quantities.raw(x)
+        parts = [scores(seen, raw)]
+        if isinstance(source, KnownSource) and drawn.truth is not None:
+            true = Evidence(
+                family="true features",
+                directions=source.features(),
+                codes=drawn.truth,
+                rates=source.rates(),
+            )
+            parts.append(as_control(scores(true, raw), "truth"))
+        return merge(parts)
