@@ -68,12 +68,13 @@ class Control(Trainer):
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         atoms = self._atoms(sample, generator)
         is_linear = self.encoder == "linear"
+        most = len(atoms.decoder) if is_linear else min(atoms.decoder.shape)  # d_in explain a row
         sae = SAE(
             Architecture(
                 d_in=sample.shape[1],
                 d_sae=len(atoms.decoder),
                 gate="topk" if is_linear else "pursuit",
-                k=min(self.k, len(atoms.decoder)),
+                k=min(self.k, most),
                 tolerance=None if is_linear else self.tolerance,
                 tied=not is_linear or self.atoms != "ica",
             )
