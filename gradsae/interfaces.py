@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -90,6 +90,15 @@ class KnownSource(Source):
     @abstractmethod
     def rates(self) -> Float[Tensor, " n_features"]:
         """Probability that each feature is active on a sample."""
+
+
+@runtime_checkable
+class Hierarchy(Protocol):
+    """What a source offers besides, if some of its features fire only where another one does."""
+
+    def edges(self) -> Int[Tensor, "n_edges 2"]:
+        """Return the pairs (parent, child) of features; none where features are independent."""
+        ...
 
 
 class ModelSource(Source):

@@ -1,16 +1,20 @@
-"""The best one-to-one matching of two large dictionaries: exact, without the table of all cosines.
+"""The best one-to-one matching of many rows and columns: exact, without the table of all pairs.
+
+Worth of a pair: the cosine of two directions (`largest_sum`), or whatever a caller computes block
+by block (`best_matching`).
 
 A matching with the largest sum uses near pairs only, so it is sought among each row's nearest
 columns and then proved best, by prices (linear programming duality; column generation):
 
 1. solve the assignment problem on the candidate pairs (scipy's LAPJVsp);
 2. find a price q_j >= 0 of every column, 0 for one left over, such that no candidate (i, j) gains:
-   cosine_ij - q_j <= p_i, with equality for the matched pairs;
+   worth_ij - q_j <= p_i, with equality for the matched pairs;
 3. look through all pairs, block by block. Where none gains more than TOLERANCE, no matching has a
    sum larger by more than TOLERANCE for each row. Otherwise the pairs that gain become candidates.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,19 +29,24 @@ N_NEAREST = 32
 N_ADDED = 8
 """Most candidates that a row gains in a round."""
 ENTRIES = 2**24
-"""Cosines held at a time: 64 MB."""
+"""Worths held at a time: 64 MB."""
 TOLERANCE = 1e-6
-"""On a cosine. Float32 rounding stays below it, so a candidate is never found twice."""
+"""On a worth. Float32 rounding stays below it, so a candidate is never found twice."""
 ALONE = -3.0
 """Worth of leaving a row unmatched, below every cosine: only a way out while candidates lack."""
 
 
+Blocks = Callable[[], Iterator[tuple[int, Tensor]]]
+"""Passes over the table: first row, and worths, of some rows with all columns; each time the same.
+Worths lie between -1 and 1."""
+
+
 class Pairs(NamedTuple):
-    """Some pairs of rows and columns, with their cosines."""
+    """Some pairs of rows and columns, with their worths."""
 
     rows: Int[np.ndarray, " n"]
     columns: Int[np.ndarray, " n"]
-    cosines: Float[np.ndarray, " n"]
+    worths: Float[np.ndarray, " n"]
 
 
 def largest_sum(
@@ -49,13 +58,30 @@ def largest_sum(
     sum is the largest to TOLERANCE for each row. Memory: about 300 MB for 16,384 x 65,536, beside
     the directions.
     """
-    pairs = _nearest(a, b, absolute)
+    return best_matching(partial(_blocks, a, b, absolute), len(a), len(b)).columns
+
+
+class Matched(NamedTuple):
+    """A one-to-one matching."""
+
+    columns: Int[np.ndarray, " n_a"]
+    """Of each row; n_b or more where the row is left alone."""
+    worth: Float[np.ndarray, " n_a"]
+    """Of each row with its column; `alone` without one."""
+
+
+def best_matching(blocks: Blocks, n_a: int, n_b: int, *, alone: float = ALONE) -> Matched:
+    """Return the matching of n_a rows with n_b columns that has the largest sum of worths.
+
+    `alone` is the worth of a row without a column. Memory beside a block: N_NEAREST pairs a row.
+    """
+    pairs = _nearest(blocks, n_b)
     while True:
-        match, worth = _solve(pairs, len(a), len(b))
-        prices = _prices(pairs, match, worth, len(b))
-        found = _gaining(a, b, absolute, worth - prices[match], prices[: len(b)])
+        match, worth = _solve(pairs, n_a, n_b, alone)
+        prices = _prices(pairs, match, worth, n_b)
+        found = _gaining(blocks, worth - prices[match], prices[:n_b])
         if not len(found.rows):
-            return match
+            return Matched(match, worth)
         pairs = Pairs(*(np.concatenate(both) for both in zip(pairs, found, strict=True)))
 
 
@@ -67,25 +93,25 @@ def _blocks(a: Tensor, b: Tensor, absolute: bool) -> Iterator[tuple[int, Tensor]
         yield start, cosine.abs_() if absolute else cosine
 
 
-def _nearest(a: Tensor, b: Tensor, absolute: bool) -> Pairs:
+def _nearest(blocks: Blocks, n_b: int) -> Pairs:
     """Return the pairs of each row with its nearest columns."""
-    k = min(N_NEAREST, len(b))
-    top = [cosine.topk(k, dim=1, sorted=False) for _, cosine in _blocks(a, b, absolute)]
-    columns = torch.cat([part.indices.cpu() for part in top]).flatten()
-    cosines = torch.cat([part.values.cpu() for part in top]).flatten().double()
-    return Pairs(np.arange(len(a)).repeat(k), columns.numpy(), cosines.numpy())
+    k = min(N_NEAREST, n_b)
+    top = [worths.topk(k, dim=1, sorted=False) for _, worths in blocks()]
+    columns = torch.cat([part.indices.cpu() for part in top])
+    worths = torch.cat([part.values.cpu() for part in top]).double()
+    return Pairs(np.arange(len(columns)).repeat(k), columns.flatten().numpy(), worths.flatten().numpy())
 
 
 def _solve(
-    pairs: Pairs, n_a: int, n_b: int
+    pairs: Pairs, n_a: int, n_b: int, alone: float
 ) -> tuple[Int[np.ndarray, " n_a"], Float[np.ndarray, " n_a"]]:
-    """Return the column of each row in the best matching on the pairs, and its cosine.
+    """Return the column of each row in the best matching on the pairs, and its worth.
 
     Column n_b + i stands for leaving row i alone.
     """
     own = np.arange(n_a)
     rows, columns = np.append(pairs.rows, own), np.append(pairs.columns, n_b + own)
-    costs = 2 - np.append(pairs.cosines, np.full(n_a, ALONE))  # above 0: no entry drops out
+    costs = 2 - np.append(pairs.worths, np.full(n_a, alone))  # above 0: no entry drops out
     table = csr_matrix((costs, (rows, columns)), shape=(n_a, n_b + n_a))
     matched, match = min_weight_full_bipartite_matching(table)
     match = match[np.argsort(matched)].astype(np.int64)
@@ -98,11 +124,11 @@ def _prices(
     """Return the lowest prices of columns at which no candidate pair gains (Bellman-Ford).
 
     Whoever would rather have column j than his own must be kept off by its price:
-    q_j >= q_match(i) + cosine_ij - worth_i. Prices of columns left over are 0 by optimality.
+    q_j >= q_match(i) + worth_ij - worth_i. Prices of columns left over are 0 by optimality.
     """
     order = np.argsort(pairs.columns, kind="stable")
     rows, columns = pairs.rows[order], pairs.columns[order]
-    gain, now = pairs.cosines[order] - worth[rows], match[rows]
+    gain, now = pairs.worths[order] - worth[rows], match[rows]
     starts = np.flatnonzero(np.diff(columns, prepend=-1))
     priced = columns[starts]
     prices = np.zeros(n_b + len(match))
@@ -118,22 +144,17 @@ def _prices(
 
 
 def _gaining(
-    a: Tensor,
-    b: Tensor,
-    absolute: bool,
-    profits: Float[np.ndarray, " n_a"],
-    prices: Float[np.ndarray, " n_b"],
+    blocks: Blocks, profits: Float[np.ndarray, " n_a"], prices: Float[np.ndarray, " n_b"]
 ) -> Pairs:
     """Return the pairs that gain more than TOLERANCE over a row's profit: the N_ADDED largest."""
-    p, q = (torch.from_numpy(part).to(a) for part in (profits, prices))
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start, gain in _blocks(a, b, absolute):
-        gain -= q
+    for start, worths in blocks():
+        p, q = (torch.from_numpy(part).to(worths) for part in (profits, prices))
+        gain = worths - q
         gain -= p[start : start + len(gain), None]
         rows = (gain.amax(1) > TOLERANCE).nonzero().squeeze(1)
-        top = gain[rows].topk(min(N_ADDED, len(b)), dim=1)
+        top = gain[rows].topk(min(N_ADDED, len(q)), dim=1)
         i, j = (top.values > TOLERANCE).nonzero(as_tuple=True)
-        rows, columns = rows[i] + start, top.indices[i, j]
-        cosines = (a[rows] * b[columns]).sum(1).clamp(-1, 1).double()
-        found.append((rows.cpu(), columns.cpu(), (cosines.abs() if absolute else cosines).cpu()))
+        rows, columns = rows[i], top.indices[i, j]
+        found.append(((rows + start).cpu(), columns.cpu(), worths[rows, columns].double().cpu()))
     return Pairs(*(torch.cat(parts).numpy() for parts in zip(*found, strict=True)))

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -131,6 +131,9 @@ class Forest(KnownSource):
     def rates(self) -> Float[Tensor, " n_features"]:
         """Exact for features without a parent; see `gradsae.sources.world.marginals` for others."""
         return sampler(self).rates
+
+    def edges(self) -> Int[Tensor, "n_edges 2"]:
+        return self.world().trees.edges()
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name, "version": VERSION, **vars(self)}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae.cache import sha256_file
@@ -44,6 +44,9 @@ class SavedWorld(KnownSource):
     def rates(self) -> Float[Tensor, " n_features"]:
         """Exact for features without a parent; see `gradsae.sources.world.marginals` for others."""
         return self._sampler().rates
+
+    def edges(self) -> Int[Tensor, "n_edges 2"]:
+        return self.world().trees.edges()
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name, "version": VERSION, "sha256": self._sha256()}

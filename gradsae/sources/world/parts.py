@@ -26,6 +26,11 @@ class Trees:
             raise ValueError(f"a parent must be a feature from 0 to {n - 1}, or -1 for none")
         self.levels()
 
+    def edges(self) -> Int[Tensor, "n_edges 2"]:
+        """Pairs (parent, child), by child."""
+        child = (self.parent >= 0).nonzero().squeeze(1)
+        return torch.stack([self.parent[child], child], dim=1)
+
     def levels(self) -> list[Int[Tensor, " n_at_level"]]:
         """Features by depth: first those without a parent, then their children, and so on."""
         depth = torch.zeros_like(self.parent)

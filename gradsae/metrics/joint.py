@@ -1,0 +1,143 @@
+"""Codes beside the true coefficients of the same rows: what a latent does where a feature is on.
+
+Everything here works on stored entries; a table of all pairs of features and latents is made some
+rows at a time only.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from gradsae.codes import Codes, SparseCodes
+from gradsae.interfaces import KnownSource, Skipped, Source
+from gradsae.metrics.assignment import ENTRIES
+from gradsae.metrics.common import encode
+from gradsae.metrics.detection import slice_rows
+from gradsae.sae import SAE
+
+MAX_ENTRIES = 2**25
+"""Most open entries held: 400 MB, and twice that while products are made. Reached only where a
+large share of the latents is open: 16,384 rows of 2,048."""
+
+
+class Truth(NamedTuple):
+    """Held-out rows of a source whose features and coefficients are known; all on the CPU."""
+
+    x: Float[Tensor, "batch d_in"]
+    codes: SparseCodes
+    """True coefficients, those above zero."""
+    features: Float[Tensor, "n_features d_in"]
+    """Unit-norm true directions."""
+
+
+class Joint(NamedTuple):
+    """What an SAE makes of the first rows of a truth; both hold open entries only."""
+
+    codes: SparseCodes
+    """Values in normalised units, before the output scale."""
+    truth: SparseCodes
+    scale: Float[Tensor, " batch"]
+    """Raw units per normalised unit, of each row."""
+
+
+def known_rows(source: Source, n_rows: int, seed: int) -> Truth | Skipped:
+    """Return held-out rows with their true coefficients, or why there are none."""
+    if not isinstance(source, KnownSource):
+        return Skipped(f"the true features of {source.name} are not known")
+    x, truth, _ = source.held_out(n_rows, seed)
+    if truth is None:
+        return Skipped(f"held-out rows of {source.name} come without their true codes")
+    if not bool((truth.values > 0).any()):
+        return Skipped("no true feature is active on the held-out rows")
+    return Truth(x.cpu(), joined([truth], truth.d_sae), source.features().cpu().float())
+
+
+def joined(parts: list[Codes], d_sae: int) -> SparseCodes:
+    """Return the open entries of several codes, rows one after the other, on the CPU."""
+    values, latents, n_open = [torch.zeros(0)], [torch.zeros(0).long()], [torch.zeros(1).long()]
+    for codes in parts:
+        if isinstance(codes, SparseCodes):
+            is_open = codes.values > 0
+            values.append(codes.values[is_open].float().cpu())
+            latents.append(codes.latents[is_open].cpu())
+        else:
+            places = (codes.values > 0).nonzero(as_tuple=True)
+            values.append(codes.values[places].float().cpu())
+            latents.append(places[1].cpu())
+        n_open.append(codes.n_open().cpu())
+    return SparseCodes(
+        values=torch.cat(values),
+        latents=torch.cat(latents),
+        offsets=torch.cat(n_open).cumsum(0),
+        d_sae=d_sae,
+    )
+
+
+def join(sae: SAE, truth: Truth, max_entries: int = MAX_ENTRIES) -> Joint:
+    """Encode the rows of a truth, as many as fit `max_entries` open entries (at least one pass)."""
+    parts: list[Codes] = []
+    n_entries = 0
+    for _, codes in encode(sae, truth.x):
+        n_entries += int(codes.n_open().sum())
+        if parts and n_entries > max_entries:
+            break
+        parts.append(joined([codes], sae.arch.d_sae))
+    codes = joined(parts, sae.arch.d_sae)
+    x = truth.x[: codes.n_rows].to(sae.b_dec)
+    scale = sae.normaliser.apply(x).scale.flatten().detach().float().cpu()
+    return Joint(codes, slice_rows(truth.codes, 0, codes.n_rows), scale)
+
+
+def as_matrix(codes: SparseCodes, values: np.ndarray | None = None) -> csr_matrix:
+    """Return codes, or other values in their places, as a scipy matrix [batch, d_sae]."""
+    data = codes.values.numpy() if values is None else values
+    latents, offsets = codes.latents.int().numpy(), codes.offsets.numpy()
+    return csr_matrix((data, latents, offsets), shape=(codes.n_rows, codes.d_sae))
+
+
+def products(
+    left: csr_matrix, right: csr_matrix
+) -> Iterator[tuple[int, Float[Tensor, "rows n_right"]]]:
+    """Yield the first row, and some rows, of left^T right: ENTRIES numbers at a time."""
+    turned, n_rows = left.T.tocsr(), max(1, ENTRIES // max(right.shape[1], 1))
+    for start in range(0, turned.shape[0], n_rows):
+        yield start, torch.from_numpy((turned[start : start + n_rows] @ right).toarray())
+
+
+def best_f1(joint: Joint) -> Float[Tensor, " n_features"]:
+    """Return the largest F1 that any one latent reaches as a detector of each feature.
+
+    0 for a feature that is never active on these rows.
+    """
+    fired, active = joint.codes.fired().float(), joint.truth.fired().float()
+    ones = [np.ones(len(c.values), np.float32) for c in (joint.truth, joint.codes)]
+    truth, codes = as_matrix(joint.truth, ones[0]), as_matrix(joint.codes, ones[1])
+    best = torch.zeros(joint.truth.d_sae)
+    for start, hits in products(truth, codes):
+        rows = slice(start, start + len(hits))
+        total = (fired + active[rows, None]).clamp_min_(1)
+        best[rows] = hits.mul_(2).div_(total).amax(1)
+    return best
+
+
+def partner_values(joint: Joint, latent_of: Int[Tensor, " n_features"]) -> Float[Tensor, " nnz"]:
+    """Return, for each stored true coefficient, what its feature's latent holds on that row.
+
+    0 where the latent is closed or `latent_of` is -1 (no latent).
+    """
+    codes, truth, width = joint.codes, joint.truth, joint.codes.d_sae
+    held = (codes.rows * width + codes.latents).sort()
+    values = torch.zeros(len(truth.latents))
+    if len(held.values) == 0:
+        return values
+    partner = latent_of[truth.latents]
+    wanted = truth.rows * width + partner
+    place = torch.searchsorted(held.values, wanted).clamp_max_(len(held.values) - 1)
+    found = (held.values[place] == wanted) & (partner >= 0)
+    values[found] = codes.values[held.indices[place[found]]]
+    return values
