@@ -36,8 +36,8 @@ def test_every_task_setting_builds(group):
     for option in options(group):
         value = f"[{option}]" if group == "metric" else option
         node = composed(f"{group}={value}")[group]
-        node = node[option] if group == "metric" else node
-        assert type(instantiate(node, _convert_="object")).__module__.startswith("gradsae")
+        for part in node.values() if group == "metric" else [node]:
+            assert type(instantiate(part, _convert_="object")).__module__.startswith("gradsae")
 
 
 @pytest.mark.parametrize("group", ["model", "corpus"])

@@ -14,11 +14,17 @@ from torch import Tensor
 from gradsae.codes import Codes, DenseCodes, SparseCodes, from_dense
 from gradsae.interfaces import HeldOut, KnownSource, Metric, Scores, Skipped, Source, Trainer
 from gradsae.metrics import common, recovery
+from gradsae.metrics.absorption import Absorption
+from gradsae.metrics.activation import ActivationMCC
 from gradsae.metrics.common import control_name, randomised, ratio_interval
+from gradsae.metrics.coverage import DECADES, Coverage
 from gradsae.metrics.detection import Detection, count_hits, score_hits, slice_rows
+from gradsae.metrics.latents import Latents
 from gradsae.metrics.lm_loss import LMLoss
 from gradsae.metrics.reconstruction import Reconstruction, density
 from gradsae.metrics.recovery import Recovery, rate_errors, score_cosines, score_mcc
+from gradsae.metrics.shrinkage import Shrinkage
+from gradsae.metrics.splitting import Splitting
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture
 from gradsae.schema import COLUMN_NAME, SCORE_NAME, SKIPPED_NAME
@@ -129,6 +135,14 @@ def own(scores: Scores) -> dict[str, float]:
 
 METRICS = [Recovery(n_rows=500), Detection(n_rows=500), Reconstruction(n_rows=500)]
 KNOWN = METRICS[:2]
+DEEPER = [
+    ActivationMCC(n_rows=500),
+    Coverage(n_rows=500, edges=[0, 0.1, 1]),
+    Latents(n_rows=500),
+    Splitting(),
+    Shrinkage(n_rows=500),
+    Absorption(n_rows=500),
+]
 PERFECT = {
     "recovery/rate_error": 0,
     "recovery/rate_error/absolute": 0,
@@ -392,9 +406,10 @@ def test_f1_equals_the_harmonic_mean(generator):
 def test_many_passes_give_the_same_scores_as_one(monkeypatch, generator):
     V = torch.nn.functional.normalize(torch.randn(9, 5, generator=generator), dim=1)
     sae = make_sae(torch.randn(14, 5, generator=generator), torch.randn(14, 5), -0.3)
-    whole = [measure(metric, sae, World(V=V)) for metric in METRICS]
+    metrics = [*METRICS, *DEEPER[:-1]]
+    whole = [measure(metric, sae, World(V=V)) for metric in metrics]
     monkeypatch.setattr(common, "PASS_ENTRIES", 14 * 7)
-    parts = [measure(metric, sae, World(V=V)) for metric in METRICS]
+    parts = [measure(metric, sae, World(V=V)) for metric in metrics]
     for one, other in zip(whole, parts, strict=True):
         assert other.scores == pytest.approx(one.scores)
         assert other.n == one.n
@@ -495,7 +510,7 @@ def test_an_interval_needs_two_units_and_a_finite_ratio():
     assert ratio_interval(zero + 1, zero, 0) is None
 
 
-@pytest.mark.parametrize("metric", [*METRICS, LMLoss()], ids=repr)
+@pytest.mark.parametrize("metric", [*METRICS, *DEEPER, LMLoss()], ids=repr)
 def test_names_fit_the_record_and_the_same_seed_gives_the_same_scores(metric):
     V = orthonormal(6, 8)
     runs = [metric.measure(true_sae(V), World(V=V), 3) for _ in range(2)]
@@ -512,7 +527,7 @@ def test_names_fit_the_record_and_the_same_seed_gives_the_same_scores(metric):
         assert len({len(values) for values in columns.values()}) == 1
 
 
-@pytest.mark.parametrize("metric", [*KNOWN, LMLoss()], ids=repr)
+@pytest.mark.parametrize("metric", [*KNOWN, *DEEPER, LMLoss()], ids=repr)
 def test_a_metric_that_does_not_apply_says_so(metric):
     sae = make_sae(torch.eye(3), torch.eye(3))
     found = metric.measure(sae, Rows(x=torch.ones(5, 3)), 0)
@@ -549,12 +564,23 @@ def test_a_bad_field_is_named_with_its_value(component, value):
 
 
 def test_every_metric_config_composes_into_a_list_and_builds():
-    names = sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
+    names = {path.stem for path in (CONF / "metric").glob("*.yaml")} - {"ground_truth"}
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose(overrides=[f"+metric=[{','.join(names)}]"])
-    assert sorted(cfg.metric) == names == ["detection", "lm_loss", "reconstruction", "recovery"]
-    built = [instantiate(cfg.metric[name]) for name in names]
-    assert built == [Detection(), LMLoss(), Reconstruction(), Recovery()]
+    built = {name: instantiate(cfg.metric[name], _convert_="object") for name in cfg.metric}
+    defaults = [Detection(), LMLoss(), Reconstruction(), Recovery(), ActivationMCC(), Latents()]
+    defaults += [Splitting(), Shrinkage(), Absorption(), Coverage(edges=list(DECADES))]
+    assert set(built) == names
+    assert sorted(built.values(), key=repr) == sorted(defaults, key=repr)
+
+
+def test_the_ground_truth_preset_holds_every_metric_that_needs_no_language_model():
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("config", overrides=["metric=[ground_truth]"])
+    assert set(cfg.metric) == {path.stem for path in (CONF / "metric").glob("*.yaml")} - {
+        "ground_truth",
+        "lm_loss",
+    }
 
 
 def test_sparse_truth_needs_no_order_within_rows():

@@ -12,17 +12,21 @@ import torch
 from jaxtyping import Float, Int
 from scipy.sparse import csr_matrix
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from gradsae.codes import Codes, SparseCodes
 from gradsae.interfaces import KnownSource, Skipped, Source
 from gradsae.metrics.assignment import ENTRIES
-from gradsae.metrics.common import encode
-from gradsae.metrics.detection import slice_rows
+from gradsae.metrics.common import directions, encode
+from gradsae.metrics.detection import matched_latents, slice_rows
 from gradsae.sae import SAE
 
 MAX_ENTRIES = 2**25
 """Most open entries held: 400 MB, and twice that while products are made. Reached only where a
 large share of the latents is open: 16,384 rows of 2,048."""
+
+SPARSE_PAIRS = 2**22
+"""Largest table of cosines held whole for a one-to-one matching here; see `one_to_one`."""
 
 
 class Truth(NamedTuple):
@@ -63,11 +67,11 @@ def joined(parts: list[Codes], d_sae: int) -> SparseCodes:
     for codes in parts:
         if isinstance(codes, SparseCodes):
             is_open = codes.values > 0
-            values.append(codes.values[is_open].float().cpu())
+            values.append(codes.values[is_open].detach().float().cpu())
             latents.append(codes.latents[is_open].cpu())
         else:
             places = (codes.values > 0).nonzero(as_tuple=True)
-            values.append(codes.values[places].float().cpu())
+            values.append(codes.values[places].detach().float().cpu())
             latents.append(places[1].cpu())
         n_open.append(codes.n_open().cpu())
     return SparseCodes(
@@ -123,6 +127,23 @@ def best_f1(joint: Joint) -> Float[Tensor, " n_features"]:
         total = (fired + active[rows, None]).clamp_min_(1)
         best[rows] = hits.mul_(2).div_(total).amax(1)
     return best
+
+
+class Partners(NamedTuple):
+    """The one-to-one matching by cosine of the features with the latents that fire."""
+
+    latent_of: Int[Tensor, " n_features"]
+    """-1 where a feature has none."""
+    cosine: Float[Tensor, " n_features"]
+    """Signed; 0 without a latent."""
+
+
+def partners(sae: SAE, joint: Joint, features: Float[Tensor, "n_features d_in"]) -> Partners:
+    """Match features with latents, as `Detection` does."""
+    latent_of = matched_latents(sae, joint.codes.fired(), features, SPARSE_PAIRS)
+    nearby = normalize(directions(sae).cpu(), dim=1)[latent_of.clamp_min(0)]
+    cosine = (nearby * normalize(features, dim=1)).sum(1)
+    return Partners(latent_of, torch.where(latent_of >= 0, cosine, 0.0))
 
 
 def partner_values(joint: Joint, latent_of: Int[Tensor, " n_features"]) -> Float[Tensor, " nnz"]:

@@ -86,6 +86,25 @@ def score_mcc(
     )
 
 
+def feature_rate_errors(
+    latents: Float[Tensor, "d_sae d_in"],
+    p: Float[Tensor, " d_sae"],
+    features: Float[Tensor, "n_features d_in"],
+    f: Float[Tensor, " n_features"],
+    max_pairs: int = MAX_PAIRS,
+) -> tuple[Float[Tensor, " seen"], Float[Tensor, " seen"]]:
+    """Return the relative and absolute rate errors of the features that are active (f > 0).
+
+    `p` are the latents' rates. A feature's latent is its partner in the best one-to-one matching
+    with the latents that fire; without one its rate counts as 0.
+    """
+    live = (p > 0).nonzero().squeeze(1)
+    matching = one_to_one(features, latents[live.to(latents.device)], max_pairs=max_pairs)
+    matched = torch.zeros_like(f)
+    matched[matching.a] = p[live[matching.b]]
+    return rate_errors(matched[f > 0], f[f > 0])
+
+
 def score_rates(
     latents: Float[Tensor, "d_sae d_in"],
     p: Float[Tensor, " d_sae"],
@@ -95,7 +114,6 @@ def score_rates(
 ) -> Scores:
     """Firing-rate errors of the latents that fire, matched one to one with the features."""
     names = ("recovery/rate_error", "recovery/rate_error/absolute")
-    live = (p > 0).nonzero().squeeze(1)
     reason = None
     if f is None:
         reason = "the source's held-out rows come without their true codes"
@@ -103,14 +121,10 @@ def score_rates(
         reason = "no true feature is active on the held-out rows"
     if f is None or reason is not None:
         return Scores(scores={}, skipped=dict.fromkeys(names, reason or ""))
-    matching = one_to_one(features, latents[live.to(latents.device)], max_pairs=max_pairs)
-    matched = torch.zeros_like(f)
-    matched[matching.a] = p[live[matching.b]]
-    seen = f > 0
-    relative, absolute = rate_errors(matched[seen], f[seen])
-    means = (relative.double().mean().item(), absolute.double().mean().item())
+    errors = feature_rate_errors(latents, p, features, f, max_pairs)
+    means = [error.double().mean().item() for error in errors]
     return Scores(
-        scores=dict(zip(names, means, strict=True)), n=dict.fromkeys(names, int(seen.sum()))
+        scores=dict(zip(names, means, strict=True)), n=dict.fromkeys(names, len(errors[0]))
     )
 
 

@@ -1,0 +1,70 @@
+"""Latents as detectors: does each latent fire exactly when the feature nearest to it is active?"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.interfaces import Metric, Scores, Skipped, Source
+from gradsae.metrics.common import as_control, directions, merge, randomised
+from gradsae.metrics.joint import Joint, Truth, join, known_rows
+from gradsae.metrics.splitting import near
+from gradsae.sae import SAE
+from gradsae.seeds import make_generator
+
+
+def latent_hits(joint: Joint, feature_of: Int[Tensor, " d_sae"]) -> Int[Tensor, " d_sae"]:
+    """Return on how many rows each latent fires while its feature is active."""
+    codes, truth = joint.codes, joint.truth
+    active = (truth.rows * truth.d_sae + truth.latents).sort().values
+    wanted = codes.rows * truth.d_sae + feature_of[codes.latents]
+    place = torch.searchsorted(active, wanted).clamp_max_(len(active) - 1)
+    return torch.bincount(codes.latents[active[place] == wanted], minlength=codes.d_sae)
+
+
+def score_latents(sae: SAE, truth: Truth) -> Scores:
+    """Scores of `Latents`, without control."""
+    joint, latents = join(sae, truth), directions(sae)
+    feature_of = near(truth.features.to(latents), latents, 1).nearest
+    hits, fired = latent_hits(joint, feature_of), joint.codes.fired()
+    active = joint.truth.fired()[feature_of]
+    each = {
+        "latents/f1": 2 * hits / (fired + active).clamp_min(1),
+        "latents/precision": hits / fired.clamp_min(1),
+        "latents/recall": hits / active.clamp_min(1),
+    }
+    scores = {name: values.double().mean().item() for name, values in each.items()}
+    n = {**dict.fromkeys(scores, len(fired)), "latents/rows": joint.codes.n_rows}
+    return Scores(scores=scores, n=n)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Latents(Metric):
+    """Each latent as a detector of the feature nearest to its decoder row, as SAELens has it.
+
+    The definitions of `ClassificationMetrics` (`sae_lens/synthetic/evals.py`), the F1 of published
+    SynthSAEBench tables: nearest by absolute cosine, several latents may share a feature, and the
+    mean is over all latents; one that never fires, or whose feature is never active, counts 0. All
+    in [0, 1], up. Features that no latent is near cost nothing here: `Detection` and `Coverage`
+    count them.
+
+    - `latents/f1`, `latents/precision`, `latents/recall`.
+    - `/chance`: of the same SAE with its directions drawn at random (`randomised`).
+    """
+
+    n_rows: int = 16_384
+
+    def __post_init__(self) -> None:
+        checks.whole("n_rows", self.n_rows, 1)
+
+    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+        truth = known_rows(source, self.n_rows, seed)
+        if isinstance(truth, Skipped):
+            return truth
+        control = randomised(sae, make_generator(seed, "eval random directions"))
+        found, chance = (score_latents(each, truth) for each in (sae, control))
+        return merge([found, as_control(chance)])

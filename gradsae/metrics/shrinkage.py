@@ -1,0 +1,82 @@
+"""Shrinkage: how much of a feature's true size does its latent write back?"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.codes import SparseCodes
+from gradsae.interfaces import Metric, Scores, Skipped, Source
+from gradsae.metrics.common import as_control, directions, merge, randomised, ratio_interval
+from gradsae.metrics.joint import Truth, join, known_rows, partner_values, partners
+from gradsae.sae import SAE
+from gradsae.seeds import make_generator
+
+
+def written_ratios(
+    truth: SparseCodes, written: Float[Tensor, " nnz"], on: Bool[Tensor, " nnz"]
+) -> Float[Tensor, " n_features"]:
+    """Return, for each feature, the sum of what its latent writes along it over the sum of its true
+    coefficients, both over the entries that are `on`; NaN without one."""
+    latents, zeros = truth.latents[on], torch.zeros(truth.d_sae, dtype=torch.float64)
+    above = zeros.index_add(0, latents, written[on].double())
+    return above / zeros.index_add(0, latents, truth.values[on].double())
+
+
+def score_shrinkage(sae: SAE, truth: Truth, cosine: int | float, seed: int) -> Scores:
+    """Scores of `Shrinkage`, without control."""
+    joint = join(sae, truth)
+    near = partners(sae, joint, truth.features)
+    values = partner_values(joint, near.latent_of)
+    length = near.cosine * directions(sae).cpu()[near.latent_of.clamp_min(0)].norm(dim=1)
+    written = values * length[joint.truth.latents] * joint.scale[joint.truth.rows]
+    ratios = written_ratios(joint.truth, written, values > 0)
+    close = (near.latent_of >= 0) & (near.cosine > cosine)
+    known = ratios[close & ~ratios.isnan()]
+    name = "shrinkage/ratio"
+    if len(known) == 0:
+        reason = f"no latent at a cosine above {cosine:g} fires where its feature is active"
+        return Scores(scores={}, skipped={name: reason})
+    interval = ratio_interval(known, torch.ones_like(known), seed)
+    return Scores(
+        scores={name: known.mean().item()},
+        intervals={} if interval is None else {name: interval},
+        n={name: len(known)},
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Shrinkage(Metric):
+    """A latent's output along its feature over the feature's true coefficient, where both are on.
+
+    - `shrinkage/ratio`, 1 is right: below 1 the code is shrunk (an l1 penalty does that), above 1
+      the latent writes for others too. For each feature the sum of z (d . v) over the sum of h,
+      over held-out rows with both on: z and d the value and the decoder row of its partner in the
+      one-to-one matching by cosine (as in Detection), in raw units, v and h the feature's direction
+      and coefficient. Then the mean over the features whose partner has a cosine above `cosine`.
+      Interval: 95 % bootstrap over features.
+    - `/chance`: of the same SAE with its directions drawn at random (`randomised`), at any cosine,
+      since none of its latents comes near a feature.
+
+    Not the shrinkage of SAELens (`sae_lens/synthetic/evals.py`), the mean over rows of |x_hat| /
+    |x|: that one does not tell a shrunk code from a missing feature, and counts the bias.
+    """
+
+    n_rows: int = 16_384
+    cosine: int | float = 0.7
+
+    def __post_init__(self) -> None:
+        checks.whole("n_rows", self.n_rows, 1)
+        checks.share("cosine", self.cosine)
+
+    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+        truth = known_rows(source, self.n_rows, seed)
+        if isinstance(truth, Skipped):
+            return truth
+        control = randomised(sae, make_generator(seed, "eval random directions"))
+        found = score_shrinkage(sae, truth, self.cosine, seed)
+        return merge([found, as_control(score_shrinkage(control, truth, -1, seed))])
