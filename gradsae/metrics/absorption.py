@@ -87,7 +87,7 @@ def score_gaps(
     if not bool(used.any()):
         reason = "no parent has a latent near it" if not bool(judged.any()) else "too few rows"
         reason += f" ({len(parent)} edges, {int(judged.sum())} of them with a latent)"
-        return Scores(scores={}, n={name + "_edges": 0}, skipped={name: reason})
+        return Scores(scores={}, skipped={name: reason})
     gaps = (other.recall() - with_child.recall())[used]
     _, unit = parent[used].unique(return_inverse=True)
     zeros = torch.zeros(int(unit.max()) + 1, dtype=torch.float64)

@@ -43,9 +43,7 @@ def standardised(codes: SparseCodes) -> Standard:
     return Standard(matrix[:, varies], (mean * n**0.5 / root)[varies])
 
 
-def correlations(
-    a: Standard, b: Standard
-) -> Iterator[tuple[int, Float[Tensor, "rows n_b"]]]:
+def correlations(a: Standard, b: Standard) -> Iterator[tuple[int, Float[Tensor, "rows n_b"]]]:
     """Yield the first row, and some rows, of the table of correlations of a's and b's columns."""
     of_a, of_b = (torch.from_numpy(part.offset).float() for part in (a, b))
     for start, sums in products(a.matrix, b.matrix):
@@ -93,9 +91,10 @@ class ActivationMCC(Metric):
     """Mean correlation of latents with true coefficients, over held-out rows and one-to-one.
 
     Pearson correlation over rows of a latent's value (0 where it is closed) and a feature's
-    coefficient (0 where it is not active); the matching has the largest sum of correlations. Signed,
-    since neither goes below zero. The identifiability literature's MCC (Hyvarinen and Morioka 2016,
-    https://arxiv.org/abs/1605.06336, section 6), which does not look at directions.
+    coefficient (0 where it is not active); the matching has the largest sum of correlations. This
+    is how recovered sources are compared with true ones in nonlinear ICA (Hyvarinen and Morioka
+    2016, https://arxiv.org/abs/1605.06336); directions play no part. Signed, where they take the
+    absolute value: neither a code nor a coefficient goes below zero.
 
     - `activation/mcc` in [0, 1], up: sum over the matching, over the number of features whose
       coefficient varies on these rows; a feature without a latent counts 0.

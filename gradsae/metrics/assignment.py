@@ -99,7 +99,9 @@ def _nearest(blocks: Blocks, n_b: int) -> Pairs:
     top = [worths.topk(k, dim=1, sorted=False) for _, worths in blocks()]
     columns = torch.cat([part.indices.cpu() for part in top])
     worths = torch.cat([part.values.cpu() for part in top]).double()
-    return Pairs(np.arange(len(columns)).repeat(k), columns.flatten().numpy(), worths.flatten().numpy())
+    return Pairs(
+        np.arange(len(columns)).repeat(k), columns.flatten().numpy(), worths.flatten().numpy()
+    )
 
 
 def _solve(

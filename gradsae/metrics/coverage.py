@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, final
 
 import torch
@@ -49,7 +50,7 @@ def in_bands(
 ) -> dict[str, Bool[Tensor, " n_features"]]:
     """Return the features of each band low <= rate < high (<= 1 in a band that ends there)."""
     members = {}
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         below = rates <= high if high == 1 else rates < high
         members[f"{low:g}-{high:g}"] = (rates >= low) & below
     return members

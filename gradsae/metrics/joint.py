@@ -108,8 +108,9 @@ def products(
     left: csr_matrix, right: csr_matrix
 ) -> Iterator[tuple[int, Float[Tensor, "rows n_right"]]]:
     """Yield the first row, and some rows, of left^T right: ENTRIES numbers at a time."""
-    turned, n_rows = left.T.tocsr(), max(1, ENTRIES // max(right.shape[1], 1))
-    for start in range(0, turned.shape[0], n_rows):
+    turned, (_, width) = csr_matrix(left.T), right.get_shape()
+    n_turned, n_rows = len(turned.indptr) - 1, max(1, ENTRIES // max(width, 1))
+    for start in range(0, n_turned, n_rows):
         yield start, torch.from_numpy((turned[start : start + n_rows] @ right).toarray())
 
 

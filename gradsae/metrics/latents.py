@@ -20,6 +20,8 @@ def latent_hits(joint: Joint, feature_of: Int[Tensor, " d_sae"]) -> Int[Tensor, 
     """Return on how many rows each latent fires while its feature is active."""
     codes, truth = joint.codes, joint.truth
     active = (truth.rows * truth.d_sae + truth.latents).sort().values
+    if len(active) == 0:
+        return torch.zeros(codes.d_sae, dtype=torch.int64)
     wanted = codes.rows * truth.d_sae + feature_of[codes.latents]
     place = torch.searchsorted(active, wanted).clamp_max_(len(active) - 1)
     return torch.bincount(codes.latents[active[place] == wanted], minlength=codes.d_sae)
