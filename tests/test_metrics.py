@@ -29,6 +29,7 @@ from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture
 from gradsae.schema import COLUMN_NAME, SCORE_NAME, SKIPPED_NAME
 from gradsae.seeds import make_generator
+from gradsae.suitability.metric import Suitability
 from gradsae.trainers.gba import GBA
 from gradsae.trainers.l1 import L1
 from gradsae.trainers.topk import TopK
@@ -570,16 +571,16 @@ def test_every_metric_config_composes_into_a_list_and_builds():
     built = {name: instantiate(cfg.metric[name], _convert_="object") for name in cfg.metric}
     defaults = [Detection(), LMLoss(), Reconstruction(), Recovery(), ActivationMCC(), Latents()]
     defaults += [Splitting(), Shrinkage(), Absorption(), Coverage(edges=list(DECADES))]
+    defaults += [Suitability()]
     assert set(built) == names
     assert sorted(built.values(), key=repr) == sorted(defaults, key=repr)
 
 
-def test_the_ground_truth_preset_holds_every_metric_that_needs_no_language_model():
+def test_the_ground_truth_preset_asks_everything_that_known_features_answer():
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("config", overrides=["metric=[ground_truth]"])
-    assert set(cfg.metric) == {path.stem for path in (CONF / "metric").glob("*.yaml")} - {
-        "ground_truth",
-        "lm_loss",
+    assert set(cfg.metric) == {"reconstruction"} | {
+        type(metric).__module__.rpartition(".")[2] for metric in [*KNOWN, *DEEPER]
     }
 
 
