@@ -39,6 +39,12 @@ MEANT = ("trainer", "d_sae")
 OF_REFERENCES = ("k", "lr", "fit")
 """... and those that shaped the reference families, where there are some."""
 
+TRUTH = """The worst of the conditions that count. They are sufficient, not necessary:
+data that misses some may still be recovered."""
+REFERENCES = f"""{TRUTH}
+Seen through references: latents that split or mix features fire together and at other
+rates, so even a verdict on which both agree may be theirs and not the data's."""
+
 failed: list[str] = []
 
 
@@ -70,8 +76,7 @@ def report(cell: "Cell", cfg: DictConfig, words: list[str]) -> str:
         [
             _heading(cell, families, raw),
             _table(rows),
-            f"overall: {conditions.overall(rows)} (the worst of the conditions that count; they "
-            "are sufficient,\nnot necessary: data that misses some may still be recovered)",
+            f"overall: {conditions.overall(rows)}. {REFERENCES if len(families) > 1 else TRUTH}",
             _proposed(settings, words),
         ]
     )

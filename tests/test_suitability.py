@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from suitability_worlds import truth, world
 
 from benchmarks import suitability
-from gradsae.codes import SparseCodes, from_dense
+from gradsae.codes import from_dense
 from gradsae.interfaces import Scores, Skipped
 from gradsae.sae import SAE, Architecture
 from gradsae.sources.superposition import Superposition
@@ -140,16 +140,11 @@ def test_true_codes_are_drawn_until_there_are_enough():
     found = references.known(source, drawn, 0)
     assert found is not None
     assert references.MORE_ROWS <= found.codes.n_rows < references.MORE_ROWS + 100_000
-    first = SparseCodes(
-        values=found.codes.values[: 3 * 100_000],
-        latents=found.codes.latents[: 3 * 100_000],
-        offsets=found.codes.offsets[:100_001],
-        d_sae=64,
-    )
+    first = found.codes.latents[: 3 * 100_000]
     assert drawn.truth is not None
-    assert torch.equal(first.latents, drawn.truth.latents)
+    assert torch.equal(first, drawn.truth.latents)
     later = found.codes.latents[3 * 100_000 : 6 * 100_000]
-    assert not torch.equal(later, first.latents)
+    assert not torch.equal(later, first)
 
 
 def test_families_that_disagree_are_doubtful():
@@ -241,6 +236,7 @@ def test_unknown_features_are_looked_at_through_two_families(monkeypatch, tmp_pa
     assert "ica, " in said
     assert said.count("circular: ") >= 2
     assert "  by ica: " in said
+    assert "Seen through references" in said
     assert "fit.steps" not in said.splitlines()[-1]
 
 
