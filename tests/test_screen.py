@@ -13,7 +13,7 @@ def screened(monkeypatch):
     """Screen small matrices too, on any CPU: bfloat16 products are slow there, not wrong."""
     monkeypatch.setattr(screen, "_hardware", lambda: True)
     monkeypatch.setattr(screen, "MIN_ROWS", 1)
-    monkeypatch.setattr(screen, "MIN_WEIGHTS", 1)
+    monkeypatch.setattr(screen, "MIN_MULTIPLY_ADDS", 1)
 
 
 def rows(generator, n, d, *, spread: float = 0.0) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from benchmarks.speed import generator
 from benchmarks.speed.steps import Shape, ours
 from benchmarks.speed.table import duration
 from benchmarks.speed.timing import median_seconds
@@ -52,4 +53,13 @@ def _steps(changed: str, values: tuple[int, ...]) -> list[Growth]:
 
 
 def _draws() -> list[Growth]:
-    return []
+    return [
+        Growth(
+            what="draw from the 16k world's law, 768 dims",
+            changed="n_features",
+            value=n_features,
+            seconds=median_seconds(lambda n=n_features: generator.ours(n), REPEATS),
+            samples=generator.BATCH,
+        )
+        for n_features in generator.SIZES[::2]
+    ]

@@ -25,10 +25,10 @@ from gradsae.kernels.cpu import row_dots
 from gradsae.kernels.loops import as_numpy, compiled, even, in_parts
 from gradsae.kernels.top import LANES, collect, keep_largest, kth_largest, least_of_largest
 
+MIN_MULTIPLY_ADDS = 1 << 31
+"""Size of a product under which rounding and screening cost what they save."""
 MIN_ROWS = 64
-"""Rows under which rounding W costs more than the product saves."""
-MIN_WEIGHTS = 1 << 19
-"""Entries of W under which the float32 product is as fast."""
+"""Least rows of a chunk."""
 CHUNK_BYTES = 1 << 24
 """Of the bfloat16 products held at once: what the last-level cache keeps until they are read."""
 SAFETY = np.float32(1.01)
@@ -52,8 +52,7 @@ def applies(x: Float[Tensor, "batch d_in"], W: Float[Tensor, "d_sae d_in"]) -> b
     return (
         x.device.type == "cpu"
         and x.dtype == W.dtype == torch.float32
-        and len(x) >= MIN_ROWS
-        and W.numel() >= MIN_WEIGHTS
+        and len(x) * W.numel() >= MIN_MULTIPLY_ADDS
         and _hardware()
     )
 
