@@ -1,65 +1,48 @@
 """The speed table: its ratios, its words, and that every case can run."""
 
 import json
+from dataclasses import replace
 from typing import cast
 
 import pytest
 import torch
 
-from benchmarks.speed import timing
 from benchmarks.speed.__main__ import main
-from benchmarks.speed.case import FLOOR, Absent, Case
-from benchmarks.speed.memory import peak_bytes
+from benchmarks.speed.case import FLOOR, Absent
 from benchmarks.speed.steps import Shape, dense_threshold, dense_topk, floor, opening_biases, ours
 from benchmarks.speed.table import cells, duration, lines
-from benchmarks.speed.timing import Row, compare
+from benchmarks.speed.timing import Row, race
 from benchmarks.speed.topics import all_cases
+from benchmarks.speed.worker import Worker
 
 SMALL = Shape(batch=96, d_in=16, d_sae=2048, k=4)
 
 
-class Clock:
-    """Time that passes only when a fake contender works."""
+class Fake:
+    """A contender that takes the seconds it is given."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    def __init__(self, *seconds: float) -> None:
+        self.left = list(seconds)
 
-    def take(self, *seconds: float):
-        left = list(seconds)
+    def seconds(self) -> float:
+        return self.left.pop(0)
 
-        def work() -> None:
-            self.now += left.pop(0) if len(left) > 1 else left[0]
-
-        return lambda: work
+    def peak_bytes(self) -> int:
+        return 2**30
 
 
-@pytest.fixture
-def clock(monkeypatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
-    return clock
+def against(other: str, bar: float = 2.0) -> Row:
+    return Row(name="a case", shape="small", what="nothing", other=other, bar=bar)
 
 
-def case(ours, theirs, name: str = "other", bar: float = 2.0) -> Case:
-    return Case(
-        name="a case",
-        shape="small",
-        what="nothing",
-        ours=ours,
-        others={name: theirs},
-        bars={name: bar},
-    )
-
-
-def test_a_ratio_is_the_median_over_pairs_of_other_over_ours(clock):
-    # After two warm-up runs of each, the pairs are (1, 2), (1, 4), (2, 6).
-    row = compare(case(clock.take(1, 1, 1, 1, 2), clock.take(1, 1, 2, 4, 6)), "other", pairs=3)
+def test_a_ratio_is_the_median_over_pairs_of_other_over_ours():
+    row = race(against("other"), [Fake(1, 1, 2), Fake(2, 4, 6)], pairs=3)
     assert (row.ratio, row.least, row.most) == (3, 2, 4)
     assert (row.seconds_ours, row.seconds_other, row.pairs) == (1, 4, 3)
 
 
-def test_against_the_floor_the_ratio_is_ours_over_floor(clock):
-    row = compare(case(clock.take(3), clock.take(2), FLOOR, 1.5), FLOOR, pairs=2)
+def test_against_the_floor_the_ratio_is_ours_over_floor():
+    row = race(against(FLOOR, 1.5), [Fake(3, 3), Fake(2, 2)], pairs=2)
     assert row.ratio == 1.5
     assert row.met is True
 
@@ -71,21 +54,26 @@ def test_a_bar_is_met_or_missed(other, ratio, met):
     assert row.as_json()["met"] is met
 
 
-def test_short_work_is_repeated_until_a_block_is_long_enough(clock):
-    row = compare(case(clock.take(0.001), clock.take(0.004)), "other", pairs=1)
-    assert row.ratio == pytest.approx(4)
-    # Twice for the warm-up, then 100 and 25 times for blocks of LEAST_SECONDS.
-    assert clock.now == pytest.approx(2 * 0.005 + 2 * timing.LEAST_SECONDS)
-
-
 def test_an_absent_contender_says_why_and_ends_nothing():
-    def absent():
-        raise Absent("install it")
-
-    row = compare(case(lambda: lambda: None, absent), "other", pairs=2)
-    assert row.ratio is None
+    row = replace(against("other"), absent="install it")
+    assert row.met is None
     assert "not run: install it" in cells(row)
     assert any("install it" in line for line in lines([cells(row)], ("h",) * 10))
+
+
+def test_a_worker_answers_with_its_seconds_and_its_own_peak():
+    ballast = torch.ones(400 * 2**20 // 4)  # 400 MiB here must not count there
+    small = next(c for c in all_cases() if c.name == "topk step" and "4096" in c.shape)
+    with Worker(small, FLOOR) as worker:
+        assert 0 < worker.seconds() < 60
+        assert 100 * 2**20 < worker.peak_bytes() < 1500 * 2**20
+    assert ballast.sum() > 0
+
+
+def test_a_worker_that_fails_says_why():
+    small = next(c for c in all_cases() if c.name == "topk step")
+    with pytest.raises(Absent, match="KeyError: 'nobody'"):
+        Worker(small, "nobody")
 
 
 def test_durations_read_as_a_person_writes_them():
@@ -117,27 +105,15 @@ def test_dense_steps_and_the_floor_run(name):
         work()
 
 
-def test_the_peak_is_that_of_a_process_of_its_own():
-    ballast = torch.ones(200 * 2**20 // 4)  # 200 MiB here must not count there
-    small = next(c for c in all_cases() if c.name == "topk step" and "4096" in c.shape)
-    peak = peak_bytes(small, FLOOR)
-    assert peak is not None
-    assert 100 * 2**20 < peak < 2 * 2**30
-    assert ballast.sum() > 0
-    assert peak_bytes(small, "nobody") is None
-
-
-def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch):
-    found = case(lambda: lambda: None, lambda: lambda: None)
-    monkeypatch.setattr("benchmarks.speed.__main__.all_cases", lambda: [found])
+def test_the_command_writes_what_it_prints(tmp_path, capsys):
     path = tmp_path / "speed.json"
-    done = main(["--only", "a case", "--pairs", "2", "--no-memory", "--json", str(path)])
+    asked = ["--only", "gba step", "--against", FLOOR, "--pairs", "1", "--json", str(path)]
+    assert main(asked) == 0
+    (row,) = json.loads(path.read_text())["rows"]
     printed = capsys.readouterr().out
-    assert done == 0
-    assert "a case" in printed and ">= 2" in printed
-    written = json.loads(path.read_text())
-    assert written["rows"][0]["pairs"] == 2
-    assert written["machine"]["torch"] == torch.__version__
+    assert "gba step" in printed
+    assert f"{row['ratio']:.2f}x" in printed
+    assert row["ratio"] == pytest.approx(row["seconds_ours"] / row["seconds_other"])
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(capsys):

@@ -3,12 +3,10 @@
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.speed import growth
 from benchmarks.speed.case import Case
-from benchmarks.speed.memory import OURS, peak_bytes
 from benchmarks.speed.table import HEAD, cells, lines, machine
 from benchmarks.speed.timing import Row, compare
 from benchmarks.speed.topics import all_cases
@@ -16,7 +14,7 @@ from benchmarks.speed.topics import all_cases
 LEGEND = """
 ratio   median over pairs of other / ours (higher is better); against the floor ours / floor
 range   least and most of the pairs
-memory  peak resident GiB of a process that does only this, ours / other
+memory  peak resident GiB, ours / other; every contender runs in a process of its own
 Peers are installed by `make peers`."""
 
 
@@ -49,7 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shape", metavar="TEXT", help="shapes that contain this text")
     parser.add_argument("--against", action="append", metavar="NAME", help="only these contenders")
     parser.add_argument("--pairs", type=_whole, metavar="N", help="pairs of each comparison")
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
     parser.add_argument("--growth", action="store_true", help="how cost grows with each size")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     return parser
@@ -71,20 +68,13 @@ def _chosen(cases: list[Case], asked: argparse.Namespace) -> list[Case]:
 
 
 def _measure(case: Case, asked: argparse.Namespace) -> list[Row]:
-    others = [name for name in case.others if not asked.against or name in asked.against]
     rows = []
-    for name in others:
+    for name in case.others:
+        if asked.against and name not in asked.against:
+            continue
         print(f"{case.name} ({case.shape}) against {name} ...", file=sys.stderr, flush=True)
         rows.append(compare(case, name, asked.pairs or case.pairs))
-    if asked.no_memory or all(row.absent for row in rows):
-        return rows
-    ours = peak_bytes(case, OURS)
-    return [
-        row
-        if row.absent
-        else replace(row, peak_bytes_ours=ours, peak_bytes_other=peak_bytes(case, row.other))
-        for row in rows
-    ]
+    return rows
 
 
 if __name__ == "__main__":

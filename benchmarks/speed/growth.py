@@ -1,11 +1,13 @@
 """How the cost of ours grows with d_sae, k, batch and n_features, one of them changed at a time."""
 
+import statistics
 from dataclasses import dataclass
 
 from benchmarks.speed import generator
+from benchmarks.speed.case import Setup
 from benchmarks.speed.steps import Shape, ours
 from benchmarks.speed.table import duration
-from benchmarks.speed.timing import median_seconds
+from benchmarks.speed.worker import LEAST_SECONDS, timed
 
 HEAD = ("what", "changed", "value", "time", "per sample")
 REPEATS = 5
@@ -50,6 +52,14 @@ def _steps(changed: str, values: tuple[int, ...]) -> list[Growth]:
             )
         )
     return found
+
+
+def median_seconds(setup: Setup, repeats: int) -> float:
+    """Return the median time of one unit of work after a warm-up."""
+    work = setup()
+    work()
+    n = max(1, round(LEAST_SECONDS / timed(work, 1)))
+    return statistics.median(timed(work, n) for _ in range(repeats))
 
 
 def _draws() -> list[Growth]:

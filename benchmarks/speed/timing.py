@@ -1,15 +1,13 @@
-"""Ratios taken pair by pair: both contenders run one after the other, so both see the same load."""
+"""Ratios taken pair by pair: both contenders work in turn, so both see the same load."""
 
-import gc
 import statistics
-import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
-from benchmarks.speed.case import FLOOR, Absent, Case, Setup, Work
-
-LEAST_SECONDS = 0.1
-"""A timed block repeats its work for about so long, so that a clock tick or a wake-up is small."""
+from benchmarks.speed.case import FLOOR, Absent, Case
+from benchmarks.speed.worker import OURS, Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +41,30 @@ class Row:
         return {**asdict(self), "met": self.met}
 
 
+class Contender(Protocol):
+    def seconds(self) -> float: ...
+    def peak_bytes(self) -> int: ...
+
+
 def compare(case: Case, other: str, pairs: int) -> Row:
-    """Time `pairs` pairs of ours and one other, in alternating order, after a warm-up of both."""
+    """Start both contenders, warmed up, and compare them."""
     row = Row(name=case.name, shape=case.shape, what=case.what, other=other)
-    try:
-        works = case.ours(), case.others[other]()
-    except Absent as reason:
-        return replace(row, absent=str(reason))
-    counts = [_warm_up(work) for work in works]
+    with ExitStack() as stack:
+        try:
+            workers = [stack.enter_context(Worker(case, name)) for name in (OURS, other)]
+        except Absent as reason:
+            return replace(row, absent=str(reason))
+        return race(replace(row, bar=case.bars.get(other)), workers, pairs)
+
+
+def race(row: Row, workers: Sequence[Contender], pairs: int) -> Row:
+    """Fill in the numbers of `pairs` pairs of ours and the other, in alternating order."""
     times: tuple[list[float], list[float]] = ([], [])
-    gc.collect()
     for i in range(pairs):
         for side in (0, 1) if i % 2 == 0 else (1, 0):
-            times[side].append(_seconds(works[side], counts[side]))
+            times[side].append(workers[side].seconds())
     ours, others = times
-    floor = other == FLOOR
+    floor = row.other == FLOOR
     ratios = [a / b if floor else b / a for a, b in zip(ours, others, strict=True)]
     return replace(
         row,
@@ -67,25 +74,6 @@ def compare(case: Case, other: str, pairs: int) -> Row:
         ratio=statistics.median(ratios),
         least=min(ratios),
         most=max(ratios),
-        bar=case.bars.get(other),
+        peak_bytes_ours=workers[0].peak_bytes(),
+        peak_bytes_other=workers[1].peak_bytes(),
     )
-
-
-def _warm_up(work: Work) -> int:
-    """Run the work twice and return how often to repeat it in a timed block."""
-    work()
-    return max(1, round(LEAST_SECONDS / max(_seconds(work, 1), 1e-9)))
-
-
-def _seconds(work: Work, n: int) -> float:
-    start = time.perf_counter()
-    for _ in range(n):
-        work()
-    return (time.perf_counter() - start) / n
-
-
-def median_seconds(setup: Setup, repeats: int) -> float:
-    """Return the median time of one unit of work after a warm-up."""
-    work = setup()
-    n = _warm_up(work)
-    return statistics.median(_seconds(work, n) for _ in range(repeats))

@@ -44,10 +44,17 @@ def in_parts(loop: Callable[..., Any], cost: np.ndarray, total: int, *arrays: An
         return
     cuts = np.searchsorted(cost, np.linspace(0, cost[-1], 4 * n_threads + 1))
     cuts[0], cuts[-1] = 0, n_rows
-    pool = _pool(n_threads)
-    parts = [pool.submit(loop, int(a), int(b), *arrays) for a, b in pairwise(cuts)]
-    for part in parts:
-        part.result()
+    parts = iter([(int(a), int(b)) for a, b in pairwise(cuts)])
+
+    def work() -> None:
+        for start, stop in parts:  # the next part goes to whoever is free
+            loop(start, stop, *arrays)
+
+    helpers = [_pool(n_threads).submit(work) for _ in range(n_threads - 1)]
+    work()
+    for helper in helpers:
+        if not helper.cancel():  # one that has not begun is not needed
+            helper.result()
 
 
 def even(n_rows: int) -> np.ndarray:

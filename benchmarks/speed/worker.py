@@ -1,0 +1,119 @@
+"""A process of its own for each contender: it waits, works when told to, and says how long it took.
+
+Contenders do not share an allocator, a thread pool or a heap. Ours and the floor run as this
+package sets torch up, every other library as torch is without it: huge pages for large tensors
+(see gradsae/__init__.py) are a setting of ours.
+
+`python -m benchmarks.speed.worker NAME SHAPE CONTENDER` reads numbers of repeats, one a line, and
+answers each with the seconds that one unit of work took.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, Self, final
+
+from benchmarks.speed.case import FLOOR, Absent, Case, Work
+from benchmarks.speed.topics import find
+
+OURS = "ours"
+LEAST_SECONDS = 0.1
+"""A timed block repeats its work for about so long, so that a clock tick or a wake-up is small."""
+
+
+@final
+class Worker:
+    """One contender in its process. Raises Absent, with the reason, where it cannot run."""
+
+    def __init__(self, case: Case, contender: str) -> None:
+        huge_pages = "1" if contender in (OURS, FLOOR) else "0"
+        self._said = tempfile.TemporaryFile("w+")  # a pipe would fill up
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, case.name, case.shape, contender],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            env={**os.environ, "THP_MEM_ALLOC_ENABLE": huge_pages},
+        )
+        hello = self._answer()
+        if "absent" in hello:
+            self._process.wait()
+            raise Absent(hello["absent"])
+        self._repeats = max(1, round(LEAST_SECONDS / max(hello["seconds"], 1e-9)))
+
+    def seconds(self) -> float:
+        """Let it work for a block and return the time of one unit of work."""
+        return self._ask(self._repeats)["seconds"]
+
+    def peak_bytes(self) -> int:
+        """Return its peak resident memory so far, imports of its libraries included."""
+        return self._ask(0)["peak_bytes"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._said.close()
+
+    def _ask(self, repeats: int) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{repeats}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._said.seek(0)
+            last = self._said.read().strip().splitlines()[-1:] or ["it said nothing"]
+            return {"absent": f"it failed: {last[0]}"}
+        return json.loads(line)
+
+
+def main(name: str, shape: str, contender: str) -> None:
+    answers = sys.stdout
+    with redirect_stdout(sys.stderr):  # whatever a library prints is no answer
+        case = find(name, shape)
+        try:
+            work = (case.ours if contender == OURS else case.others[contender])()
+        except Absent as reason:
+            print(json.dumps({"absent": str(reason)}), file=answers, flush=True)
+            return
+        work()
+        print(json.dumps({"seconds": timed(work, 1)}), file=answers, flush=True)
+        for line in sys.stdin:
+            repeats = int(line)
+            answer = {"seconds": timed(work, repeats)} if repeats else {"peak_bytes": _peak()}
+            print(json.dumps(answer), file=answers, flush=True)
+
+
+def timed(work: Work, repeats: int) -> float:
+    """Return the seconds that one of several runs took."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - start) / repeats
+
+
+def _peak() -> int:
+    """Return this process's peak. (Linux hands the parent's peak on to `ru_maxrss`.)"""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
