@@ -1,8 +1,7 @@
 """A process of its own for each contender: it waits, works when told to, and says how long it took.
 
 Contenders do not share an allocator, a thread pool or a heap. Ours and the floor run as this
-package sets torch up, every other library as torch is without it: huge pages for large tensors
-(see gradsae/__init__.py) are a setting of ours.
+package sets torch up, every other one as torch is by itself (see gradsae/__init__.py).
 
 `python -m benchmarks.speed.worker NAME SHAPE CONTENDER` reads numbers of repeats, one a line, and
 answers each with the seconds that one unit of work took.
@@ -19,6 +18,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Self, final
 
+import gradsae  # noqa: F401 (before torch: it sets torch up)
 from benchmarks.speed.case import FLOOR, Absent, Case, Work
 from benchmarks.speed.topics import find
 
@@ -27,24 +27,29 @@ LEAST_SECONDS = 0.1
 """A timed block repeats its work for about so long, so that a clock tick or a wake-up is small."""
 
 
+_PLAIN = {
+    k: v for k, v in os.environ.items() if k not in ("THP_MEM_ALLOC_ENABLE", "OMP_WAIT_POLICY")
+}
+
+
 @final
 class Worker:
     """One contender in its process. Raises Absent, with the reason, where it cannot run."""
 
     def __init__(self, case: Case, contender: str) -> None:
-        huge_pages = "1" if contender in (OURS, FLOOR) else "0"
-        self._said = tempfile.TemporaryFile("w+")  # a pipe would fill up
+        settings = "1" if contender in (OURS, FLOOR) else "0"
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (a pipe would fill up)
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, case.name, case.shape, contender],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
             text=True,
-            env={**os.environ, "THP_MEM_ALLOC_ENABLE": huge_pages},
+            env={**_PLAIN, "GRADSAE_TORCH_SETTINGS": settings},
         )
         hello = self._answer()
         if "absent" in hello:
-            self._process.wait()
+            self.__exit__()
             raise Absent(hello["absent"])
         self._repeats = max(1, round(LEAST_SECONDS / max(hello["seconds"], 1e-9)))
 

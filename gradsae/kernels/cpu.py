@@ -35,7 +35,7 @@ def _dots(start, stop, offsets, rows, order, g, W, out):
         w = W[j]
         for e in range(offsets[j], offsets[j + 1]):
             x = g[rows[e]]
-            total = w[0] * 0
+            total = W.dtype.type(0)
             for d in range(len(w)):
                 total += x[d] * w[d]
             out[order[e]] = total
@@ -48,7 +48,7 @@ def _dots_and_sums(start, stop, offsets, rows, order, g, values, W, dots, sums):
         sum_[:] = 0
         for e in range(offsets[j], offsets[j + 1]):
             x, v = g[rows[e]], values[order[e]]
-            total = w[0] * 0
+            total = W.dtype.type(0)
             for d in range(len(w)):
                 total += x[d] * w[d]
             for d in range(len(w)):
@@ -60,10 +60,10 @@ def _dots_and_sums(start, stop, offsets, rows, order, g, values, W, dots, sums):
 def _unit_rows(start, stop, W):
     for i in range(start, stop):
         row = W[i]
-        total = row[0] * 0
+        total = W.dtype.type(0)
         for d in range(W.shape[1]):
             total += row[d] * row[d]
-        scale = 1 / max(np.sqrt(total), 1e-12)
+        scale = W.dtype.type(1 / max(np.sqrt(total), 1e-12))
         for d in range(W.shape[1]):
             row[d] *= scale
 

@@ -107,13 +107,9 @@ def _bounds(bits, bias, norm, reach, wide, low, high):
         wide[j] = np.uint32(bits[j]) << np.uint32(16)
     product = wide.view(np.float32)
     for j in range(n):
-        low[j] = product[j] + bias[j] - abs(product[j]) * RESULT
+        low[j] = product[j] + bias[j] - abs(product[j]) * RESULT - reach * norm[j]
     for j in range(n):
-        high[j] = product[j] + bias[j] + abs(product[j]) * RESULT
-    for j in range(n):
-        low[j] -= reach * norm[j]
-    for j in range(n):
-        high[j] += reach * norm[j]
+        high[j] = product[j] + bias[j] + abs(product[j]) * RESULT + reach * norm[j]
 
 
 @compiled
