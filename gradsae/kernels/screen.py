@@ -23,7 +23,7 @@ from torch import Tensor
 from gradsae.codes import SparseCodes, from_rows
 from gradsae.kernels.cpu import row_dots
 from gradsae.kernels.loops import as_numpy, compiled, even, in_parts
-from gradsae.kernels.top import LANES, collect, keep_largest, kth_largest, least_of_largest
+from gradsae.kernels.top import LANES, collect, keep_largest, least_of_largest, level_below
 
 MIN_MULTIPLY_ADDS = 1 << 31
 """Size of a product under which rounding and screening cost what they save."""
@@ -116,12 +116,11 @@ def _bounds(bits, bias, norm, reach, wide, low, high):
 def _may_be_in_top(start, stop, bits, bias, norm, reach, k, positions, n_found):
     wide = np.empty(bits.shape[1], np.uint32)
     low, high = np.empty(bits.shape[1], np.float32), np.empty(bits.shape[1], np.float32)
-    heap, lanes = np.empty(k, np.float32), np.empty(LANES * k, np.float32)
-    at = np.empty(4 * k, np.int64)
+    lanes = np.empty(LANES * k, np.float32)
     for i in range(start, stop):
         _bounds(bits[i], bias, norm, reach[i], wide, low, high)
-        least = kth_largest(low, len(low), heap, lanes, at)
-        n_found[i] = collect(high, len(high), least, positions[i])
+        level = level_below(low, len(low), k, lanes)
+        n_found[i] = collect(high, len(high), level, positions[i])
 
 
 @compiled

@@ -10,9 +10,11 @@ from gradsae.kernels.loops import compiled
 
 BLOCK = 64
 """Entries compared at once; in a long row most blocks hold nothing that is wanted."""
+HALVINGS = 12
+"""Of the range of the maxima; what is left between level and k-th maximum costs a few entries."""
 LANES = 8
-"""Groups of a row, for each of the k, whose maxima give a first level: the k-th largest of them is
-at most the k-th largest of all, and rarely far below."""
+"""Groups of a row, for each of the k, whose maxima give a level: the k-th largest of them is at
+most the k-th largest of all, and rarely far below."""
 
 
 @compiled
@@ -69,33 +71,37 @@ def collect(row, n, level, out):
 
 
 @compiled
-def kth_largest(row, n, heap, lanes, at):
-    """Return the len(heap)-th largest of row[:n].
+def level_below(row, n, k, lanes):
+    """Return a level at or just below the k-th largest of row[:n].
 
-    Scratch space: `heap` [k], `lanes` [LANES * k] of the row's type, `at` [at least 2 k] integers.
+    `lanes` [LANES * k], of the row's type, is scratch space for the maxima of as many groups: where
+    k of them reach a level, k entries do. The level is found by bisection: counting is vectorised,
+    and a heap mispredicts most of its branches.
     """
     width = len(lanes)
-    if n < 4 * width:
-        return least_of_largest(row, n, heap)
-    lanes[:] = row[:width]
-    n_whole = n // width * width
-    for start in range(width, n_whole, width):
-        part = row[start : start + width]
+    if n < 2 * width:
+        lanes = row[:n]
+        width = n
+    else:
+        lanes[:] = row[:width]
+        for start in range(width, n // width * width, width):
+            part = row[start : start + width]
+            for j in range(width):
+                lanes[j] = part[j] if part[j] > lanes[j] else lanes[j]
+    low, high = lanes[0], lanes[0]
+    for j in range(width):
+        low = lanes[j] if lanes[j] < low else low
+        high = lanes[j] if lanes[j] > high else high
+    for _ in range(HALVINGS):
+        level = low + (high - low) * lanes.dtype.type(0.5)
+        n_above = lanes.dtype.type(0)
         for j in range(width):
-            lanes[j] = part[j] if part[j] > lanes[j] else lanes[j]
-    level = least_of_largest(lanes, width, heap)
-    found = collect(row, n, level, at)
-    if not len(heap) <= found <= len(at):  # NaN, or many ties
-        return least_of_largest(row, n, heap)
-    for e in range(len(heap)):
-        heap[e] = row[at[e]]
-    for root in range(len(heap) // 2 - 1, -1, -1):
-        _sift(heap, root)
-    for e in range(len(heap), found):
-        if row[at[e]] > heap[0]:
-            heap[0] = row[at[e]]
-            _sift(heap, 0)
-    return heap[0]
+            n_above += lanes.dtype.type(1) if lanes[j] >= level else lanes.dtype.type(0)
+        if n_above >= k:
+            low = level
+        else:
+            high = level
+    return low
 
 
 @compiled
@@ -121,16 +127,16 @@ def keep_largest(row, index, n, least, values, latents):
 def largest_of_rows(start, stop, pre, values, latents):
     """Write the values.shape[1] largest entries of each row of `pre`, in storage order."""
     n, k = pre.shape[1], values.shape[1]
-    at = np.empty(4 * k, np.int64)
+    at, some = np.empty(4 * k, np.int64), np.empty(4 * k, pre.dtype)
     heap, lanes = np.empty(k, pre.dtype), np.empty(LANES * k, pre.dtype)
-    some = np.empty(4 * k, pre.dtype)
     every = np.arange(n)
     for i in range(start, stop):
-        least = kth_largest(pre[i], n, heap, lanes, at)
-        found = collect(pre[i], n, least, at)
+        found = collect(pre[i], n, level_below(pre[i], n, k, lanes), at)
         if k <= found <= len(at):
             for e in range(found):
                 some[e] = pre[i, at[e]]
+            least = least_of_largest(some, found, heap)
             keep_largest(some, at, found, least, values[i], latents[i])
-        else:
+        else:  # NaN, or many ties
+            least = least_of_largest(pre[i], n, heap)
             keep_largest(pre[i], every, n, least, values[i], latents[i])

@@ -14,7 +14,7 @@ from gradsae.normalise import Mode
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Pass
 from gradsae.trainers.auxk import AuxK
-from gradsae.trainers.common import fvu, l0
+from gradsae.trainers.common import fvu, l0, squared_error
 from gradsae.trainers.threshold import (
     build_with_threshold,
     check_batch_top_k,
@@ -87,9 +87,8 @@ class BatchTopK(Trainer):
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        error = out.x_in - out.recon_in
-        left = fvu(out.x_in, error)
-        aux = self.aux.loss(sae, out, error.detach())
+        left = fvu(out.x_in, squared_error(out.x_in, out.recon_in))
+        aux = self.aux.loss(sae, out, out.recon_in)
         parts = {"fvu": left.detach(), "l0": l0(out.codes), "aux": aux.detach()}
         return Loss(left + self.aux_coefficient * aux, parts)
 

@@ -5,7 +5,7 @@ from typing import final
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import mse_loss, normalize
 
 from gradsae.codes import Codes
 
@@ -36,9 +36,16 @@ def l0(codes: Codes) -> Float[Tensor, ""]:
     return codes.n_open().float().mean()
 
 
-def fvu(x: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
-    """Fraction of the batch's variance left unexplained (0 perfect, 1 the mean)."""
-    return error.square().sum() / (x - x.mean(0)).square_().sum()
+def squared_error(
+    x: Float[Tensor, "batch d_in"], recon: Float[Tensor, "batch d_in"]
+) -> Float[Tensor, ""]:
+    """Summed over the batch; one pass forward and one backward, with gradient to `recon`."""
+    return mse_loss(recon, x, reduction="sum")
+
+
+def fvu(x: Float[Tensor, "batch d_in"], squared: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Fraction of the batch's variance that a squared error leaves (0 perfect, 1 the mean)."""
+    return squared / mse_loss(x, x.mean(0).expand_as(x), reduction="sum")
 
 
 @final

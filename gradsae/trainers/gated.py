@@ -12,7 +12,7 @@ from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import fvu, l0, random_directions
+from gradsae.trainers.common import fvu, l0, random_directions, squared_error
 
 
 @final
@@ -70,16 +70,16 @@ class Gated(Trainer):
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        n, error = len(out.x_in), out.x_in - out.recon_in
+        n, squared = len(out.x_in), squared_error(out.x_in, out.recon_in)
         gates = out.pre.with_values(out.pre.values.relu())
         penalty = gates.values.sum() / n
         frozen = sae.written().detach()
         from_gates = kernels.decode(gates, frozen, out.precision) + sae.b_dec.detach()
-        aux = (out.x_in - from_gates).square().sum() / n
+        aux = squared_error(out.x_in, from_gates) / n
         warm = min(1.0, (progress.step + 1) / max(1.0, self.l1_warmup * progress.n_steps))
-        parts = {"fvu": fvu(out.x_in, error.detach()), "l0": l0(out.codes)}
+        parts = {"fvu": fvu(out.x_in, squared.detach()), "l0": l0(out.codes)}
         parts |= {"l1": penalty.detach(), "aux": aux.detach()}
-        return Loss(error.square().sum() / n + self.l1 * warm * penalty + aux, parts)
+        return Loss(squared / n + self.l1 * warm * penalty + aux, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         kernels.unit_rows_(sae.written())

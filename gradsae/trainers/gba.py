@@ -13,7 +13,7 @@ from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
 from gradsae.trainers.bias_rule import BiasRule, Rates
-from gradsae.trainers.common import fvu, l0, random_directions
+from gradsae.trainers.common import fvu, l0, random_directions, squared_error
 
 
 @final
@@ -121,9 +121,9 @@ class GBA(Trainer):
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        error = out.x_in - out.recon_in
-        left = fvu(out.x_in, error.detach())
-        return Loss(0.5 * error.square().sum() / len(error), {"fvu": left, "l0": l0(out.codes)})
+        squared = squared_error(out.x_in, out.recon_in)
+        parts = {"fvu": fvu(out.x_in, squared.detach()), "l0": l0(out.codes)}
+        return Loss(0.5 * squared / out.codes.n_rows, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         if self.unit_enc:

@@ -15,7 +15,7 @@ from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
 from gradsae.trainers.bias_rule import BiasRule
-from gradsae.trainers.common import fvu, l0, random_directions
+from gradsae.trainers.common import fvu, l0, random_directions, squared_error
 
 
 @final
@@ -122,15 +122,14 @@ class JumpReLU(Trainer):
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        error = out.x_in - out.recon_in
-        squared = error.square().sum() / len(error)
+        squared = squared_error(out.x_in, out.recon_in)
+        left = fvu(out.x_in, squared.detach())
         if self.rule is not None:
-            return Loss(squared, {"fvu": fvu(out.x_in, error.detach()), "l0": l0(out.codes)})
+            return Loss(squared / out.codes.n_rows, {"fvu": left, "l0": l0(out.codes)})
         penalty = self._penalty(sae, out) / out.codes.n_rows
         warm = min(1.0, (progress.step + 1) / max(1.0, self.warmup * progress.n_steps))
-        left = fvu(out.x_in, error.detach())
         parts = {"fvu": left, "l0": l0(out.codes), "penalty": penalty.detach()}
-        return Loss(squared + self.coefficient * warm * penalty, parts)
+        return Loss(squared / out.codes.n_rows + self.coefficient * warm * penalty, parts)
 
     def _penalty(self, sae: SAE, out: Pass) -> Float[Tensor, ""]:
         assert sae.threshold is not None

@@ -12,7 +12,7 @@ from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import fvu, l0, random_directions
+from gradsae.trainers.common import fvu, l0, random_directions, squared_error
 
 
 @final
@@ -69,13 +69,12 @@ class L1(Trainer):
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        error = out.x_in - out.recon_in
-        squared = error.square().sum() / len(error)
+        squared = squared_error(out.x_in, out.recon_in)
         penalty = out.codes.weighted_sum(sae.written().norm(dim=1)).mean()
         warm = min(1.0, (progress.step + 1) / max(1.0, self.l1_warmup * progress.n_steps))
-        left = fvu(out.x_in, error.detach())
+        left = fvu(out.x_in, squared.detach())
         parts = {"fvu": left, "l0": l0(out.codes), "l1": penalty.detach()}
-        return Loss(squared + self.l1 * warm * penalty, parts)
+        return Loss(squared / out.codes.n_rows + self.l1 * warm * penalty, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         """Nothing: decoder norms are free, the penalty accounts for them."""

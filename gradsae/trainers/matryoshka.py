@@ -109,7 +109,7 @@ class Matryoshka(Trainer):
         recons = parts + sae.b_dec
         errors = (out.x_in - recons).square().sum((1, 2))
         left = errors / (out.x_in - out.x_in.mean(0)).square().sum()
-        aux = self.aux.loss(sae, out, (out.x_in - recons[-1]).detach())
+        aux = self.aux.loss(sae, out, recons[-1])
         parts = {"fvu": left[-1].detach(), "fvu_first": left[0].detach()}
         parts |= {"l0": l0(out.codes), "aux": aux.detach()}
         return Loss(left.mean() + self.aux_coefficient * aux, parts)

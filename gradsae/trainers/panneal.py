@@ -13,7 +13,7 @@ from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import fvu, l0, random_directions
+from gradsae.trainers.common import fvu, l0, random_directions, squared_error
 
 RECENT = 10
 """Batches over which the penalty is averaged when its weight is rescaled (dictionary_learning)."""
@@ -96,13 +96,13 @@ class PAnneal(Trainer):
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        error = out.x_in - out.recon_in
+        squared = squared_error(out.x_in, out.recon_in)
         penalty = power_sum(out.codes, self.p(self.falls(progress)))
         warm = min(1.0, (progress.step + 1) / max(1.0, self.l1_warmup * progress.n_steps))
         weight = self.l1 * warm * sae.get_buffer("state_weight")
-        parts = {"fvu": fvu(out.x_in, error.detach()), "l0": l0(out.codes)}
+        parts = {"fvu": fvu(out.x_in, squared.detach()), "l0": l0(out.codes)}
         parts |= {"penalty": penalty.detach()}
-        return Loss(error.square().sum() / len(error) + weight * penalty, parts)
+        return Loss(squared / out.codes.n_rows + weight * penalty, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         kernels.unit_rows_(sae.written())

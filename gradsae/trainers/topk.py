@@ -14,7 +14,7 @@ from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
 from gradsae.trainers.auxk import AuxK
 from gradsae.trainers.bias_rule import BiasRule
-from gradsae.trainers.common import fvu, geometric_median, l0, random_directions
+from gradsae.trainers.common import fvu, geometric_median, l0, random_directions, squared_error
 
 
 @final
@@ -97,9 +97,8 @@ class TopK(Trainer):
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        error = out.x_in - out.recon_in
-        left = fvu(out.x_in, error)
-        aux = self.aux.loss(sae, out, error.detach())
+        left = fvu(out.x_in, squared_error(out.x_in, out.recon_in))
+        aux = self.aux.loss(sae, out, out.recon_in)
         parts = {"fvu": left.detach(), "l0": l0(out.codes), "aux": aux.detach()}
         return Loss(left + self.aux_coefficient * aux, parts)
 
