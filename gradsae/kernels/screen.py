@@ -133,6 +133,13 @@ def _may_open(start, stop, bits, bias, norm, reach, positions, n_found):
 
 
 @compiled
+def _join(start, stop, offsets, positions, latents):
+    for i in range(start, stop):
+        for e in range(offsets[i], offsets[i + 1]):
+            latents[e] = positions[i, e - offsets[i]]
+
+
+@compiled
 def _keep(start, stop, offsets, exact, candidates, values, latents):
     heap = np.empty(values.shape[1], np.float32)
     for i in range(start, stop):
@@ -177,29 +184,24 @@ def _candidates(
 
     None if a row has more than `room` of them, or all rows together more than `most`.
     """
-    found, counts = [], []
-    for _, bits, bounds in _products(x, W, b):
-        positions = np.empty((len(bits), room), np.int32)
-        n_found = np.empty(len(bits), np.int64)
-        find(bits, bounds, positions, n_found)
-        counts.append(n_found)
-        if n_found.max() > room:
+    positions = np.empty((len(x), room), np.int32)
+    n_found = np.empty(len(x), np.int64)
+    for rows, bits, bounds in _products(x, W, b):
+        find(bits, bounds, positions[rows], n_found[rows])
+        if n_found[rows].max() > room:
             return None
-        found.append(positions[np.arange(room) < n_found[:, None]])
-    latents = torch.from_numpy(np.concatenate(found).astype(np.int64))
-    if len(latents) > most:
+    offsets = np.concatenate([[0], n_found.cumsum()])
+    if offsets[-1] > most:
         return None
+    latents = np.empty(offsets[-1], np.int64)
+    in_parts(_join, offsets, 4 * len(latents), offsets, positions, latents)
     codes = SparseCodes(
         values=x.new_empty(len(latents)),
-        latents=latents,
-        offsets=_offsets(np.concatenate(counts)),
+        latents=torch.from_numpy(latents),
+        offsets=torch.from_numpy(offsets),
         d_sae=len(W),
     )
-    return codes.with_values(row_dots(codes, W, x) + b[latents])
-
-
-def _offsets(counts: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.concatenate([[0], counts.cumsum()]))
+    return codes.with_values(row_dots(codes, W, x) + b[codes.latents])
 
 
 def top_k(
