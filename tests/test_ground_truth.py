@@ -103,11 +103,13 @@ def pair(z: Tensor, h: Tensor) -> Joint:
 # Activation-level MCC
 
 
+@pytest.mark.parametrize("filled", [0.0, 1.0])
 @pytest.mark.parametrize("entries", [2**24, 1])
 @pytest.mark.parametrize("sizes", [(9, 6), (6, 9), (7, 7)])
 def test_correlations_and_their_matching_equal_numpy_and_scipy(
-    sizes, entries, generator, monkeypatch
+    sizes, entries, filled, generator, monkeypatch
 ):
+    monkeypatch.setattr(joint_module, "FILLED", filled)
     monkeypatch.setattr(joint_module, "ENTRIES", entries)  # 1: a row of the table at a time
     h, z = (some_codes(generator, ROWS, n) for n in sizes)
     z[:, :3] += 0.5 * h[:, 1:4]
@@ -150,9 +152,13 @@ def test_turned_decoder_rows_change_the_cosine_mcc_and_not_the_activation_mcc(ge
 # Codes beside the truth
 
 
-def test_the_best_f1_of_each_feature_equals_a_count_over_all_latents(generator, monkeypatch):
+@pytest.mark.parametrize("codes", ["sparse", "open"])
+def test_the_best_f1_of_each_feature_equals_a_count_over_all_latents(codes, generator, monkeypatch):
+    monkeypatch.setattr(joint_module, "FILLED", 0.6)
     monkeypatch.setattr(joint_module, "ENTRIES", 12)
     h, z = some_codes(generator, ROWS, 6), some_codes(generator, ROWS, 5)
+    if codes == "open":
+        z = some_codes(generator, ROWS, 5, density=1.0)
     z[:, 2], h[:, 1] = h[:, 4], 0
     H, Z = h.numpy() > 0, z.numpy() > 0
     hits = (H[:, :, None] & Z[:, None, :]).sum(0)

@@ -5,7 +5,7 @@ rows at a time only.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ MAX_ENTRIES = 2**25
 """Most open entries held: 400 MB, and twice that while products are made. Reached only where a
 large share of the latents is open: 16,384 rows of 2,048."""
 
+FILLED = 0.25
+"""Share of entries from which a factor is multiplied as a full matrix: up to 512 MB of them."""
 SPARSE_PAIRS = 2**22
 """Largest table of cosines held whole for a one-to-one matching here; see `one_to_one`."""
 
@@ -111,7 +113,15 @@ def products(
     turned, (_, width) = csr_matrix(left.T), right.get_shape()
     n_turned, n_rows = len(turned.indptr) - 1, max(1, ENTRIES // max(width, 1))
     for start in range(0, n_turned, n_rows):
-        yield start, torch.from_numpy((turned[start : start + n_rows] @ right).toarray())
+        yield start, torch.from_numpy(_product(turned[start : start + n_rows], right))
+
+
+def _product(left: Any, right: Any) -> Float[np.ndarray, "rows n_right"]:
+    """Return the full product of two sparse matrices; a well filled factor is made full, too."""
+    full = [len(m.data) > FILLED * np.prod(m.get_shape()) for m in (left, right)]
+    if full[0]:
+        return np.ascontiguousarray((right.T @ left.toarray().T).T)
+    return left @ right.toarray() if full[1] else (left @ right).toarray()
 
 
 def best_f1(joint: Joint) -> Float[Tensor, " n_features"]:
