@@ -27,7 +27,8 @@ def test_every_trainer_builds(trainer):
 
 @pytest.mark.parametrize("source", options("source"))
 def test_every_source_builds(source):
-    built = instantiate(composed(f"source={source}").source, _convert_="object")
+    asked = ["source.folder=here"] if source == "saved_world" else []  # it has no default
+    built = instantiate(composed(f"source={source}", *asked).source, _convert_="object")
     assert built.name and built.d_in
 
 
