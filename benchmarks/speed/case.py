@@ -12,6 +12,9 @@ Setup = Callable[[], Work]
 FLOOR = "floor"
 """Contender that does only what cannot be avoided; its ratio is ours / floor, lower is better."""
 
+FOREIGN = ("saelens", "dictionary_learning", "sparsify", "dense", "compiled")
+"""Contenders that know nothing of this package."""
+
 
 class Absent(Exception):  # noqa: N818
     """A contender cannot run here; the text says why."""

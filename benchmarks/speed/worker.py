@@ -1,7 +1,8 @@
 """A process of its own for each contender: it waits, works when told to, and says how long it took.
 
-Contenders do not share an allocator, a thread pool or a heap. Ours and the floor run as this
-package sets torch up, every other one as torch is by itself (see gradsae/__init__.py).
+Contenders do not share an allocator, a thread pool or a heap. Other libraries, and steps as they
+are commonly written, run as torch is by itself; whatever is ours, and the floor, as this package
+sets torch up (see gradsae/__init__.py).
 
 `python -m benchmarks.speed.worker NAME SHAPE CONTENDER` reads numbers of repeats, one a line, and
 answers each with the seconds that one unit of work took.
@@ -19,13 +20,15 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import gradsae  # noqa: F401 (before torch: it sets torch up)
-from benchmarks.speed.case import FLOOR, Absent, Case, Work
+from benchmarks.speed.case import FOREIGN, Absent, Case, Work
 from benchmarks.speed.topics import find
 
 OURS = "ours"
 LEAST_SECONDS = 0.1
 """A timed block repeats its work for about so long, so that a clock tick or a wake-up is small."""
 
+LONG = 10.0
+"""Seconds above which one run is warm-up enough."""
 
 _PLAIN = {
     k: v for k, v in os.environ.items() if k not in ("THP_MEM_ALLOC_ENABLE", "OMP_WAIT_POLICY")
@@ -37,7 +40,7 @@ class Worker:
     """One contender in its process. Raises Absent, with the reason, where it cannot run."""
 
     def __init__(self, case: Case, contender: str) -> None:
-        settings = "1" if contender in (OURS, FLOOR) else "0"
+        settings = "0" if contender in FOREIGN else "1"
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (a pipe would fill up)
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, case.name, case.shape, contender],
@@ -95,8 +98,10 @@ def main(name: str, shape: str, contender: str) -> None:
         except Absent as reason:
             print(json.dumps({"absent": str(reason)}), file=answers, flush=True)
             return
-        work()
-        print(json.dumps({"seconds": timed(work, 1)}), file=answers, flush=True)
+        seconds = timed(work, 1)
+        if seconds < LONG:
+            seconds = timed(work, 1)
+        print(json.dumps({"seconds": seconds}), file=answers, flush=True)
         for line in sys.stdin:
             repeats = int(line)
             answer = {"seconds": timed(work, repeats)} if repeats else {"peak_bytes": _peak()}
