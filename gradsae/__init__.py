@@ -8,6 +8,6 @@ if os.environ.get("GRADSAE_TORCH_SETTINGS") != "0":  # 0 leaves torch as it is
     # Large tensors on the CPU come from huge pages: a fresh 64 MB result otherwise costs 16,000
     # page faults, a fifth of an encoder product. torch reads this at its first large allocation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # torch's threads sleep when they have nothing to do. By default they spin for a while, on cores
-    # that the compiled loops of gradsae.kernels then lack. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # torch's threads wait a tenth as long in a spin before they sleep: by default they keep the
+    # cores that the compiled loops of gradsae.kernels need. Read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")

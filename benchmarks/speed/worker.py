@@ -31,7 +31,7 @@ LONG = 10.0
 """Seconds above which one run is warm-up enough."""
 
 _PLAIN = {
-    k: v for k, v in os.environ.items() if k not in ("THP_MEM_ALLOC_ENABLE", "OMP_WAIT_POLICY")
+    k: v for k, v in os.environ.items() if k not in ("THP_MEM_ALLOC_ENABLE", "GOMP_SPINCOUNT")
 }
 
 
