@@ -1,3 +1,5 @@
+# What a kernel computes with has no Python types.
+# pyright: reportOperatorIssue=false, reportArgumentType=false, reportAssignmentType=false
 """The k largest of each row without a sort: bisect for the k-th largest value, then compact.
 
 A float's bits, read as an integer (and flipped below zero), are ordered as the float is. So the
