@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss, normalize
 
 from gradsae.codes import Codes
+from gradsae.interfaces import Progress
+from gradsae.sae import SAE
 
 
 def random_directions(
@@ -15,6 +17,19 @@ def random_directions(
 ) -> Float[Tensor, "d_sae d_in"]:
     """Return unit vectors drawn uniformly from the sphere."""
     return normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
+
+
+@torch.no_grad()
+def start_from(sae: SAE, directions: Float[Tensor, "d_sae d_in"]) -> None:
+    """Let every latent read and write its direction."""
+    sae.W_enc.copy_(directions)
+    if sae.W_dec is not None:
+        sae.W_dec.copy_(directions)
+
+
+def risen(progress: Progress, share: float) -> float:
+    """Return how far a weight has risen, from 0 to 1, that rises over a share of all steps."""
+    return min(1.0, (progress.step + 1) / max(1.0, share * progress.n_steps))
 
 
 def geometric_median(

@@ -12,7 +12,14 @@ from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import fvu, l0, random_directions, squared_error
+from gradsae.trainers.common import (
+    fvu,
+    l0,
+    random_directions,
+    risen,
+    squared_error,
+    start_from,
+)
 
 
 @final
@@ -63,9 +70,7 @@ class Gated(Trainer):
         sae.set_normaliser(normaliser)
         directions = random_directions(self.d_sae, d_in, generator)
         with torch.no_grad():
-            sae.W_enc.copy_(directions)
-            if sae.W_dec is not None:
-                sae.W_dec.copy_(directions)
+            start_from(sae, directions)
             sae.b_dec.copy_(normaliser.apply(sample).x.mean(0))
         return sae
 
@@ -76,7 +81,7 @@ class Gated(Trainer):
         frozen = sae.written().detach()
         from_gates = kernels.decode(gates, frozen, out.precision) + sae.b_dec.detach()
         aux = squared_error(out.x_in, from_gates) / n
-        warm = min(1.0, (progress.step + 1) / max(1.0, self.l1_warmup * progress.n_steps))
+        warm = risen(progress, self.l1_warmup)
         parts = {"fvu": fvu(out.x_in, squared.detach()), "l0": l0(out.codes)}
         parts |= {"l1": penalty.detach(), "aux": aux.detach()}
         return Loss(squared / n + self.l1 * warm * penalty + aux, parts)

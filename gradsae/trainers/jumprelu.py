@@ -15,7 +15,14 @@ from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
 from gradsae.trainers.bias_rule import BiasRule
-from gradsae.trainers.common import fvu, l0, random_directions, squared_error
+from gradsae.trainers.common import (
+    fvu,
+    l0,
+    random_directions,
+    risen,
+    squared_error,
+    start_from,
+)
 
 
 @final
@@ -107,9 +114,7 @@ class JumpReLU(Trainer):
         directions = random_directions(self.d_sae, d_in, generator)
         assert sae.threshold is not None
         with torch.no_grad():
-            sae.W_enc.copy_(directions)
-            if sae.W_dec is not None:
-                sae.W_dec.copy_(directions)
+            start_from(sae, directions)
             x = normaliser.apply(sample).x
             sae.b_dec.copy_(x.mean(0))
             sae.threshold.fill_(self.threshold)
@@ -127,7 +132,7 @@ class JumpReLU(Trainer):
         if self.rule is not None:
             return Loss(squared / out.codes.n_rows, {"fvu": left, "l0": l0(out.codes)})
         penalty = self._penalty(sae, out) / out.codes.n_rows
-        warm = min(1.0, (progress.step + 1) / max(1.0, self.warmup * progress.n_steps))
+        warm = risen(progress, self.warmup)
         parts = {"fvu": left, "l0": l0(out.codes), "penalty": penalty.detach()}
         return Loss(squared / out.codes.n_rows + self.coefficient * warm * penalty, parts)
 

@@ -12,7 +12,14 @@ from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import fvu, l0, random_directions, squared_error
+from gradsae.trainers.common import (
+    fvu,
+    l0,
+    random_directions,
+    risen,
+    squared_error,
+    start_from,
+)
 
 
 @final
@@ -62,16 +69,13 @@ class L1(Trainer):
         )
         sae.set_normaliser(fit_normaliser(sample, self.normalise))
         directions = self.init_norm * random_directions(self.d_sae, d_in, generator)
-        with torch.no_grad():
-            sae.W_enc.copy_(directions)
-            if sae.W_dec is not None:
-                sae.W_dec.copy_(directions)
+        start_from(sae, directions)
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         squared = squared_error(out.x_in, out.recon_in)
         penalty = out.codes.weighted_sum(sae.written().norm(dim=1)).mean()
-        warm = min(1.0, (progress.step + 1) / max(1.0, self.l1_warmup * progress.n_steps))
+        warm = risen(progress, self.l1_warmup)
         left = fvu(out.x_in, squared.detach())
         parts = {"fvu": left, "l0": l0(out.codes), "l1": penalty.detach()}
         return Loss(squared / out.codes.n_rows + self.l1 * warm * penalty, parts)

@@ -13,7 +13,14 @@ from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import fvu, l0, random_directions, squared_error
+from gradsae.trainers.common import (
+    fvu,
+    l0,
+    random_directions,
+    risen,
+    squared_error,
+    start_from,
+)
 
 RECENT = 10
 """Batches over which the penalty is averaged when its weight is rescaled (dictionary_learning)."""
@@ -87,9 +94,7 @@ class PAnneal(Trainer):
         sae.set_normaliser(normaliser)
         directions = random_directions(self.d_sae, d_in, generator)
         with torch.no_grad():
-            sae.W_enc.copy_(directions)
-            if sae.W_dec is not None:
-                sae.W_dec.copy_(directions)
+            start_from(sae, directions)
             sae.b_dec.copy_(normaliser.apply(sample).x.mean(0))
         sae.register_buffer("state_weight", torch.ones(()))
         sae.register_buffer("state_recent", torch.zeros(2, RECENT))
@@ -98,7 +103,7 @@ class PAnneal(Trainer):
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         squared = squared_error(out.x_in, out.recon_in)
         penalty = power_sum(out.codes, self.p(self.falls(progress)))
-        warm = min(1.0, (progress.step + 1) / max(1.0, self.l1_warmup * progress.n_steps))
+        warm = risen(progress, self.l1_warmup)
         weight = self.l1 * warm * sae.get_buffer("state_weight")
         parts = {"fvu": fvu(out.x_in, squared.detach()), "l0": l0(out.codes)}
         parts |= {"penalty": penalty.detach()}

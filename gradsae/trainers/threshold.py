@@ -9,7 +9,7 @@ from gradsae.codes import Codes
 from gradsae.kernels.gates import BatchTopKGate
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.sae import SAE, Architecture
-from gradsae.trainers.common import geometric_median, random_directions
+from gradsae.trainers.common import geometric_median, random_directions, start_from
 
 START_ROWS = 1024
 """Rows of the sample from which the first threshold is taken."""
@@ -52,9 +52,7 @@ def build_with_threshold(
     normaliser = fit_normaliser(sample, normalise)
     sae.set_normaliser(normaliser)
     directions = random_directions(d_sae, arch.d_in, generator)
-    sae.W_enc.copy_(directions)
-    if sae.W_dec is not None:
-        sae.W_dec.copy_(directions)
+    start_from(sae, directions)
     x = normaliser.apply(sample).x
     sae.b_dec.copy_(geometric_median(x))
     assert sae.threshold is not None

@@ -14,7 +14,14 @@ from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
 from gradsae.trainers.auxk import AuxK
 from gradsae.trainers.bias_rule import BiasRule
-from gradsae.trainers.common import fvu, geometric_median, l0, random_directions, squared_error
+from gradsae.trainers.common import (
+    fvu,
+    geometric_median,
+    l0,
+    random_directions,
+    squared_error,
+    start_from,
+)
 
 
 @final
@@ -84,9 +91,7 @@ class TopK(Trainer):
         sae.set_normaliser(normaliser)
         directions = random_directions(self.d_sae, d_in, generator)
         with torch.no_grad():
-            sae.W_enc.copy_(directions)
-            if sae.W_dec is not None:
-                sae.W_dec.copy_(directions)
+            start_from(sae, directions)
             sae.b_dec.copy_(geometric_median(x))
             if self.rule is not None:
                 sae.b_enc.requires_grad_(False)
