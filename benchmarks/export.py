@@ -22,13 +22,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def export(args: argparse.Namespace) -> None:
-    from gradsae import interchange, sae  # torch: not before it is needed
+    from gradsae import sae  # torch: not before it is needed
+    from gradsae.interchange import saelens
 
     if args.from_saelens:
-        interchange.from_saelens(args.source).save(args.target, {"from": "sae-lens"})
+        saelens.from_saelens(args.source).save(args.target, {"from": "sae-lens"})
     else:
         trainer = sae.read_meta(args.source)["extra"].get("trainer", {})
-        interchange.to_saelens(sae.load(args.source), args.target, {"gradsae_trainer": trainer})
+        saelens.to_saelens(sae.load(args.source), args.target, {"gradsae_trainer": trainer})
     print(f"{args.source} -> {args.target}")
 
 

@@ -67,8 +67,8 @@ def _inner(value: Any) -> Any:
 
 
 def trainer_config(trainer: Trainer) -> dict[str, Any]:
-    """Return the name and hyperparameters of a trainer."""
-    return {"name": trainer.name, **plain(trainer)}
+    """Return the name and hyperparameters of a trainer, and the content of the file it loads."""
+    return {"name": trainer.name, **plain(trainer), **trainer.content()}
 
 
 def checkpoint_id(source: Source, trainer: Trainer, settings: FitSettings, seeds: Seeds) -> str:

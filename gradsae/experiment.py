@@ -34,6 +34,7 @@ from gradsae.seeds import Seeds
 from gradsae.steering import task as steering
 from gradsae.steering.task import Steering
 from gradsae.tracking import NoRun, Run, Tracking
+from gradsae.trainers.pretrained import Pretrained
 
 TASKS = {
     "recovery": 1,
@@ -123,7 +124,9 @@ def _build(cfg: DictConfig, field: str) -> Any:
 
 def _told(trainer: Trainer, source: Source) -> Trainer:
     """Hand the truth to an oracle; one on a source without known features is left as it is, and
-    its cell does not apply."""
+    its cell does not apply. An SAE made elsewhere must belong to the source's place."""
+    if isinstance(trainer, Pretrained) and isinstance(source, ModelSource):
+        trainer.check_place(source.site(), source.names()["model"]["name"])
     if trainer.wants_truth and isinstance(source, KnownSource):
         return replace(cast(Any, trainer), truth=source)
     return trainer

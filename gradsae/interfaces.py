@@ -168,6 +168,13 @@ class Trainer(ABC):
         """
         return False
 
+    def content(self) -> dict[str, Any]:
+        """Return what shapes the SAE beside the fields: the hash of a file, for one that is loaded.
+
+        Part of every id, and the fields say where the file is, which is not.
+        """
+        return {}
+
     @abstractmethod
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         """Return an untrained SAE on the CPU.

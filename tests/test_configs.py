@@ -21,7 +21,8 @@ def composed(*overrides: str):
 
 @pytest.mark.parametrize("trainer", options("trainer"))
 def test_every_trainer_builds(trainer):
-    cfg = composed(f"trainer={trainer}")
+    asked = ["trainer.folder=here"] if trainer == "pretrained" else []  # it has no default
+    cfg = composed(f"trainer={trainer}", *asked)
     assert instantiate(cfg.trainer, _convert_="object").d_sae == cfg.d_sae
 
 
@@ -62,3 +63,12 @@ def test_every_experiment_names_parts_and_trainers_that_exist(experiment):
     for group, known in (("part", options("part")), ("trainer", options("trainer"))):
         named = [name.strip() for name in str(params.get(group, "")).split(",") if name.strip()]
         assert set(named) <= set(known)
+
+
+@pytest.mark.parametrize("part", [p for p in options("part") if p.startswith("gradsae_released")])
+def test_released_settings_refuse_another_layer_before_anything_is_fetched(part):
+    from gradsae.errors import UserError
+    from gradsae.experiment import build
+
+    with pytest.raises(UserError, match=r"trained at site resid_post\.\d+, but the source reads"):
+        build(composed(f"part={part}", "tracking=none", "source.layer=3"))

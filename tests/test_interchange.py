@@ -10,7 +10,7 @@ from toy import OPTIM, ToyStream, train
 from benchmarks import export
 from gradsae import sae as saes
 from gradsae.errors import UserError
-from gradsae.interchange import CONFIG, WEIGHTS, from_saelens, to_saelens
+from gradsae.interchange.saelens import CONFIG, WEIGHTS, from_saelens, to_saelens
 from gradsae.interfaces import Trainer
 from gradsae.sae import SAE, Architecture
 from gradsae.trainers.batchtopk import BatchTopK

@@ -70,6 +70,18 @@ def test_a_done_cell_is_skipped_and_force_repeats_it(monkeypatch, tmp_path, caps
     assert again.scores == first.scores
 
 
+def test_an_sae_made_elsewhere_is_measured_like_one_trained_here(monkeypatch, tmp_path):
+    command(monkeypatch, tmp_path / "here", "seed=3")
+    (trained,) = records(tmp_path / "here")
+    (folder,) = (tmp_path / "here" / "checkpoints").iterdir()
+    words = ("trainer=pretrained", f"trainer.folder={folder}", "seed=3")
+    assert command(monkeypatch, tmp_path / "there", *words) == 0
+    (loaded,) = records(tmp_path / "there")
+    assert loaded.scores == trained.scores
+    assert str(tmp_path) not in json.dumps(loaded.config)
+    assert len(loaded.config["trainer"]["sha256"]) == 64
+
+
 def test_a_published_record_does_not_skip_local_work(monkeypatch, tmp_path):
     command(monkeypatch, tmp_path / "a")
     name = records(tmp_path / "a")[0].id

@@ -1,7 +1,7 @@
 """SAEs in the folder format of sae-lens (`cfg.json`, `sae_weights.safetensors`), both ways.
 
 An SAE that leaves or comes stays the same function of raw activations: our normaliser and output
-scale are folded into the weights. Written for sae-lens 6.
+scale are folded into the weights. Written for sae-lens 6; configs from before it are read, too.
 """
 
 import json
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gradsae.errors import UserError
 from gradsae.files import check_writable, writing
+from gradsae.interchange.released import Released, need, place_of, read_json, read_safetensors
 from gradsae.sae import SAE, Architecture
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -169,37 +170,60 @@ def _column(norm: Tensor | float) -> Tensor | float:
     return norm[:, None] if isinstance(norm, Tensor) else norm
 
 
+def read(folder: Path) -> Released:
+    """Return the SAE of a folder and the place that its config names."""
+    config = read_json(folder / CONFIG)
+    about = {**config, **(config.get("metadata") or {})}
+    hook = about.get("hook_name") or about.get("hook_point")
+    return Released(from_saelens(folder), place_of(hook, about.get("model_name")))
+
+
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path.parent}: no sae-lens SAE here ({path.name} is missing)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged JSON ({error})") from None
-    missing = {"architecture", "d_in", "d_sae", "normalize_activations"} - set(config)
-    if missing:
-        raise UserError(f"{path}: {', '.join(sorted(missing))} missing; written by sae-lens 6?")
+    if not path.exists():
+        raise UserError(f"{path.parent}: no sae-lens SAE here ({path.name} is missing)")
+    config = _renewed(read_json(path))
+    need(config, ("architecture", "d_in", "d_sae", "normalize_activations"), path)
     allowed = {
         "architecture": (*OURS,),
         "normalize_activations": ("none", "expected_average_only_in", PER_TOKEN),
         "reshape_activations": ("none",),
+        "activation_fn": ("relu", "topk"),
+        "finetuning_scaling_factor": (False,),
     }
     for name, options in allowed.items():
         if config.get(name, options[0]) not in options:
             raise UserError(
                 f"{path}: {name}={config[name]!r} has no counterpart here; "
-                f"known are {', '.join(options)}"
+                f"known are {', '.join(map(str, options))}"
             )
     return config
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _renewed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config from before sae-lens 6 as version 6 would write it, and others as they are.
 
-    try:
-        return {name: tensor.double() for name, tensor in load_file(path).items()}
-    except FileNotFoundError:
-        raise UserError(f"{path}: weights are missing") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged weights ({error})") from None
+    The old ones leave out what was the default then, and name TopK only as an activation function.
+    """
+    about = {**config, **(config.get("metadata") or {})}
+    version = str(about.get("sae_lens_version") or "0").partition(".")[0]
+    if version.isdecimal() and int(version) >= 6:
+        return config
+    hook = str(about.get("hook_name") or about.get("hook_point") or "")
+    normalise = config.get("normalize_activations") or "none"
+    old = {
+        "architecture": "standard",
+        "reshape_activations": "hook_z" if "hook_z" in hook else "none",
+        **config,
+        "normalize_activations": "expected_average_only_in" if normalise is True else normalise,
+        "activation_fn": config.get("activation_fn_str") or config.get("activation_fn") or "relu",
+    }
+    if old["activation_fn"] == "topk":
+        old |= {"architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
+    return old
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    found = {name: tensor.double() for name, tensor in read_safetensors(path).items()}
+    if bool((found.get("scaling_factor", torch.ones(())) != 1).any()):
+        raise UserError(f"{path}: scaling_factor has no counterpart here")
+    return found

@@ -1,0 +1,1 @@
+"""SAEs of other libraries: read from their files, one format a module; sae-lens also written."""

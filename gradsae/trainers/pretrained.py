@@ -1,0 +1,123 @@
+"""An SAE that somebody released: its training is to be loaded.
+
+It enters a cell as a trainer that takes no step, like a control, so that every task measures it the
+way it measures one trained here, and its checkpoint is found by the content of its file.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.errors import UserError
+from gradsae.interchange import load
+from gradsae.interchange.released import Place
+from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
+from gradsae.optim import Optim
+from gradsae.sae import SAE, Pass
+from gradsae.sites import Site, parse_site
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Pretrained(Trainer):
+    """Gemma Scope, SAELens, dictionary_learning, sparsify or this project's own checkpoint folder,
+    from a folder or a hub repository; the format is told by the files (`interchange.load`)."""
+
+    release: str
+    """What it is called, for readers of a record."""
+    d_sae: int
+    """Its number of latents; another one in the file is an error."""
+    site: str | None = None
+    """Where in the model it was trained, for example resid_post.9; needed where a language model is
+    the source."""
+    model: str | None = None
+    """Language model that it was trained on, as the release writes it; None: not checked."""
+    folder: str | None = field(default=None, metadata=HIDDEN)
+    hub_id: str | None = field(default=None, metadata=HIDDEN)
+    subfolder: str = field(default="", metadata=HIDDEN)
+    """Inside the hub repository."""
+    revision: str | None = field(default=None, metadata=HIDDEN)
+    optim: Optim = field(default_factory=lambda: Optim(lr=1.0), metadata=HIDDEN, repr=False)
+    """Never used."""
+
+    def __post_init__(self) -> None:
+        checks.whole("d_sae", self.d_sae, 1)
+        if (self.folder is None) == (self.hub_id is None):
+            raise ValueError(
+                f"a pretrained SAE needs folder or hub_id, one of them; got folder={self.folder!r} "
+                f"and hub_id={self.hub_id!r}"
+            )
+        if self.site is not None:
+            parse_site(self.site)
+
+    @property
+    def name(self) -> str:
+        return "pretrained"
+
+    def content(self) -> dict[str, Any]:
+        return {"sha256": load.content_hash(self._folder())}
+
+    def check_place(self, site: Site, model: str) -> None:
+        """Raise UserError unless this SAE was trained at a site of a model; reads no file."""
+        if self.site != str(site):
+            raise UserError(
+                f"{self.release} was trained at site {self.site}, but the source reads {site}; "
+                "set trainer.site and source.layer to the same place"
+            )
+        if self.model is not None and not same_model(self.model, model):
+            raise UserError(
+                f"{self.release} was trained on model {self.model}, but the source reads {model}"
+            )
+
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        folder = self._folder()
+        sae, place = load.load(folder)
+        self._check_file(place)
+        if sae.arch.d_sae != self.d_sae:
+            raise UserError(f"{folder} holds {sae.arch.d_sae} latents, trainer.d_sae={self.d_sae}")
+        if sae.arch.d_in != sample.shape[1]:
+            raise UserError(
+                f"{folder} was trained on activations of width {sae.arch.d_in}, but the source's "
+                f"have {sample.shape[1]}"
+            )
+        return sae
+
+    def _check_file(self, place: Place) -> None:
+        """Compare what the files say of their place with what the config says."""
+        if self.site is not None:
+            asked = parse_site(self.site)
+            layer = asked.layer if place.layer is None else place.layer
+            if (place.kind or asked.kind, layer) != (asked.kind, asked.layer):
+                said = f"{place.kind or asked.kind}.{layer}"
+                raise UserError(f"{self.release}: its files say {said}, trainer.site={self.site}")
+        if self.model and place.model and not same_model(self.model, place.model):
+            raise UserError(
+                f"{self.release}: its files say model {place.model}, trainer.model={self.model}"
+            )
+
+    def _folder(self) -> Path:
+        if self.hub_id is not None:
+            return load.fetch(self.hub_id, self.subfolder, self.revision)
+        return Path(self.folder or "").expanduser()
+
+    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+        raise AssertionError("a pretrained SAE takes no training steps")
+
+    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+        raise AssertionError("a pretrained SAE takes no training steps")
+
+
+def same_model(a: str, b: str) -> bool:
+    """Whether two names mean one model: same letters and digits after the owner's name.
+
+    One may have words in front that the other leaves out ("Meta-Llama-3-8B" and "llama3_8b"), but
+    none behind: "gemma-2-9b" is not "gemma-2-9b-it".
+    """
+    bare = [re.sub(r"[^a-z0-9]", "", name.rpartition("/")[2].lower()) for name in (a, b)]
+    return bare[0].endswith(bare[1]) or bare[1].endswith(bare[0])
