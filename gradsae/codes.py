@@ -98,6 +98,11 @@ class SparseCodes:
         peak = self.values.new_zeros(self.d_sae)
         return peak.scatter_reduce(0, self.latents, self.values.detach(), "amax").relu()
 
+    def total(self) -> Float[Tensor, " d_sae"]:
+        """Sum of the values of each latent over the rows on which it is open."""
+        total = self.values.new_zeros(self.d_sae)
+        return total.index_add(0, self.latents, self.values.detach().relu())
+
     def weighted_sum(self, weight: Float[Tensor, " d_sae"]) -> Float[Tensor, " batch"]:
         """Sum over latents of value times weight, for each row (the l1 penalty)."""
         products = self.values * weight[self.latents]
@@ -134,6 +139,9 @@ class DenseCodes:
 
     def peak(self) -> Float[Tensor, " d_sae"]:
         return self.values.detach().amax(0).relu()
+
+    def total(self) -> Float[Tensor, " d_sae"]:
+        return self.values.detach().relu().sum(0)
 
     def weighted_sum(self, weight: Float[Tensor, " d_sae"]) -> Float[Tensor, " batch"]:
         return self.values @ weight

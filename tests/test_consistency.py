@@ -11,15 +11,8 @@ from torch.nn.functional import normalize
 
 from gradsae.interfaces import HeldOut, Scores, Source
 from gradsae.metrics.across_seeds import Consistency
-from gradsae.metrics.consistency import (
-    Run,
-    consistency,
-    describe,
-    over_pairs,
-    pair_mcc,
-    select,
-    z_scores,
-)
+from gradsae.metrics.consistency import SERIES, consistency, over_pairs, pair_mcc
+from gradsae.metrics.selection import RULES, Run, describe, n_kept, ranked, z_scores
 from gradsae.sae import SAE, Architecture
 from gradsae.schema import SCORE_NAME
 
@@ -29,7 +22,8 @@ PW_MCC = "consistency/pw_mcc"
 
 def make_run(directions: Tensor, name: str = "a", **fields: Any) -> Run:
     n = len(directions)
-    defaults = {"live": torch.ones(n, dtype=torch.bool), "peak": torch.ones(n), "z": torch.ones(n)}
+    defaults = {"live": torch.ones(n, dtype=torch.bool)}
+    defaults |= dict.fromkeys(RULES.values(), torch.ones(n))
     return Run(name=name, directions=directions, **{**defaults, **fields})
 
 
@@ -43,7 +37,7 @@ def test_the_same_dictionary_in_another_order_and_size_agrees_fully(generator):
     scale = torch.rand(30, 1, generator=generator) + 0.1
     found = consistency([make_run(W), make_run((scale * W)[order])], 0)
     assert own(found) == pytest.approx(dict.fromkeys(own(found), 1.0))
-    assert len(own(found)) == 6
+    assert len(own(found)) == 11
     assert all(SCORE_NAME.fullmatch(name) for name in found.scores)
 
 
@@ -89,16 +83,16 @@ def test_pairwise_mcc_equals_brute_force(sizes, generator):
     assert pair_mcc(a, b) == pytest.approx(best / max(sizes), abs=1e-6)
 
 
-def test_selections_pick_the_top_of_the_live_latents():
-    live = torch.ones(101, dtype=torch.bool)
-    live[100] = False
-    peak = torch.arange(101.0)
-    run = make_run(torch.zeros(101, 2), live=live, peak=peak, z=-peak)
-    assert select(run, "top_act_1").nonzero().flatten().tolist() == [99]
-    assert select(run, "top_act_5").nonzero().flatten().tolist() == [95, 96, 97, 98, 99]
-    assert select(run, "top_z_1").nonzero().flatten().tolist() == [0]
-    assert select(run, None).sum() == 100
-    assert select(make_run(torch.zeros(3, 2)), "top_act_1").sum() == 1, "at least one"
+@pytest.mark.parametrize(("rule", "field"), RULES.items())
+def test_a_rule_ranks_the_live_latents_by_its_own_statistic(rule: str, field: str):
+    live = torch.tensor([True, True, False, True, True])
+    run = make_run(torch.zeros(5, 2), live=live, **{field: torch.tensor([1.0, 3, 9, 0, 2])})
+    assert ranked(run, rule).tolist() == [1, 3, 0, 2], "places among the live ones"
+
+
+def test_a_top_share_holds_the_nearest_number_of_latents_and_at_least_one():
+    assert [n_kept(100, share) for share in (0.01, 0.05, 1.0)] == [1, 5, 100]
+    assert [n_kept(3, share) for share in (0.0005, 0.4, 0.6)] == [1, 1, 2]
 
 
 def test_a_selected_latent_may_match_any_live_one():
@@ -113,9 +107,33 @@ def test_a_selected_latent_may_match_any_live_one():
     assert found[MCS] == pytest.approx(1 / 20)
 
 
+def test_the_series_holds_every_rule_and_top_share_by_hand():
+    """Of ten latents axis 0 alone is shared. One run ranks it first by rate, the other last."""
+    first, second = torch.eye(20)[:10], torch.cat([torch.eye(20)[:1], torch.eye(20)[10:19]])
+    down = torch.arange(10.0).flip(0)
+    runs = [make_run(first, rate=down), make_run(second, rate=-down)]
+    series = consistency(runs, 0).series[SERIES]
+    rows = dict(
+        zip(zip(series["rule"], series["alpha"], strict=True), series["share"], strict=True)
+    )
+    assert rows["rate", 0.1] == 0.5, "the first finds its top latent, the other does not"
+    assert rows["rate", 1.0] == pytest.approx(0.1)
+    assert rows["act", 0.1] == 1, "ties keep their order, so both keep axis 0"
+    assert series["cosine"] == series["share"], "all cosines are 0 or 1 here"
+
+
+def test_the_mean_largest_cosine_is_that_of_the_drawn_angles():
+    """Each latent of the second run is one of the first, turned by 60 degrees into a new axis."""
+    first = torch.eye(6)[:3]
+    second = 0.5 * first + 0.75**0.5 * torch.eye(6)[3:]
+    found = consistency([make_run(first), make_run(second)], 0).scores
+    assert found["consistency/max_cosine"] == pytest.approx(0.5)
+    assert found[MCS] == 0
+
+
 def test_random_dictionaries_score_at_chance(generator):
     """Three dimensions and 30 latents, so that chance is far from 0 and 1."""
-    gaps: dict[str, list[float]] = {MCS: [], PW_MCC: []}
+    gaps: dict[str, list[float]] = {MCS: [], "consistency/max_cosine": [], PW_MCC: []}
     found: dict[str, float] = {}
     for seed in range(20):
         runs = [make_run(torch.randn(30, 3, generator=generator)) for _ in range(3)]
@@ -181,6 +199,9 @@ def test_a_run_describes_what_its_sae_does(generator):
     assert not run.live[3]
     torch.testing.assert_close(run.peak, (z[:, :, None] * written).norm(dim=2).amax(0))
     torch.testing.assert_close(run.z, z_scores(normalize(x, dim=1), sae.W_enc.detach()))
+    torch.testing.assert_close(run.rate, (z > 0).float().mean(0))
+    norms = [row[row > 0].mean() * w.norm() for row, w in zip(z.mT, written, strict=True)]
+    torch.testing.assert_close(run.mean, torch.stack(norms).nan_to_num(0.0))
 
 
 def test_the_task_compares_saes_on_rows_that_are_no_outliers():

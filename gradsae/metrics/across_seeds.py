@@ -6,7 +6,8 @@ from typing import final
 
 from gradsae import checks
 from gradsae.interfaces import Scores, Source
-from gradsae.metrics.consistency import consistency, describe
+from gradsae.metrics.consistency import consistency
+from gradsae.metrics.selection import describe
 from gradsae.sae import SAE
 
 
