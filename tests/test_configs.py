@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 CONF = Path(__file__).parent.parent / "conf"
+OWN = ("source", "model", "corpus", "trainer", "metric", "fit")
+"""Groups that shape a cell."""
 
 
 def options(group: str) -> list[str]:
@@ -72,3 +75,24 @@ def test_released_settings_refuse_another_layer_before_anything_is_fetched(part)
 
     with pytest.raises(UserError, match=r"trained at site resid_post\.\d+, but the source reads"):
         build(composed(f"part={part}", "tracking=none", "source.layer=3"))
+
+
+@pytest.mark.parametrize("trainer", [name for name in options("trainer") if name.startswith("lm/")])
+def test_a_preset_of_language_models_opens_more_latents_for_a_larger_k(trainer):
+    """A larger target opens more, a larger penalty fewer."""
+    by_k = OmegaConf.load(CONF / "trainer" / f"{trainer}.yaml").by_k
+    values = list((by_k.htf if "htf" in by_k else by_k).items())
+    assert [name for name, _ in values] == ["8", "16", "32", "64", "128"]
+    opens = "htf" in by_k or trainer == "lm/ba"
+    assert values == sorted(values, key=lambda value: value[1], reverse=not opens)
+
+
+def test_the_layers_of_qwen_differ_in_the_layer_alone():
+    configs = [composed(f"part=qwen/layer_{layer}") for layer in (2, 13, 26)]
+    assert [config.source.layer for config in configs] == [2, 13, 26]
+    assert {config.d_sae for config in configs} == {65536}
+    plain = []
+    for config in configs:
+        config.source.layer = 0
+        plain.append({name: OmegaConf.to_container(config[name]) for name in OWN})
+    assert plain[0] == plain[1] == plain[2]

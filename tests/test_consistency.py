@@ -86,7 +86,8 @@ def test_pairwise_mcc_equals_brute_force(sizes, generator):
 @pytest.mark.parametrize(("rule", "field"), RULES.items())
 def test_a_rule_ranks_the_live_latents_by_its_own_statistic(rule: str, field: str):
     live = torch.tensor([True, True, False, True, True])
-    run = make_run(torch.zeros(5, 2), live=live, **{field: torch.tensor([1.0, 3, 9, 0, 2])})
+    fields: dict[str, Any] = {field: torch.tensor([1.0, 3, 9, 0, 2])}
+    run = make_run(torch.zeros(5, 2), live=live, **fields)
     assert ranked(run, rule).tolist() == [1, 3, 0, 2], "places among the live ones"
 
 

@@ -232,3 +232,22 @@ def test_an_ablation_that_costs_nothing_skips_what_is_measured_against_it():
 def test_windows_without_a_token_to_predict_are_left_out(lm, windows):
     source = Read(model=lm, where=Site("resid_post", 1), texts=[windows[0], windows[1][:1]])
     assert measure(LMLoss(), identity_sae(lm.d_model), source).n["lm/windows"] == 1
+
+
+def test_ablations_of_a_window_are_run_once_and_again_for_another_mean(lm, windows, monkeypatch):
+    calls = []
+    logits = LM.logits
+    monkeypatch.setattr(LM, "logits", lambda *a, **k: calls.append(1) or logits(*a, **k))
+    site, ids, mean = Site("resid_post", 1), windows[2][None], torch.linspace(-1, 1, lm.d_model)
+
+    def run(mean: Tensor) -> Window:
+        calls.clear()
+        return run_window(lm, site, ids, only_first, torch.zeros_like, mean)
+
+    first, n_first = run(mean), len(calls)
+    again, n_again = run(mean), len(calls)
+    other, n_other = run(-mean), len(calls)
+    assert (n_first, n_again, n_other) == (4, 2, 4)
+    assert again == first
+    assert other.mean != first.mean
+    assert other.zero == first.zero == first.spliced

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import NamedTuple, final
 
 import torch
@@ -23,7 +24,21 @@ Replace = Callable[[Tensor], Tensor]
 """Activations of some positions [n d_in], in the model's dtype -> what the model gets instead."""
 
 N_PASSES = 4
-"""Clean, spliced, zero-ablated and mean-ablated."""
+"""Clean, spliced, zero-ablated and mean-ablated; the last two are run once for many SAEs."""
+
+
+N_REMEMBERED = 1024
+"""Most windows whose ablated runs are remembered."""
+
+
+class Ablated(NamedTuple):
+    """Summed cross-entropies of one window, in nats, without any SAE."""
+
+    zero: float
+    mean: float
+
+
+_ablated: dict[str, Ablated] = {}
 
 
 class Window(NamedTuple):
@@ -63,6 +78,34 @@ def kl_divergence(
     return (log_p.exp() * (log_p - log_q)).double().sum().item()
 
 
+def ablate(
+    lm: LM,
+    site: Site,
+    token_ids: Int[Tensor, "1 pos"],
+    kept: Bool[Tensor, "1 pos"],
+    mean: Float[Tensor, " d_in"],
+) -> Ablated:
+    """Run one window with zeros, and with the mean, at the kept positions.
+
+    Many SAEs are measured on the same windows, so what went in is remembered with what came out.
+    """
+    key = sha256(f"{lm.weights_id} {lm.dtype} {lm.device} {site} {mean.dtype}".encode())
+    for tensor in (token_ids, kept, mean):
+        key.update(tensor.cpu().numpy().tobytes())
+    name = key.hexdigest()
+    if name not in _ablated:
+
+        def loss(value: Tensor) -> float:
+            fill: Replace = lambda acts: value.to(acts).expand_as(acts)  # noqa: E731
+            edited = lm.logits(token_ids, edit=(site, lambda acts: splice(acts, kept, fill)))
+            return cross_entropy(edited, token_ids)
+
+        if len(_ablated) >= N_REMEMBERED:
+            del _ablated[next(iter(_ablated))]
+        _ablated[name] = Ablated(zero=loss(torch.zeros_like(mean)), mean=loss(mean))
+    return _ablated[name]
+
+
 @torch.no_grad()
 def run_window(
     lm: LM,
@@ -81,18 +124,15 @@ def run_window(
 
     clean = lm.logits(token_ids, edit=(site, keep))
     kept = ~dropped(token_ids, seen[0])
-
-    def run(replace: Replace) -> Tensor:
-        return lm.logits(token_ids, edit=(site, lambda acts: splice(acts, kept, replace)))
-
-    spliced = run(reconstruct)
+    spliced = lm.logits(token_ids, edit=(site, lambda acts: splice(acts, kept, reconstruct)))
     kl, ce_spliced = kl_divergence(clean, spliced), cross_entropy(spliced, token_ids)
     del spliced
+    zero, mean_ablated = ablate(lm, site, token_ids, kept, mean)
     return Window(
         clean=cross_entropy(clean, token_ids),
         spliced=ce_spliced,
-        zero=cross_entropy(run(torch.zeros_like), token_ids),
-        mean=cross_entropy(run(lambda acts: mean.to(acts).expand_as(acts)), token_ids),
+        zero=zero,
+        mean=mean_ablated,
         kl=kl,
         n_tokens=token_ids.shape[1] - 1,
         n_dropped=int((~kept).sum()),

@@ -73,6 +73,9 @@ class BiasRule:
             )
 
     def _check_rates(self) -> None:
+        for name in ("htf", "ltf"):
+            if getattr(self, name) is not None:
+                checks.number(name, getattr(self, name), above=0)
         high, low = self.rates_range()
         if not 0 < low <= high <= 1:
             raise ValueError(f"need 0 < ltf <= htf <= 1, got ltf={low}, htf={high}")
