@@ -1,11 +1,12 @@
 """Screening in bfloat16 selects what the float32 product selects."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from gradsae.codes import SparseCodes
-from gradsae.kernels import screen, select
+from gradsae.kernels import screen, select, top
 
 
 @pytest.fixture(autouse=True)
@@ -58,20 +59,41 @@ def test_no_true_entry_lies_outside_its_bounds(generator):
     W[:5] = x[:5] * 3  # the largest products there are
     b = torch.randn(700, generator=generator)
     pre = x.double() @ W.double().mT + b
-    for part, bits, bounds in screen._products(x, W, b):
-        wide, low, high = (torch.empty(700).numpy() for _ in range(3))
+    wide, low, mask = np.empty(700, np.uint32), np.empty(700, np.float32), top.blank(700)
+    product = wide.view(np.float32)
+    for part, bits, (bias, norm, reach) in screen._products(x, W, b):
         for row, i in enumerate(range(64)[part]):
-            screen._bounds(
-                bits[row],
-                bounds.bias,
-                bounds.norm,
-                bounds.reach[row],
-                wide.view("uint32"),
-                low,
-                high,
-            )
+            screen._widen(bits[row], wide)
+            screen._lowest(product, bias, norm, reach[row], low)
             assert (torch.from_numpy(low) <= pre[i]).all()
-            assert (torch.from_numpy(high) >= pre[i]).all()
+            for level in pre[i].quantile(torch.tensor([0.0, 0.5, 0.99, 1.0]).double()):
+                reached = pre[i] >= level
+                screen._mark(product, bias, norm, reach[row], np.float32(level), mask)
+                assert mask[:700][reached.numpy()].all()
+                assert mask[:700].sum() < 1.5 * reached.sum() + 60  # and not for want of a bound
+
+
+@pytest.mark.parametrize("n", [5, 64, 700, 4099])
+@pytest.mark.parametrize("k", [1, 3, 32])
+def test_the_kth_largest_is_that_of_a_sort(n, k):
+    draws = np.random.default_rng(n * 100 + k)
+    for tied in (False, True):
+        row = draws.standard_normal(n).astype(np.float32)
+        row = np.round(row, 1) if tied else row
+        k = min(k, n)
+        heap, lanes = np.empty(k, np.float32), np.empty(top.LANES * k, np.float32)
+        kth = np.sort(row)[-k]
+        assert top.least_of_few(row, n, heap) == top.least_of_largest(row, n, heap) == kth
+        assert top.level_below(row, n, k, lanes) <= kth
+
+
+def test_positions_are_those_of_the_marks_and_are_counted_beyond_the_room():
+    mask = top.blank(21)
+    mask[[0, 6, 7, 8, 20]] = 1
+    out = np.full(3, -1, np.int32)
+    assert len(mask) == 24
+    assert top.positions(mask, mask.view(np.uint64), out) == 5
+    assert out.tolist() == [0, 6, 7]
 
 
 def test_near_ties_fall_back_to_the_float32_product(generator):

@@ -23,7 +23,7 @@ from torch import Tensor
 from gradsae.codes import SparseCodes, from_rows
 from gradsae.kernels.cpu import row_dots
 from gradsae.kernels.loops import as_numpy, compiled, even, in_parts
-from gradsae.kernels.top import LANES, collect, keep_largest, least_of_largest, level_below
+from gradsae.kernels.top import LANES, blank, keep_largest, least_of_few, level_below, positions
 
 MIN_MULTIPLY_ADDS = 1 << 31
 """Size of a product under which rounding and screening cost what they save."""
@@ -89,7 +89,9 @@ def _round_rows(start, stop, plain, plain_bits, bits, norm, error):
 
 def _rounded(matrix: Float[Tensor, "rows d_in"]) -> _Rounded:
     plain = matrix.detach().contiguous().numpy()
-    bits = np.empty(plain.shape, np.uint16)
+    # On a cache line, as torch begins its memory and numpy does not: else the product takes three
+    # times as long.
+    bits = torch.empty(plain.shape, dtype=torch.int16).numpy().view(np.uint16)
     norm, error = np.empty((2, len(plain)), np.float32)
     arrays = [plain, plain.view(np.uint32), bits, norm, error]
     in_parts(_round_rows, even(len(plain)), plain.size, *arrays)
@@ -97,39 +99,51 @@ def _rounded(matrix: Float[Tensor, "rows d_in"]) -> _Rounded:
 
 
 @compiled
-def _bounds(bits, bias, norm, reach, wide, low, high):
-    """Write between what and what each float32 pre-activation of one row lies.
-
-    Several short loops: with more arrays in one, the compiler gives up on vector instructions.
-    """
-    n = len(bits)
-    for j in range(n):
+def _widen(bits, wide):
+    for j in range(len(bits)):
         wide[j] = np.uint32(bits[j]) << np.uint32(16)
-    product = wide.view(np.float32)
-    for j in range(n):
+
+
+@compiled
+def _lowest(product, bias, norm, reach, low):
+    """Write what each float32 pre-activation of one row is at least."""
+    for j in range(len(low)):
         low[j] = product[j] + bias[j] - abs(product[j]) * RESULT - reach * norm[j]
-    for j in range(n):
-        high[j] = product[j] + bias[j] + abs(product[j]) * RESULT + reach * norm[j]
 
 
 @compiled
-def _may_be_in_top(start, stop, bits, bias, norm, reach, k, positions, n_found):
-    wide = np.empty(bits.shape[1], np.uint32)
-    low, high = np.empty(bits.shape[1], np.float32), np.empty(bits.shape[1], np.float32)
-    lanes = np.empty(LANES * k, np.float32)
-    for i in range(start, stop):
-        _bounds(bits[i], bias, norm, reach[i], wide, low, high)
-        level = level_below(low, len(low), k, lanes)
-        n_found[i] = collect(high, len(high), level, positions[i])
+def _mark(product, bias, norm, reach, level, mask):
+    """Write which float32 pre-activations of one row may be `level` or more."""
+    for j in range(len(product)):
+        high = product[j] + bias[j] + abs(product[j]) * RESULT + reach * norm[j]
+        mask[j] = high >= level
 
 
 @compiled
-def _may_open(start, stop, bits, bias, norm, reach, positions, n_found):
-    wide = np.empty(bits.shape[1], np.uint32)
-    low, high = np.empty(bits.shape[1], np.float32), np.empty(bits.shape[1], np.float32)
+def _may_be_in_top(start, stop, bits, bias, norm, reach, k, at, n_found):
+    n = bits.shape[1]
+    wide, low, mask = np.empty(n, np.uint32), np.empty(n, np.float32), blank(n)
+    product, words, lanes = (
+        wide.view(np.float32),
+        mask.view(np.uint64),
+        np.empty(LANES * k, np.float32),
+    )
     for i in range(start, stop):
-        _bounds(bits[i], bias, norm, reach[i], wide, low, high)
-        n_found[i] = collect(high, len(high), TINY, positions[i])
+        _widen(bits[i], wide)
+        _lowest(product, bias, norm, reach[i], low)
+        _mark(product, bias, norm, reach[i], level_below(low, n, k, lanes), mask)
+        n_found[i] = positions(mask, words, at[i])
+
+
+@compiled
+def _may_open(start, stop, bits, bias, norm, reach, at, n_found):
+    n = bits.shape[1]
+    wide, mask = np.empty(n, np.uint32), blank(n)
+    product, words = wide.view(np.float32), mask.view(np.uint64)
+    for i in range(start, stop):
+        _widen(bits[i], wide)
+        _mark(product, bias, norm, reach[i], TINY, mask)
+        n_found[i] = positions(mask, words, at[i])
 
 
 @compiled
@@ -144,7 +158,7 @@ def _keep(start, stop, offsets, exact, candidates, values, latents):
     heap = np.empty(values.shape[1], np.float32)
     for i in range(start, stop):
         row = exact[offsets[i] : offsets[i + 1]]
-        least = least_of_largest(row, len(row), heap)
+        least = least_of_few(row, len(row), heap)
         index = candidates[offsets[i] : offsets[i + 1]]
         keep_largest(row, index, len(row), least, values[i], latents[i])
 

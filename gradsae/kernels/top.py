@@ -8,10 +8,10 @@ import numpy as np
 
 from gradsae.kernels.loops import compiled
 
-BLOCK = 64
-"""Entries compared at once; in a long row most blocks hold nothing that is wanted."""
 HALVINGS = 12
 """Of the range of the maxima; what is left between level and k-th maximum costs a few entries."""
+FEW = 512
+"""Entries up to which counting is faster than a heap."""
 LANES = 8
 """Groups of a row, for each of the k, whose maxima give a level: the k-th largest of them is at
 most the k-th largest of all, and rarely far below."""
@@ -50,24 +50,84 @@ def least_of_largest(row, n, heap):
 
 
 @compiled
-def collect(row, n, level, out):
-    """Write the positions of entries of row[:n] of at least `level`; return how many there are.
+def least_of_few(row, n, heap):
+    """Return the same for a short row[:n], by counting what reaches each entry not yet ruled out.
 
-    Beyond len(out) they are counted, not written.
+    A heap of candidates mispredicts about every second comparison; counts have no branch.
+    """
+    k = row.dtype.type(len(heap))
+    if n > FEW:
+        return least_of_largest(row, n, heap)
+    low, high = row.dtype.type(-np.inf), row.dtype.type(np.inf)
+    for i in range(n):
+        value = row[i]
+        if value < low or value > high:
+            continue
+        above, reach = row.dtype.type(0), row.dtype.type(0)
+        for j in range(n):
+            above += row.dtype.type(1) if row[j] > value else row.dtype.type(0)
+            reach += row.dtype.type(1) if row[j] >= value else row.dtype.type(0)
+        if above >= k:
+            low = value
+        elif reach < k:
+            high = value
+        else:
+            return value
+    return least_of_largest(row, n, heap)  # NaN
+
+
+@compiled
+def mark(row, n, level, mask):
+    """Write which entries of row[:n] are at least `level`."""
+    for j in range(n):
+        mask[j] = row[j] >= level
+
+
+@compiled
+def positions(mask, words, out):
+    """Write where `mask` is 1; return how many there are. Beyond len(out) they are only counted.
+
+    `words` is `mask` seen as uint64: nearly all of them are 0, and passed over eight at once.
     """
     found = 0
-    for start in range(0, n, BLOCK):
-        block = row[start : min(start + BLOCK, n)]
-        n_here = np.float32(0)  # a float of the row's width keeps the loop in vector registers
-        for j in range(len(block)):
-            n_here += np.float32(1) if block[j] >= level else np.float32(0)
-        if n_here > 0:
-            for j in range(len(block)):
-                if block[j] >= level:
-                    if found < len(out):
-                        out[found] = start + j
-                    found += 1
+    for w in range(len(words)):
+        if words[w] != 0:
+            if found + 8 <= len(out):
+                for j in range(8 * w, 8 * w + 8):
+                    out[found] = j  # the next one overwrites it unless it counts
+                    found += mask[j]
+            else:
+                for j in range(8 * w, 8 * w + 8):
+                    if mask[j] != 0 and found < len(out):
+                        out[found] = j
+                    found += mask[j]
     return found
+
+
+@compiled
+def blank(n):
+    """Return a mask for n entries, in whole words, with 0 in what is left over."""
+    return np.zeros((n + 7) // 8 * 8, np.uint8)
+
+
+@compiled
+def _highest(row, n, lanes):
+    """Write the maxima of len(lanes) groups; entries after the last whole round are left out."""
+    width = len(lanes)
+    lanes[:] = row[:width]
+    rounds = n // width
+    for first in range(1, rounds - 3, 4):
+        a, b = row[first * width : (first + 1) * width], row[(first + 1) * width :]
+        c, d = row[(first + 2) * width :], row[(first + 3) * width :]
+        for j in range(width):
+            e = a[j] if a[j] > b[j] else b[j]
+            f = c[j] if c[j] > d[j] else d[j]
+            e = e if e > f else f
+            lanes[j] = e if e > lanes[j] else lanes[j]
+    for last in range(max(1, rounds - (rounds - 1) % 4), rounds):
+        part = row[last * width : (last + 1) * width]
+        for j in range(width):
+            lanes[j] = part[j] if part[j] > lanes[j] else lanes[j]
 
 
 @compiled
@@ -83,11 +143,7 @@ def level_below(row, n, k, lanes):
         lanes = row[:n]
         width = n
     else:
-        lanes[:] = row[:width]
-        for start in range(width, n // width * width, width):
-            part = row[start : start + width]
-            for j in range(width):
-                lanes[j] = part[j] if part[j] > lanes[j] else lanes[j]
+        _highest(row, n, lanes)
     low, high = lanes[0], lanes[0]
     for j in range(width):
         low = lanes[j] if lanes[j] < low else low
@@ -129,13 +185,15 @@ def largest_of_rows(start, stop, pre, values, latents):
     n, k = pre.shape[1], values.shape[1]
     at, some = np.empty(4 * k, np.int64), np.empty(4 * k, pre.dtype)
     heap, lanes = np.empty(k, pre.dtype), np.empty(LANES * k, pre.dtype)
-    every = np.arange(n)
+    every, mask = np.arange(n), blank(n)
+    words = mask.view(np.uint64)
     for i in range(start, stop):
-        found = collect(pre[i], n, level_below(pre[i], n, k, lanes), at)
+        mark(pre[i], n, level_below(pre[i], n, k, lanes), mask)
+        found = positions(mask, words, at)
         if k <= found <= len(at):
             for e in range(found):
                 some[e] = pre[i, at[e]]
-            least = least_of_largest(some, found, heap)
+            least = least_of_few(some, found, heap)
             keep_largest(some, at, found, least, values[i], latents[i])
         else:  # NaN, or many ties
             least = least_of_largest(pre[i], n, heap)
