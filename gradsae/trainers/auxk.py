@@ -41,15 +41,15 @@ class AuxK:
         """Give the SAE a count of samples since each latent fired."""
         sae.register_buffer("state_idle", torch.zeros(sae.arch.d_sae, dtype=torch.int64))
 
-    def loss(self, sae: SAE, out: Pass, recon: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
+    def loss(self, sae: SAE, out: Pass, error: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
         """Share of the residual's energy that the dead latents leave; 0 where none is dead.
 
-        Not yet weighted. `recon` is what all latents write; it gets no gradient from here.
+        Not yet weighted. `error` is what all latents leave over; it gets no gradient from here.
         """
         n_dead = self._n_dead(sae) if self.aux_coefficient else 0
         if n_dead == 0:
-            return recon.new_zeros(())
-        error = (out.x_in - recon).detach()
+            return error.new_zeros(())
+        error = error.detach()
         dead = positions(sae.get_buffer("state_idle") >= self.dead_after, n_dead)
         wanted = self.aux_k or max(1, sae.arch.d_in // 2)
         gate = TopKGate(k=min(wanted, len(dead)))

@@ -1,6 +1,7 @@
 """What several methods share: starting points, scores of a batch, counts for the next step."""
 
-from typing import final
+from collections.abc import Callable
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,7 +10,8 @@ from torch.nn.functional import mse_loss, normalize
 
 from gradsae.codes import Codes
 from gradsae.interfaces import Progress
-from gradsae.sae import SAE
+from gradsae.normalise import fit_normaliser
+from gradsae.sae import SAE, Architecture
 
 
 def random_directions(
@@ -27,9 +29,38 @@ def start_from(sae: SAE, directions: Float[Tensor, "d_sae d_in"]) -> None:
         sae.W_dec.copy_(directions)
 
 
+class Fresh(NamedTuple):
+    """An untrained SAE, and the sample that shaped it in the SAE's own units."""
+
+    sae: SAE
+    x: Float[Tensor, "batch d_in"]
+
+
+@torch.no_grad()
+def fresh(
+    arch: Architecture,
+    sample: Float[Tensor, "batch d_in"],
+    generator: torch.Generator,
+    centre: Callable[[Tensor], Tensor],
+) -> Fresh:
+    """Return an SAE that reads and writes random directions around the sample's `centre`."""
+    sae = SAE(arch)
+    normaliser = fit_normaliser(sample, arch.normalise)
+    sae.set_normaliser(normaliser)
+    x = normaliser.apply(sample).x
+    start_from(sae, random_directions(arch.d_sae, arch.d_in, generator))
+    sae.b_dec.copy_(centre(x))
+    return Fresh(sae, x)
+
+
 def risen(progress: Progress, share: float) -> float:
     """Return how far a weight has risen, from 0 to 1, that rises over a share of all steps."""
     return min(1.0, (progress.step + 1) / max(1.0, share * progress.n_steps))
+
+
+def mean(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, " d_in"]:
+    """Return the mean of the rows."""
+    return x.mean(0)
 
 
 def geometric_median(

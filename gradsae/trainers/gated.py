@@ -9,17 +9,10 @@ from torch import Tensor
 
 from gradsae import checks, kernels
 from gradsae.interfaces import Loss, Progress, Trainer
-from gradsae.normalise import MODES, Mode, fit_normaliser
+from gradsae.normalise import MODES, Mode
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import (
-    fvu,
-    l0,
-    random_directions,
-    risen,
-    squared_error,
-    start_from,
-)
+from gradsae.trainers.common import fresh, fvu, l0, mean, risen, squared_error
 
 
 @final
@@ -56,23 +49,14 @@ class Gated(Trainer):
         return "gated"
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
-        d_in = sample.shape[1]
-        sae = SAE(
-            Architecture(
-                d_in=d_in,
-                d_sae=self.d_sae,
-                gate="gated",
-                tied=self.tied,
-                normalise=self.normalise,
-            )
+        arch = Architecture(
+            d_in=sample.shape[1],
+            d_sae=self.d_sae,
+            gate="gated",
+            tied=self.tied,
+            normalise=self.normalise,
         )
-        normaliser = fit_normaliser(sample, self.normalise)
-        sae.set_normaliser(normaliser)
-        directions = random_directions(self.d_sae, d_in, generator)
-        with torch.no_grad():
-            start_from(sae, directions)
-            sae.b_dec.copy_(normaliser.apply(sample).x.mean(0))
-        return sae
+        return fresh(arch, sample, generator, mean).sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         n, squared = len(out.x_in), squared_error(out.x_in, out.recon_in)

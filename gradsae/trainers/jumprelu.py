@@ -11,18 +11,11 @@ from gradsae import checks, kernels
 from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
 from gradsae.kernels.gates import per_entry
 from gradsae.kernels.jump import step
-from gradsae.normalise import MODES, Mode, fit_normaliser
+from gradsae.normalise import MODES, Mode
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
 from gradsae.trainers.bias_rule import BiasRule
-from gradsae.trainers.common import (
-    fvu,
-    l0,
-    random_directions,
-    risen,
-    squared_error,
-    start_from,
-)
+from gradsae.trainers.common import fresh, fvu, l0, mean, risen, squared_error
 
 
 @final
@@ -96,27 +89,19 @@ class JumpReLU(Trainer):
         return "jumprelu" if self.penalty == "step" else "jumprelu_tanh"
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
-        d_in = sample.shape[1]
-        sae = SAE(
-            Architecture(
-                d_in=d_in,
-                d_sae=self.d_sae,
-                gate="jumprelu",
-                bandwidth=self.bandwidth,
-                to_input=self.to_input,
-                tied=self.tied,
-                pre_bias=self.pre_bias,
-                normalise=self.normalise,
-            )
+        arch = Architecture(
+            d_in=sample.shape[1],
+            d_sae=self.d_sae,
+            gate="jumprelu",
+            bandwidth=self.bandwidth,
+            to_input=self.to_input,
+            tied=self.tied,
+            pre_bias=self.pre_bias,
+            normalise=self.normalise,
         )
-        normaliser = fit_normaliser(sample, self.normalise)
-        sae.set_normaliser(normaliser)
-        directions = random_directions(self.d_sae, d_in, generator)
+        sae, x = fresh(arch, sample, generator, mean)
         assert sae.threshold is not None
         with torch.no_grad():
-            start_from(sae, directions)
-            x = normaliser.apply(sample).x
-            sae.b_dec.copy_(x.mean(0))
             sae.threshold.fill_(self.threshold)
             if self.rule is not None:
                 sae.threshold.requires_grad_(False)

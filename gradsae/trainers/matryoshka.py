@@ -1,7 +1,7 @@
 """Matryoshka-BatchTopK: nested prefixes of the latents each rebuild the input."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import final
 
 import torch
@@ -16,13 +16,8 @@ from gradsae.kernels.precision import Precision
 from gradsae.normalise import Mode
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Pass
-from gradsae.trainers.auxk import AuxK
+from gradsae.trainers.batchwise import Batchwise
 from gradsae.trainers.common import l0
-from gradsae.trainers.threshold import (
-    build_with_threshold,
-    check_batch_top_k,
-    follow_threshold,
-)
 
 
 @final
@@ -34,7 +29,7 @@ class Matryoshka(Trainer):
     whole SAE's residual. Reference: Bussmann et al. 2025, https://arxiv.org/abs/2503.17547, section
     3. Differs from the paper: the mean instead of the sum over prefixes (Adam takes no notice of
     the factor; AuxK and the gradient clip keep the weight they have in BatchTopK), and what
-    `BatchTopK` lists.
+    `Batchwise` lists, which explains the fields of the same names.
     """
 
     d_sae: int
@@ -47,22 +42,12 @@ class Matryoshka(Trainer):
     tied: bool = False
     normalise: Mode = "unit"
     aux_k: int | None = None
-    """None is d_in / 2 (dictionary_learning)."""
     aux_coefficient: float = 1 / 32
     dead_after: int = 100_000
-    """Samples without firing after which a latent counts as dead (dictionary_learning: 10 M)."""
     threshold_rate: float = 0.01
-    """Weight of the newest batch in the running threshold (SAELens; dictionary_learning: .001)."""
 
     def __post_init__(self) -> None:
-        check_batch_top_k(
-            d_sae=self.d_sae,
-            k=self.k,
-            tied=self.tied,
-            normalise=self.normalise,
-            threshold_rate=self.threshold_rate,
-        )
-        _ = self.aux  # checks its own fields
+        _ = self.batchwise  # checks its own fields
         for share in self.prefixes:
             checks.share("each of prefixes", share)
         ends = self.ends()
@@ -79,45 +64,32 @@ class Matryoshka(Trainer):
         return "matryoshka"
 
     @property
-    def gate(self) -> BatchTopKGate:
-        return BatchTopKGate(k=self.k)
+    def batchwise(self) -> Batchwise:
+        return Batchwise(**{each.name: getattr(self, each.name) for each in fields(Batchwise)})
 
     @property
-    def aux(self) -> AuxK:
-        return AuxK(
-            aux_k=self.aux_k, aux_coefficient=self.aux_coefficient, dead_after=self.dead_after
-        )
+    def gate(self) -> BatchTopKGate:
+        return self.batchwise.gate
 
     def ends(self) -> list[int]:
         """Return the number of latents in each prefix."""
         return [round(share * self.d_sae) for share in self.prefixes]
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
-        sae = build_with_threshold(
-            sample,
-            generator,
-            d_sae=self.d_sae,
-            gate=self.gate,
-            tied=self.tied,
-            normalise=self.normalise,
-        )
-        self.aux.prepare(sae)
-        return sae
+        return self.batchwise.build(sample, generator)
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         parts = decode_prefixes(out.codes, sae.written(), self.ends(), out.precision)
         recons = parts + sae.b_dec
         errors = (out.x_in - recons).square().sum((1, 2))
         left = errors / (out.x_in - out.x_in.mean(0)).square().sum()
-        aux = self.aux.loss(sae, out, recons[-1])
+        aux = self.batchwise.aux.loss(sae, out, out.x_in - recons[-1])
         parts = {"fvu": left[-1].detach(), "fvu_first": left[0].detach()}
         parts |= {"l0": l0(out.codes), "aux": aux.detach()}
         return Loss(left.mean() + self.aux_coefficient * aux, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
-        kernels.unit_rows_(sae.written())
-        self.aux.count(sae, out)
-        follow_threshold(sae, out.codes, self.threshold_rate)
+        self.batchwise.after_step(sae, out)
 
 
 def decode_prefixes(

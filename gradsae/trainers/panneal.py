@@ -10,17 +10,10 @@ from torch import Tensor
 from gradsae import checks, kernels
 from gradsae.codes import Codes
 from gradsae.interfaces import Loss, Progress, Trainer
-from gradsae.normalise import MODES, Mode, fit_normaliser
+from gradsae.normalise import MODES, Mode
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
-from gradsae.trainers.common import (
-    fvu,
-    l0,
-    random_directions,
-    risen,
-    squared_error,
-    start_from,
-)
+from gradsae.trainers.common import fresh, fvu, l0, mean, risen, squared_error
 
 RECENT = 10
 """Batches over which the penalty is averaged when its weight is rescaled (dictionary_learning)."""
@@ -80,22 +73,14 @@ class PAnneal(Trainer):
         return 1.0 + (self.p_end - 1.0) * falls / self.n_falls
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
-        d_in = sample.shape[1]
-        sae = SAE(
-            Architecture(
-                d_in=d_in,
-                d_sae=self.d_sae,
-                gate="relu",
-                tied=self.tied,
-                normalise=self.normalise,
-            )
+        arch = Architecture(
+            d_in=sample.shape[1],
+            d_sae=self.d_sae,
+            gate="relu",
+            tied=self.tied,
+            normalise=self.normalise,
         )
-        normaliser = fit_normaliser(sample, self.normalise)
-        sae.set_normaliser(normaliser)
-        directions = random_directions(self.d_sae, d_in, generator)
-        with torch.no_grad():
-            start_from(sae, directions)
-            sae.b_dec.copy_(normaliser.apply(sample).x.mean(0))
+        sae = fresh(arch, sample, generator, mean).sae
         sae.register_buffer("state_weight", torch.ones(()))
         sae.register_buffer("state_recent", torch.zeros(2, RECENT))
         return sae

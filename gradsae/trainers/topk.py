@@ -9,19 +9,12 @@ from torch import Tensor
 
 from gradsae import checks, kernels
 from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
-from gradsae.normalise import MODES, Mode, fit_normaliser
+from gradsae.normalise import MODES, Mode
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
 from gradsae.trainers.auxk import AuxK
 from gradsae.trainers.bias_rule import BiasRule
-from gradsae.trainers.common import (
-    fvu,
-    geometric_median,
-    l0,
-    random_directions,
-    squared_error,
-    start_from,
-)
+from gradsae.trainers.common import fresh, fvu, geometric_median, l0, squared_error
 
 
 @final
@@ -75,35 +68,27 @@ class TopK(Trainer):
         )
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
-        d_in = sample.shape[1]
-        sae = SAE(
-            Architecture(
-                d_in=d_in,
-                d_sae=self.d_sae,
-                gate="topk",
-                k=self.k,
-                tied=self.tied,
-                normalise=self.normalise,
-            )
+        arch = Architecture(
+            d_in=sample.shape[1],
+            d_sae=self.d_sae,
+            gate="topk",
+            k=self.k,
+            tied=self.tied,
+            normalise=self.normalise,
         )
-        normaliser = fit_normaliser(sample, self.normalise)
-        x = normaliser.apply(sample).x
-        sae.set_normaliser(normaliser)
-        directions = random_directions(self.d_sae, d_in, generator)
-        with torch.no_grad():
-            start_from(sae, directions)
-            sae.b_dec.copy_(geometric_median(x))
-            if self.rule is not None:
-                sae.b_enc.requires_grad_(False)
-                targets = self.rule.targets(self.d_sae, self.truth)
+        sae, x = fresh(arch, sample, generator, geometric_median)
+        if self.rule is not None:
+            sae.b_enc.requires_grad_(False)
+            targets = self.rule.targets(self.d_sae, self.truth)
+            with torch.no_grad():
                 sae.b_enc.copy_(self.rule.start(x - sae.b_dec, sae.W_enc, targets))
-                self.rule.prepare(sae, targets)
+            self.rule.prepare(sae, targets)
         self.aux.prepare(sae)
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         left = fvu(out.x_in, squared_error(out.x_in, out.recon_in))
-        aux = self.aux.loss(sae, out, out.recon_in)
+        aux = self.aux.loss(sae, out, out.x_in - out.recon_in.detach())
         parts = {"fvu": left.detach(), "l0": l0(out.codes), "aux": aux.detach()}
         return Loss(left + self.aux_coefficient * aux, parts)
 

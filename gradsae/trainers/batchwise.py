@@ -1,0 +1,102 @@
+"""What BatchTopK and Matryoshka share: latents compete over a whole batch, dead ones revive, and
+the SAE itself opens above one threshold."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae import checks, kernels
+from gradsae.codes import Codes
+from gradsae.kernels.gates import BatchTopKGate
+from gradsae.normalise import MODES, Mode
+from gradsae.sae import SAE, Architecture, Pass
+from gradsae.trainers.auxk import AuxK
+from gradsae.trainers.common import fresh, geometric_median
+
+START_ROWS = 1024
+"""Rows of the sample from which the first threshold is taken."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Batchwise:
+    """A part of methods whose training steps keep the k * batch largest pre-activations.
+
+    Reference: Bussmann et al. 2024, https://arxiv.org/abs/2412.06410, sections 3 and A. The SAE,
+    trained or not, opens where the pre-activation is above the running mean of the least open
+    value, so that a row does not depend on its neighbours. Differs from the paper: one scalar
+    normalises the inputs (its code standardises each row), and the threshold starts where k latents
+    open on the sample.
+    """
+
+    d_sae: int
+    k: int | float
+    """Open latents per sample, on average."""
+    tied: bool
+    normalise: Mode
+    aux_k: int | None
+    """None is d_in / 2 (dictionary_learning; the paper's code: 512)."""
+    aux_coefficient: float
+    """1/32 in Bussmann et al. 2024, section A."""
+    dead_after: int
+    """Samples without firing after which a latent counts as dead (dictionary_learning: 10 M)."""
+    threshold_rate: float
+    """Weight of the newest batch in the running threshold (SAELens: .01; dictionary_learning:
+    .001)."""
+
+    def __post_init__(self) -> None:
+        checks.whole("d_sae", self.d_sae, 1)
+        checks.number("k", self.k, above=0)
+        if self.k > self.d_sae:
+            raise ValueError(f"k must be at most d_sae={self.d_sae}, got {self.k!r}")
+        checks.flag("tied", self.tied)
+        checks.one_of("normalise", self.normalise, MODES)
+        checks.share("threshold_rate", self.threshold_rate)
+        _ = self.aux  # checks its own fields
+
+    @property
+    def gate(self) -> BatchTopKGate:
+        return BatchTopKGate(k=self.k)
+
+    @property
+    def aux(self) -> AuxK:
+        return AuxK(
+            aux_k=self.aux_k, aux_coefficient=self.aux_coefficient, dead_after=self.dead_after
+        )
+
+    @torch.no_grad()
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        """Return an untrained SAE: encoder = decoder in random directions, the geometric median as
+        b_dec, and the threshold at which k latents open on a row of the sample, on average."""
+        arch = Architecture(
+            d_in=sample.shape[1],
+            d_sae=self.d_sae,
+            gate="jumprelu",
+            bandwidth=0.0,
+            tied=self.tied,
+            normalise=self.normalise,
+        )
+        sae, x = fresh(arch, sample, generator, geometric_median)
+        assert sae.threshold is not None
+        sae.threshold.requires_grad_(False)  # follows the batches, not the gradient
+        follow_threshold(sae, sae.encode_in(x[:START_ROWS], gate=self.gate).codes, rate=1.0)
+        self.aux.prepare(sae)
+        return sae
+
+    def after_step(self, sae: SAE, out: Pass) -> None:
+        kernels.unit_rows_(sae.written())
+        self.aux.count(sae, out)
+        follow_threshold(sae, out.codes, self.threshold_rate)
+
+
+def follow_threshold(sae: SAE, codes: Codes, rate: float) -> None:
+    """Move the threshold of all latents towards the least open value of a batch."""
+    assert sae.threshold is not None
+    values = codes.values
+    least = torch.where(values > 0, values, torch.inf).amin() if values.numel() else torch.inf
+    least = torch.as_tensor(least).to(sae.threshold)
+    moved = sae.threshold.lerp(least, rate)
+    sae.threshold.copy_(torch.where(least.isfinite(), moved, sae.threshold))
