@@ -143,6 +143,8 @@ def train(group: Sequence[Wanted], log: Log) -> list[Checkpoint | Exception]:
     started = time.perf_counter()
     rows, seed = first.settings.init_rows, first.seeds.data
     sample = first.source.stream(rows, seed, torch.device("cpu")).next().float()
+    if not sample.isfinite().all():
+        raise UserError(f"source {first.source.name}: its training activations are not all finite")
     common = (time.perf_counter() - started) / len(group)
     built = [_build(wanted, sample, common) for wanted in group]
     del sample

@@ -7,6 +7,7 @@ Each keeps its own saved state, so it can go on in other company, or alone.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -163,7 +164,8 @@ def fit(trainings: Sequence[Training], stream: Stream, settings: FitSettings, *,
     A training with a `state_dir` is saved there every `save_every` steps and goes on from what it
     finds there, bit for bit; the folder stays until its owner has put the SAE in a safe place.
     One that is ahead of the others waits for the stream to reach it. One that diverges stops, with
-    the reason in its `error`; the reason is raised only if no training is left.
+    the reason in its `error`, and its last saved state stays as it was; the reason is raised only
+    if no training is left.
     """
     for control in (t for t in trainings if not t.trains):
         control.done = settings.steps
@@ -177,17 +179,23 @@ def fit(trainings: Sequence[Training], stream: Stream, settings: FitSettings, *,
         disable=None,
     )
     watch = Stopwatch(trainings[0].sae.b_dec.device)
+    seen = trainings[0].sae.b_dec.new_zeros(())  # sum of all activations; a NaN stays in it
     with threads_for(max(t.sae.W_enc.numel() for t in trainings) * settings.batch_size), bar:
         for step in bar:
             x = stream.next()
+            seen += x.sum()
             due = [i for i, t in enumerate(trainings) if t.done == step]
             watch.lap([trainings[i] for i in due])
             for i in due:
-                _advance(trainings[i], x, step, settings, lambda *said, i=i: log(i, *said))
+                parts = trainings[i].step(x, Progress(step, settings.steps))
+                logs = step % settings.log_every == 0 or step == settings.steps - 1
                 saves = settings.save_every and (step + 1) % settings.save_every == 0
-                if saves and trainings[i].error is None:
-                    watch.read()
-                    trainings[i].save(stream)
+                if (logs or saves) and _is_sound(trainings[i], parts, seen, step):
+                    if logs:
+                        _log(trainings[i], parts, step, partial(log, i))
+                    if saves:
+                        watch.read()
+                        trainings[i].save(stream)
                 watch.lap([trainings[i]])
             if step % settings.log_every == 0:
                 watch.read()
@@ -199,29 +207,36 @@ def fit(trainings: Sequence[Training], stream: Stream, settings: FitSettings, *,
         raise errors[0]
 
 
-def _advance(
-    training: Training,
-    x: Float[Tensor, "batch d_in"],
-    step: int,
-    settings: FitSettings,
-    log: Callable[[int, dict[str, float]], None],
-) -> None:
-    """Take one step, log it if it is due, and stop the training if it has diverged."""
-    parts = training.step(x, Progress(step, settings.steps))
-    if step % settings.log_every and step != settings.steps - 1:
-        return
-    numbers = {name: value.item() for name, value in parts.items()}
-    bad = [name for name, value in numbers.items() if not abs(value) < float("inf")]
+def _is_sound(
+    training: Training, parts: dict[str, Tensor], seen: Float[Tensor, ""], step: int
+) -> bool:
+    """Return whether the loss and the weights are finite; if not, stop the training."""
+    weights = {name: p.detach() for name, p in training.sae.named_parameters()}
+    largest = {name: torch.linalg.vector_norm(p, float("inf")) for name, p in weights.items()}
+    bad = [name for name, value in {**parts, **largest}.items() if not value.isfinite()]
     if not bad:
-        for name, number in {"step": step, **numbers}.items():
-            training.curve.setdefault(name, []).append(number)
-        log(step, numbers)
-        return
+        return True
+    advice = f"(lr={training.trainer.optim.lr}); try a smaller optim.lr"
+    if not seen.isfinite():
+        advice = "because the activations of its source are not all finite"
     training.done = step  # never due again
     training.error = UserError(
         f"training of {training.trainer.name} diverged at step {step}: {bad[0]} is not finite "
-        f"(lr={training.trainer.optim.lr}); try a smaller optim.lr"
+        f"{advice}"
     )
+    return False
+
+
+def _log(
+    training: Training,
+    parts: dict[str, Tensor],
+    step: int,
+    log: Callable[[int, dict[str, float]], None],
+) -> None:
+    numbers = {name: value.item() for name, value in parts.items()}
+    for name, number in {"step": step, **numbers}.items():
+        training.curve.setdefault(name, []).append(number)
+    log(step, numbers)
 
 
 def is_serial(multiply_adds: int) -> bool:

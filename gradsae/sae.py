@@ -1,7 +1,9 @@
 """The sparse autoencoder: encode, decode, save, load. Every method trains this one class."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final, get_args
 
@@ -91,7 +93,6 @@ class Pass:
     """One forward pass. Quantities ending in `_in` are in the SAE's own, normalised units."""
 
     x_in: Float[Tensor, "batch d_in"]
-    recon_in: Float[Tensor, "batch d_in"]
     codes: Codes
     """Values are in normalised units, before the output scale."""
     pre: Codes
@@ -99,12 +100,19 @@ class Pass:
     scale: Float[Tensor, "batch 1"]
     """Raw units per normalised unit."""
     normaliser: Normaliser
+    decode: Callable[[], Float[Tensor, "batch d_in"]] = field(repr=False)
+    """Decodes `codes` with the weights that the SAE then has."""
     precision: Precision = "fp32"
     """In which the pass was computed."""
 
+    @cached_property
+    def recon_in(self) -> Float[Tensor, "batch d_in"]:
+        """Reconstruction; made when first asked for, since not every loss needs it."""
+        return self.decode()
+
     @property
     def recon(self) -> Float[Tensor, "batch d_in"]:
-        """Reconstruction in raw units; made when asked for, since training needs none."""
+        """Reconstruction in raw units."""
         return self.normaliser.undo(self.recon_in, self.scale)
 
 
@@ -187,13 +195,19 @@ class SAE(nn.Module):
         normaliser = self.normaliser
         x_in, scale = normaliser.apply(x)
         codes, pre = self.encode_in(x_in, precision, gate)
+        with_grad = torch.is_grad_enabled()
+
+        def decode() -> Float[Tensor, "batch d_in"]:
+            with torch.set_grad_enabled(with_grad):
+                return self.decode_in(codes, precision)
+
         return Pass(
             x_in=x_in,
-            recon_in=self.decode_in(codes, precision),
             codes=codes,
             pre=pre,
             scale=scale,
             normaliser=normaliser,
+            decode=decode,
             precision=precision,
         )
 

@@ -10,7 +10,7 @@ from gradsae.kernels import select
 from gradsae.metrics.common import forward
 from gradsae.sae import load
 from gradsae.trainers.batchtopk import BatchTopK
-from gradsae.trainers.matryoshka import Matryoshka, decode_prefixes
+from gradsae.trainers.matryoshka import Matryoshka, decode_groups
 
 FAMILY = [
     BatchTopK(d_sae=24, k=2, optim=OPTIM),
@@ -96,12 +96,22 @@ def test_loss_and_gradients_equal_the_dense_formula(trainer, generator):
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_prefixes_are_decodes_of_the_first_latents(dense, generator):
+def test_groups_sum_up_to_decodes_of_the_first_latents(dense, generator):
     values = torch.rand(9, 10, generator=generator) * (torch.rand(9, 10, generator=generator) < 0.3)
     W, ends = torch.randn(10, 4, generator=generator), [2, 3, 10]
     codes = DenseCodes(values=values) if dense else from_dense(values)
-    expected = torch.stack([values[:, :m] @ W[:m] for m in ends])
-    torch.testing.assert_close(decode_prefixes(codes, W, ends), expected)
+    expected = torch.stack([values[:, :m] @ W[:m] for m in ends], dim=1)
+    torch.testing.assert_close(decode_groups(codes, W, ends).cumsum(1), expected)
+
+
+@pytest.mark.parametrize("d_sae", [400, 40_000], ids=["plain", "screened"])
+def test_the_entries_of_a_row_rise_in_their_latents(d_sae, generator):
+    """Groups of latents are then groups of neighbours, with no sorting (see `decode_groups`)."""
+    x, W = torch.randn(130, 64, generator=generator), torch.randn(d_sae, 64, generator=generator)
+    found = select.top_of_batch(x, W, torch.zeros(d_sae), 1000)
+    assert isinstance(found, SparseCodes) and len(found.values) == 1000
+    same_row = found.rows.diff() == 0
+    assert bool((found.latents.diff()[same_row] > 0).all())
 
 
 @each

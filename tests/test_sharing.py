@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
-from test_trainers import TRAINERS
+from test_trainers import TRAINERS, NanStream
 
 from gradsae import checkpoints, sharing
 from gradsae.checkpoints import Checkpoint, Wanted
@@ -131,6 +131,12 @@ def test_one_that_diverges_or_cannot_be_built_takes_no_other_with_it(tmp_path):
         alone(tmp_path, trainers[0])
     with pytest.raises(UnbuildableError):
         alone(tmp_path, trainers[2])
+
+
+def test_a_source_with_a_nan_is_named_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(Superposition, "stream", lambda *args: NanStream(bad_batch=0))
+    with pytest.raises(UserError, match=r"source superposition: .* activations are not all finite"):
+        checkpoints.train([wanted(tmp_path, TRAINERS[0])], hear_nothing)
 
 
 def test_a_stream_is_shared_by_data_settings_and_data_seed_and_nothing_else(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from toy import OPTIM, ToyStream, held_out_fvu, no_log, start, train
 
 from gradsae import kernels
+from gradsae.errors import UserError
 from gradsae.fit import FitSettings, fit
 from gradsae.interfaces import Progress
 from gradsae.kernels.gates import ThresholdGate
@@ -43,6 +44,23 @@ TRAINERS = [
     TopK(d_sae=24, k=2, optim=OPTIM, rule=BiasRule(groups=4, bias_every=5)),
     JumpReLU(d_sae=24, coefficient=0.0, bandwidth=0.0, optim=OPTIM, rule=RULE),
 ]
+
+
+class NanStream(ToyStream):
+    """The toy, with one NaN in one of its batches."""
+
+    def __init__(self, bad_batch: int) -> None:
+        super().__init__()
+        self.left = bad_batch
+
+    def next(self):
+        x = super().next()
+        if self.left == 0:
+            x[17, 5] = math.nan
+        self.left -= 1
+        return x
+
+
 every_trainer = pytest.mark.parametrize(
     "trainer", TRAINERS, ids=lambda t: f"{t.name}-{'tied' if t.tied else 'untied'}"
 )
@@ -79,6 +97,30 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(trainer, tmp_path)
         whole.state_dict().items(), resumed.state_dict().items(), strict=True
     ):
         assert torch.equal(p, q), name
+
+
+@every_trainer
+def test_nan_weights_end_in_one_message(trainer):
+    training = start(trainer)
+    with torch.no_grad():
+        training.sae.W_enc[3, 2] = math.nan
+    with pytest.raises(UserError, match=f"training of {trainer.name} diverged at step 0: .*lr="):
+        fit([training], ToyStream(), FitSettings(steps=9, batch_size=256), log=no_log)
+
+
+@every_trainer
+def test_a_nan_activation_ends_in_one_message_and_loses_nothing(trainer, tmp_path):
+    """The step that would overwrite the last good state comes before the next logged one."""
+    settings = FitSettings(steps=14, batch_size=256, save_every=5, log_every=100)
+    whole = start(trainer)
+    fit([whole], ToyStream(), settings, log=no_log)
+    with pytest.raises(UserError, match=r"diverged at step 9: .* activations .* not all finite"):
+        fit([start(trainer, state_dir=tmp_path)], NanStream(7), settings, log=no_log)
+    resumed = start(trainer, state_dir=tmp_path)
+    fit([resumed], ToyStream(), settings, log=no_log)
+    assert resumed.curve == whole.curve
+    for p, q in zip(whole.sae.parameters(), resumed.sae.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_saes_trained_together_equal_those_trained_alone():

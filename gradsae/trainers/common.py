@@ -89,8 +89,10 @@ def squared_error(
     return mse_loss(recon, x, reduction="sum")
 
 
-def fvu(x: Float[Tensor, "batch d_in"], squared: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Fraction of the batch's variance that a squared error leaves (0 perfect, 1 the mean)."""
+def fvu(
+    x: Float[Tensor, "batch d_in"], squared: Float[Tensor, "*errors"]
+) -> Float[Tensor, "*errors"]:
+    """Fraction of the batch's variance that squared errors leave (0 perfect, 1 the mean)."""
     return squared / mse_loss(x, x.mean(0).expand_as(x), reduction="sum")
 
 

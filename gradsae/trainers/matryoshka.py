@@ -17,7 +17,7 @@ from gradsae.normalise import Mode
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Pass
 from gradsae.trainers.batchwise import Batchwise
-from gradsae.trainers.common import l0
+from gradsae.trainers.common import fvu, l0, squared_error
 
 
 @final
@@ -79,11 +79,12 @@ class Matryoshka(Trainer):
         return self.batchwise.build(sample, generator)
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        parts = decode_prefixes(out.codes, sae.written(), self.ends(), out.precision)
-        recons = parts + sae.b_dec
-        errors = (out.x_in - recons).square().sum((1, 2))
-        left = errors / (out.x_in - out.x_in.mean(0)).square().sum()
-        aux = self.batchwise.aux.loss(sae, out, out.x_in - recons[-1])
+        recon, squared = sae.b_dec, []
+        for part in decode_groups(out.codes, sae.written(), self.ends(), out.precision).unbind(1):
+            recon = recon + part
+            squared.append(squared_error(out.x_in, recon))
+        left = fvu(out.x_in, torch.stack(squared))
+        aux = self.batchwise.aux.loss(sae, out, out.x_in - recon.detach())
         parts = {"fvu": left[-1].detach(), "fvu_first": left[0].detach()}
         parts |= {"l0": l0(out.codes), "aux": aux.detach()}
         return Loss(left.mean() + self.aux_coefficient * aux, parts)
@@ -92,38 +93,30 @@ class Matryoshka(Trainer):
         self.batchwise.after_step(sae, out)
 
 
-def decode_prefixes(
+def decode_groups(
     codes: Codes,
     W_dec: Float[Tensor, "d_sae d_in"],
     ends: Sequence[int],
     precision: Precision = "fp32",
-) -> Float[Tensor, "prefixes batch d_in"]:
-    """Return what each prefix of the latents writes, without a bias.
-
-    Every group of latents between two ends is decoded once: a prefix is the one before it and its
-    own group. All groups go through one decode, as rows of their own.
-    """
-    if isinstance(codes, DenseCodes):
-        starts = [0, *ends[:-1]]
-        spans = list(zip(starts, ends, strict=True))
-        groups = [(DenseCodes(values=codes.values[:, a:b]), W_dec[a:b]) for a, b in spans]
-        parts = torch.stack([kernels.decode(*group, precision) for group in groups])
-    else:
-        by_group = _rows_of_groups(codes, ends)
-        parts = kernels.decode(by_group, W_dec, precision).view(len(ends), codes.n_rows, -1)
-    return parts.cumsum(0)
+) -> Float[Tensor, "batch groups d_in"]:
+    """Return what the latents between two ends write, without a bias; their running sum is what the
+    prefixes write. All groups go through one decode, as rows of their own."""
+    if isinstance(codes, SparseCodes):
+        flat = kernels.decode(_rows_of_groups(codes, ends), W_dec, precision)
+        return flat.view(codes.n_rows, len(ends), -1)
+    spans = [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    groups = [(DenseCodes(values=codes.values[:, span]), W_dec[span]) for span in spans]
+    return torch.stack([kernels.decode(*group, precision) for group in groups], dim=1)
 
 
 def _rows_of_groups(codes: SparseCodes, ends: Sequence[int]) -> SparseCodes:
-    """Return codes of len(ends) times as many rows: those of the first group, then the second."""
-    last = torch.tensor(ends, device=codes.latents.device) - 1
-    group = torch.bucketize(codes.latents, last)
-    order = torch.cat([(group == g).nonzero().squeeze(1) for g in range(len(ends))])
-    n_rows = len(ends) * codes.n_rows
-    offsets = torch.zeros(n_rows + 1, dtype=torch.int64, device=codes.offsets.device)
-    torch.cumsum(
-        torch.bincount(group * codes.n_rows + codes.rows, minlength=n_rows), 0, out=offsets[1:]
-    )
-    return SparseCodes(
-        values=codes.values[order], latents=codes.latents[order], offsets=offsets, d_sae=codes.d_sae
-    )
+    """Return the same entries as codes with a row for each group of each row.
+
+    The entries of a row must rise in their latents, as those of a gate with a threshold do.
+    """
+    latents, n = codes.latents, len(ends)
+    group = torch.bucketize(latents, torch.tensor(ends, device=latents.device), right=True)
+    row = codes.rows * n + group
+    starts = torch.arange(codes.n_rows * n + 1, device=latents.device)
+    offsets = torch.searchsorted(row, starts)
+    return SparseCodes(values=codes.values, latents=latents, offsets=offsets, d_sae=codes.d_sae)
