@@ -151,6 +151,25 @@ def lm_recovery(trainer: dict[str, Any], seed: int, l0: float, fvu: float) -> Re
     )
 
 
+def lm_consistency(trainer: dict[str, Any], share: float) -> Record:
+    """Three seeds of one method; the fewer latents a rule keeps, the more are found."""
+    alphas = [0.001, 0.01, 0.05, 1.0]
+    rules = ["act", "z", "rate", "mean"]
+    columns = {
+        "rule": [rule for rule in rules for _ in alphas],
+        "alpha": alphas * len(rules),
+        "share": [share ** (alpha**0.1) for _ in rules for alpha in alphas],
+        "cosine": [0.5 + share / 4] * (len(rules) * len(alphas)),
+    }
+    name = "consistency/mcs_0.9"
+    scores = {name: share, f"{name}/chance": 0.0, "consistency/pw_mcc": 0.4 + share / 2}
+    for rule in rules:
+        scores |= {f"{name}/top_{rule}_{p}": share ** ((p / 100) ** 0.1) for p in (1, 5)}
+    intervals = {k: [v - 0.05, v + 0.04] for k, v in scores.items() if not k.endswith("/chance")}
+    fields: dict[str, Any] = {"series": {"consistency/selection": columns}, "intervals": intervals}
+    return record("consistency", layer(15), trainer, 0, scores=scores, **fields)
+
+
 QUALITY = {"grad_times_act": 0.95, "released_gradsae": 0.45, "mean_act": 0.35, "random": 0.0}
 COST = {"grad_times_act": 3.0, "released_gradsae": 3.0, "mean_act": 1.0, "random": 0.0}
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.cells import Cell, make_cells
-from benchmarks.figures import cost, gba_toy, layer_profile, recovery, style
+from benchmarks.figures import consistency, cost, frontier, gba_toy, layer_profile, recovery, style
 from benchmarks.figures.__main__ import FIGURES, draw_all, newest_versions
 from benchmarks.naming import labels
 from benchmarks.reading import Entry
@@ -37,6 +37,7 @@ def few_records() -> list[Record]:
     ]
     found.append(example.recovery(example.TOY, {"name": "topk", "k": 20}, 0, (0.9, 0.5), 20))
     found += [example.lm_recovery(TOPK, seed, 32, 0.35) for seed in range(2)]
+    found += [example.lm_consistency(TOPK, 0.3), example.lm_consistency(GBA, 0.5)]
     found += [example.influence(depth, TOPK, 0) for depth in (8, 15)]
     return [*found, example.steering(TOPK, 0)]
 
@@ -105,6 +106,35 @@ def test_recovery_shows_the_mean_the_t_interval_and_chance(close_figures):
     assert xs[0] == pytest.approx([low, high])
     assert xs[1] == pytest.approx([np.mean(values)])
     assert xs[2] == pytest.approx([chance])
+
+
+def test_the_frontier_joins_the_settings_of_a_method_and_leaves_out_lone_ones(close_figures):
+    swept = [example.lm_recovery({**TOPK, "k": k}, 0, k, 0.5 - k / 200) for k in (64, 16, 32)]
+    other = example.lm_recovery(GBA, 0, 30, 0.4)
+    other.config["source"] = {"name": "lm_layer", "site": "resid_post.22"}
+    drawing = frontier.draw(cells_of([*swept, other]))
+    assert drawing is not None
+    fvu, recovered, _ = drawing.figure.axes
+    for axes, score in ((fvu, "reconstruction/fvu"), (recovered, "lm/ce_recovered")):
+        points = sorted((r.scores["sparsity/l0"], r.scores[score]) for r in swept)
+        assert lines_of(axes)[-1] == tuple(map(list, zip(*points, strict=True)))
+    assert len(drawing.cells) == 3, "a world with one setting has no frontier"
+    alone = frontier.draw(cells_of([other]))
+    assert alone is not None, "unless there is no other"
+
+
+def test_consistency_draws_the_series_and_the_jackknife_intervals(close_figures):
+    record = example.lm_consistency(TOPK, 0.3)
+    drawing = consistency.draw(cells_of([record]))
+    assert drawing is not None
+    columns = record.series["consistency/selection"]
+    by_z = [i for i, rule in enumerate(columns["rule"]) if rule == "z"]
+    line, *others = lines_of(drawing.figure.axes[1])
+    assert line == tuple([columns[name][i] for i in by_z] for name in ("alpha", "share"))
+    whiskers = {xs[0]: ys for xs, ys in others if xs[0] == xs[-1]}
+    name = "consistency/mcs_0.9"
+    assert whiskers[0.01] == record.intervals[f"{name}/top_z_1"]
+    assert whiskers[1.0] == record.intervals[name]
 
 
 def test_gba_toy_shows_the_papers_numbers_beside_ours(close_figures):

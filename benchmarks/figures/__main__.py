@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.cells import Cell, make_cells
 from benchmarks.figures import (
     agreement,
+    consistency,
     cost,
     density,
     dose_response,
@@ -31,7 +32,7 @@ from gradsae.files import check_writable, write_whole
 FIGURES = {
     module.NAME: module
     for module in (
-        *(recovery, gba_toy, frr_curve, density, training, frontier),
+        *(recovery, gba_toy, frr_curve, density, training, frontier, consistency),
         *(agreement, layer_profile, cost, dose_response),
     )
 }

@@ -1,4 +1,4 @@
-"""Reconstruction against sparsity on the layers of a language model."""
+"""What a method loses at which sparsity, on the layers of a language model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,68 +6,74 @@ from typing import Any
 from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import (
-    COLUMN,
     PAGE,
-    escape,
     handle,
     legend_below,
     look,
     new_figure,
     plain_log,
+    title,
     whisker,
 )
 from benchmarks.worlds import World, in_order, make_worlds
 
 NAME = "frontier"
-COMMAND = "python -m benchmarks.run -m source=lm_layer trainer=topk,l1,gba seed=0,1,2"
-COLUMNS = 3
+COMMAND = "python -m benchmarks.run experiment=lm_frontier"
+PANELS = {
+    "reconstruction/fvu": "fraction of variance unexplained",
+    "lm/ce_recovered": "cross-entropy recovered",
+    "sparsity/dead": "share of dead latents",
+}
+L0 = "sparsity/l0"
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [
-        cell
-        for cell in cells
-        if cell.task == "recovery" and cell.site and cell.mean("reconstruction/fvu") is not None
-    ]
+    cells = [c for c in cells if c.task == "recovery" and c.site and c.mean(L0) is not None]
     if not cells:
         return None
     worlds = make_worlds(cells)
-    columns = min(COLUMNS, len(worlds))
-    rows = -(-len(worlds) // columns)
-    width = COLUMN if columns == 1 else PAGE
+    worlds = [world for world in worlds if _is_swept(world)] or worlds
+    cells = [cell for world in worlds for cell in world.cells]
+    height = 0.6 + 2.0 * len(worlds)
     figure, grid = new_figure(
-        rows, columns, width=width, height=0.5 + 2.1 * rows, sharex=True, sharey=True
+        len(worlds), len(PANELS), width=PAGE, height=height, sharex=True, sharey="col"
     )
-    for axes, world in zip(grid.flat, worlds, strict=False):
-        _panel(axes, world)
-    for axes in list(grid.flat)[len(worlds) :]:
-        axes.set_visible(False)
-    spread = [x for cell in cells if (x := cell.mean("sparsity/l0"))]
+    for row, world in zip(grid, worlds, strict=True):
+        for axes, (score, words) in zip(row, PANELS.items(), strict=True):
+            _panel(axes, world, score)
+            axes.set_ylabel(words)
+        title(row[0], world.title)
+    spread = [x for cell in cells if (x := cell.mean(L0))]
     if spread and max(spread) > 4 * min(spread):
         plain_log(grid[0, 0], "x")  # shared
-    for row in grid:
-        row[0].set_ylabel("fraction of variance unexplained")
+    for axes in grid[-1]:
+        axes.set_xlabel("L0, active latents per token")
     methods = list(dict.fromkeys(cell.method for cell in in_order(cells)))
-    handles = [handle(METHODS.get(m, m), *look(m), linestyle="-") for m in methods]
-    legend_below(figure, handles, 4)
+    legend_below(figure, [handle(METHODS.get(m, m), *look(m), linestyle="-") for m in methods], 6)
     return Drawing(
         figure=figure,
         title="Reconstruction against sparsity.",
-        text="Fraction of variance unexplained (lower is better) against the mean number of "
-        "active latents, on held-out tokens without outliers; one marker per setting of a method, "
-        "joined along the method's sparsity. Markers: mean over seeds; "
-        f"{bars(cells, 'reconstruction/fvu')}.",
+        text="Fraction of variance unexplained (lower is better), cross-entropy recovered (1: that "
+        "of the untouched model, 0: that with zeros in place of the activation) and share of "
+        "latents that never fired, against the mean number of active latents, on held-out tokens "
+        "without outliers; one marker per setting of a method, joined along its sparsity. "
+        f"Markers: mean over seeds; {bars(cells, 'reconstruction/fvu')}.",
         cells=cells,
     )
 
 
-def _panel(axes: Any, world: World) -> None:
-    cells = world.cells
-    for method in dict.fromkeys(cell.method for cell in cells):
+def _is_swept(world: World) -> bool:
+    """True where some method has two settings, that is, where there is a line to draw."""
+    methods = [cell.method for cell in world.cells]
+    return len(set(methods)) < len(methods)
+
+
+def _panel(axes: Any, world: World, score: str) -> None:
+    for method in dict.fromkeys(cell.method for cell in world.cells):
         colour, marker = look(method)
         points = []
-        for cell in (c for c in cells if c.method == method):
-            x, y = cell.estimate("sparsity/l0"), cell.estimate("reconstruction/fvu")
+        for cell in (c for c in world.cells if c.method == method):
+            x, y = cell.estimate(L0), cell.estimate(score)
             if x is None or y is None:
                 continue
             points.append((x.mean, y.mean))
@@ -76,6 +82,4 @@ def _panel(axes: Any, world: World) -> None:
         points.sort()
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linewidth=0.8)
-    axes.set_xlabel("L0, active latents per token")
-    axes.set_title(escape(world.title))
     axes.grid()

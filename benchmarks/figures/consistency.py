@@ -1,0 +1,80 @@
+"""Do the latents that a rule ranks first come back in other seeds, on a language model?"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.cells import METHODS, Cell
+from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.style import (
+    GREY,
+    PAGE,
+    handle,
+    legend_below,
+    look,
+    new_figure,
+    plain_log,
+    title,
+    whisker,
+)
+from benchmarks.worlds import World, in_order, make_worlds
+
+NAME = "consistency"
+COMMAND = "python -m benchmarks.run experiment=lm_consistency"
+SERIES = "consistency/selection"
+MCS = "consistency/mcs_0.9"
+RULES = {
+    "act": "maximum activation",
+    "z": "Z-score",
+    "rate": "firing rate",
+    "mean": "mean activation",
+}
+
+
+def draw(cells: Sequence[Cell]) -> Drawing | None:
+    cells = [c for c in cells if c.task == "consistency" and c.site and c.series(SERIES)]
+    if not cells:
+        return None
+    worlds = make_worlds(cells)
+    height = 0.6 + 2.0 * len(worlds)
+    figure, grid = new_figure(
+        len(worlds), len(RULES), width=PAGE, height=height, sharex=True, sharey=True
+    )
+    for row, world in zip(grid, worlds, strict=True):
+        for axes, rule in zip(row, RULES, strict=True):
+            _panel(axes, world, rule)
+        row[0].set_ylabel("share found in another seed")
+        title(row[0], world.title)
+    plain_log(grid[0, 0], "x")  # shared
+    for axes, words in zip(grid[-1], RULES.values(), strict=True):
+        axes.set_xlabel(f"top share by\n{words}")
+    methods = list(dict.fromkeys(cell.method for cell in in_order(cells)))
+    handles = [handle(METHODS.get(m, m), *look(m), linestyle="-") for m in methods]
+    legend_below(figure, [*handles, handle("chance", GREY, linestyle=":")], 7)
+    return Drawing(
+        figure=figure,
+        title="Consistency over seeds, by the rule that selects latents.",
+        text="Share of the selected latents of one SAE that have a latent of another seed with a "
+        "cosine above 0.9, both ways, mean over pairs of seeds, against how many are selected: "
+        "the top share of the live latents, at least one, by the rule under the panel; at the "
+        "right end all of them. Bars, at 1 %, 5 % and all: 95 % jackknife interval over seeds. "
+        "Chance: as many random directions.",
+        cells=cells,
+    )
+
+
+def _panel(axes: Any, world: World, rule: str) -> None:
+    scores = {0.01: f"{MCS}/top_{rule}_1", 0.05: f"{MCS}/top_{rule}_5", 1.0: MCS}
+    for cell in world.cells:
+        colour, marker = look(cell.method)
+        (run, *_) = cell.series(SERIES)
+        rows = zip(run["rule"], run["alpha"], run["share"], strict=True)
+        points = [(alpha, share) for of, alpha, share in rows if of == rule]
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linewidth=0.8)
+        for alpha, score in scores.items():
+            if found := cell.estimate(score):
+                whisker(axes, alpha, found, colour, horizontal=False)
+    chance = [x for cell in world.cells if (x := cell.mean(f"{MCS}/chance")) is not None]
+    if chance:
+        axes.axhline(max(chance), color=GREY, linestyle=":", linewidth=0.8)
+    axes.set_ylim(-0.03, 1.03)
+    axes.grid()
