@@ -75,7 +75,6 @@ def test_all_principal_axes_together_rebuild_everything():
 
 
 def test_independent_components_find_independent_sources(generator):
-    pytest.importorskip("sklearn")
     true = random_directions(6, 6, generator)
     loudness = torch.empty(4000, 6).exponential_(generator=generator)
     x = loudness @ true
@@ -83,14 +82,6 @@ def test_independent_components_find_independent_sources(generator):
     cosine = sae.decoder() @ true.T
     assert (cosine.max(0).values > 0.99).all()
     torch.testing.assert_close(sae(x).recon, x, atol=1e-3, rtol=1e-3)
-
-
-def test_independent_components_say_what_they_need(monkeypatch):
-    from gradsae.errors import UserError
-
-    monkeypatch.setitem(__import__("sys").modules, "sklearn.decomposition", None)
-    with pytest.raises(UserError, match="pip install scikit-learn"):
-        built(Control(atoms="ica", d_sae=4, k=2))
 
 
 def test_pursuit_of_orthogonal_atoms_is_projection(generator):

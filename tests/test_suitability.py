@@ -8,15 +8,16 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from suitability_worlds import truth, world
+from torch.nn.functional import normalize
 
 from benchmarks import suitability
 from gradsae.codes import from_dense
+from gradsae.ica import fast_ica
 from gradsae.interfaces import Scores, Skipped
 from gradsae.sae import SAE, Architecture
 from gradsae.sources.superposition import Superposition
 from gradsae.suitability import conditions, proposal, quantities, references, theorem
 from gradsae.suitability.evidence import Evidence, merged
-from gradsae.suitability.ica import fast_ica
 from gradsae.suitability.metric import Suitability
 from gradsae.suitability.theorem import Estimate, exactly
 
@@ -117,13 +118,25 @@ def test_near_duplicates_are_merged_and_unused_atoms_dropped():
 def test_ica_finds_sparse_sources_up_to_order_and_scale():
     source = world(n_features=16, width=16, l0=2, support="bernoulli", directions="orthogonal")
     x = source.held_out(8192, 0).x
-    found = fast_ica(x, torch.Generator().manual_seed(0))
+    found = fast_ica(x, torch.Generator().manual_seed(0), most=64)
     assert found.converged
-    units = torch.nn.functional.normalize(found.directions, dim=1)
-    assert (source.features() @ units.mT).amax(1).min() > 0.95
-    torch.testing.assert_close(
-        found.sources @ found.directions, x - x.mean(0), rtol=1e-3, atol=1e-3
-    )
+    cosine = normalize(found.mixing, dim=1) @ source.features().double().mT
+    assert cosine.abs().amax(0).min() > 0.95
+    sources = (x.double() - found.centre) @ found.unmixing.mT
+    torch.testing.assert_close(sources.T.cov(), torch.eye(16).double(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(sources @ found.mixing, x.double() - x.double().mean(0))
+
+
+def test_ica_of_leading_dimensions_leaves_out_the_others_and_says_when_it_did_not_settle(
+    monkeypatch,
+):
+    draws = torch.Generator().manual_seed(0)
+    loud = torch.empty(4000, 3).exponential_(generator=draws) @ torch.eye(3, 8)
+    x = loud + 1e-9 * torch.randn(4000, 8, generator=draws)  # five dimensions of rounding
+    assert len(fast_ica(x, torch.Generator().manual_seed(0)).mixing) == 3
+    assert len(fast_ica(x, torch.Generator().manual_seed(0), most=2).mixing) == 2
+    monkeypatch.setattr("gradsae.ica.MAX_STEPS", 1)
+    assert not fast_ica(x, torch.Generator().manual_seed(0)).converged
 
 
 def test_without_superposition_ica_counts_the_true_sparsity():

@@ -14,13 +14,13 @@ from torch import Tensor
 from gradsae.codes import SparseCodes, from_dense
 from gradsae.errors import UserError
 from gradsae.fit import FitSettings, Training, fit
+from gradsae.ica import fast_ica
 from gradsae.interfaces import HeldOut, KnownSource, Source
 from gradsae.metrics.common import directions, encode
 from gradsae.optim import Optim
 from gradsae.sae import SAE
 from gradsae.seeds import Seeds, make_generator
 from gradsae.suitability.evidence import Evidence, merged
-from gradsae.suitability.ica import fast_ica
 from gradsae.suitability.quantities import MAX_PAIRS
 from gradsae.trainers.topk import TopK
 
@@ -37,6 +37,8 @@ core passes it on 1 row in 700."""
 LEAST_SIGMAS = 0.1
 """And at least this many of its whole deviation, where the core has no width: less is under 1 % of
 its variance."""
+MAX_COMPONENTS = 256
+"""Leading principal dimensions that are unmixed."""
 MAD = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 
@@ -109,21 +111,23 @@ def latents(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Evidence:
 
 def ica(x: Float[Tensor, "batch d_in"], seed: int) -> Evidence:
     """Return the independent components of `x` and where they stand out of their core."""
-    components = fast_ica(x.float(), make_generator(seed, "eval ica"))
-    sources = components.sources
+    found = fast_ica(x, make_generator(seed, "eval ica"), most=MAX_COMPONENTS)
+    sources = ((x.double() - found.centre) @ found.unmixing.mT).float()
+    sign = torch.where(sources.pow(3).mean(0) < 0, -1.0, 1.0)  # the long tail is the feature
+    sources, directions = sources * sign, found.mixing.float() * sign[:, None]
     core = sources.median(0).values
     spread = MAD * (sources - core).abs().median(0).values
     least = (CORE_SIGMAS * spread).clamp_min(LEAST_SIGMAS)
     lengths = torch.where(sources - core > least, sources - core, 0.0)
-    lengths = lengths * components.directions.norm(dim=1)
+    lengths = lengths * directions.norm(dim=1)
     caveat = f"circular: n cannot exceed {sources.shape[1]} dimensions; in superposition "
     caveat += "components are mixtures, and the threshold decides what is active"
-    if not components.converged:
+    if not found.converged:
         caveat += "; did not converge"
     return _some(
         Evidence(
             family="ica",
-            directions=components.directions,
+            directions=directions,
             codes=from_dense(lengths),
             n_ceiling=sources.shape[1],
             caveat=caveat,

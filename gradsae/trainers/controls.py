@@ -1,7 +1,6 @@
 """Controls: dictionaries that nobody trained, seen through the same metrics as trained SAEs."""
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Literal, NamedTuple, final
 
 import torch
@@ -9,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.errors import UserError
+from gradsae.ica import fast_ica
 from gradsae.interfaces import HIDDEN, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
@@ -115,24 +114,15 @@ def principal(sample: Float[Tensor, "batch d_in"], n: int) -> Atoms:
 
 
 def independent(sample: Float[Tensor, "batch d_in"], n: int, generator: torch.Generator) -> Atoms:
-    """Return independent components (FastICA of scikit-learn) and their negatives, by falling
-    variance. A latent's pre-activation is how far the row lies along its atom once unmixed.
-
-    Raises UserError where scikit-learn is not installed.
+    """Return independent components and their negatives, by falling variance. A latent's
+    pre-activation is how far the row lies along its atom once unmixed.
     """
-    try:
-        decomposition = import_module("sklearn.decomposition")
-    except ImportError:
-        raise UserError("atoms=ica needs scikit-learn: pip install scikit-learn") from None
-    seed = int(torch.randint(2**31, (), generator=generator))
-    ica = decomposition.FastICA(whiten="unit-variance", random_state=seed, max_iter=500)
-    ica.fit(sample.double().numpy())
-    mixing, unmixing = (torch.from_numpy(a) for a in (ica.mixing_.T, ica.components_))
-    norm = mixing.norm(dim=1, keepdim=True)
+    found = fast_ica(sample, generator)
+    norm = found.mixing.norm(dim=1, keepdim=True)
     order = norm[:, 0].argsort(descending=True)
-    encoder, decoder = (_both_signs(a[order])[:n] for a in (unmixing * norm, mixing / norm))
-    centre = torch.from_numpy(ica.mean_)
-    return Atoms(encoder.to(sample), decoder.to(sample), centre.to(sample))
+    rows = (found.unmixing * norm, found.mixing / norm)
+    encoder, decoder = (_both_signs(a[order])[:n].to(sample) for a in rows)
+    return Atoms(encoder, decoder, found.centre.to(sample))
 
 
 def _both_signs(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "twice d_in"]:
