@@ -190,6 +190,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("recovery/rate_error", "detection/f1", "consistency/mcs_0.9", "reconstruction/fvu"),
         *("lm/ce_recovered", "lm/kl", "sparsity/l0", "sparsity/dead"),
     ),
+    "grid": (
+        *("recovery/mcc", "recovery/frr_0.9", "detection/f1", "reconstruction/fvu"),
+        *("sparsity/l0", "sparsity/dead"),
+    ),
     "consistency": ("consistency/mcs_0.9", "consistency/pw_mcc"),
     "influence": (
         *("influence/spearman", "influence/pearson", "influence/sign_agreement"),
@@ -199,7 +203,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("steering/effect", "steering/kl_rest", "steering/selectivity", "steering/ppl_ratio"),
     ),
 }
-"""Columns of the tables of a task. Influence and steering have a line per variant."""
+"""Columns of the tables of a task; of a grid, the default's. Influence and steering have a line per
+variant."""
 
 ONLY_ON_THE_BOARD = {
     *("recovery/precision_0.9", "recovery/rate_error", "lm/kl"),

@@ -2,6 +2,7 @@
 
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, final
@@ -28,8 +29,10 @@ from gradsae.interfaces import (
     Trainer,
 )
 from gradsae.metrics.across_seeds import Consistency
+from gradsae.metrics.grid import Grid
 from gradsae.provenance import provenance
 from gradsae.records import Record, load, record_id, save
+from gradsae.sae import SAE
 from gradsae.seeds import Seeds
 from gradsae.steering import task as steering
 from gradsae.steering.task import Steering
@@ -39,10 +42,13 @@ from gradsae.trainers.pretrained import Pretrained
 TASKS = {
     "recovery": 1,
     "consistency": 1,
+    "grid": 1,
     "influence": influence.VERSION,
     "steering": steering.VERSION,
 }
 """Version of each task: goes up when the same cell would give other numbers."""
+TRAINING_TASKS = ("recovery", "grid")
+"""Tasks that ask what training achieves: its cost is theirs, and force=true trains anew."""
 
 
 @final
@@ -59,6 +65,7 @@ class Cell:
     influence: Influence
     steering: Steering
     consistency: Consistency
+    grid: Grid | None
     tracking: Tracking
     device: torch.device
     results: Path
@@ -86,18 +93,25 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
     try:
         checks.one_of("task", cfg.task, tuple(TASKS))
         checks.flag("force", cfg.force)
+        if cfg.task == "grid" and not cfg.get("grid"):
+            raise UserError("task=grid: this trainer has no grid; conf/grid holds one per trainer")
         seeds = Seeds(**cfg.seeds)
         source = _build(cfg, "source")
+        trainer = _told(_build(cfg, "trainer"), source)
+        grid = _build(cfg, "grid") if cfg.get("grid") else None
+        if cfg.task == "grid":
+            grid.trainers(trainer)  # before the work: each refuses what it cannot be
         return Cell(
             task=cfg.task,
             source=source,
-            trainer=_told(_build(cfg, "trainer"), source),
+            trainer=trainer,
             fit=_build(cfg, "fit"),
             seeds=seeds,
             metrics={name: _build(cfg, f"metric.{name}") for name in cfg.metric},
             influence=_build(cfg, "influence"),
             steering=_build(cfg, "steering"),
             consistency=_build(cfg, "consistency"),
+            grid=grid,
             tracking=_build(cfg, "tracking"),
             device=_device(cfg.device),
             results=Path(cfg.results),
@@ -157,14 +171,15 @@ def run(cell: Cell) -> Outcome:
     cell.source.d_in()  # harvests, where one is due
     started = time.perf_counter()
     with _track(cell, path.stem, _config(cell)) as tracked:
-        checkpoint = _checkpoint(cell, _wanted(cell)[0], tracked)
-        answer = _measure(cell, checkpoint)
+        measured = _wanted(cell) if cell.task == "grid" else _wanted(cell)[:1]
+        trained = [_checkpoint(cell, wanted, tracked) for wanted in measured]
+        answer = _measure(cell, trained)
         if isinstance(answer, Skipped):
             return Outcome("does not apply", f"{_name(cell)}: {answer.reason}")
         seconds = time.perf_counter() - started
-        if checkpoint.found and cell.task == "recovery":
-            seconds += checkpoint.seconds  # the cost of the method, whenever it was paid
-        record = _record(cell, checkpoint, answer, seconds)
+        if cell.task in TRAINING_TASKS:  # the cost of the method, whenever it was paid
+            seconds += sum(checkpoint.seconds for checkpoint in trained if checkpoint.found)
+        record = _record(cell, trained, answer, seconds)
         path = save(record, cell.results / "records")  # first: W&B is only a mirror
         _mirror(tracked, record)
     return Outcome("done", f"{_name(cell)}: {path.stem}", path)
@@ -204,8 +219,10 @@ def _name(cell: Cell) -> str:
 
 def _config(cell: Cell) -> dict[str, Any]:
     """Return what was measured on what, and under which names."""
+    metrics = {name: plain(metric) for name, metric in cell.metrics.items()}
     asked: dict[str, Any] = {
-        "recovery": {name: plain(metric) for name, metric in cell.metrics.items()},
+        "recovery": metrics,
+        "grid": {**plain(cell.grid or {}), **metrics},
         "consistency": plain(cell.consistency),
         "influence": plain(cell.influence),
         "steering": plain(cell.steering),
@@ -235,29 +252,40 @@ def _track(cell: Cell, name: str, config: dict[str, Any]) -> Run:
 
 
 def _wanted(cell: Cell) -> list[Wanted]:
-    """Return the cell's own SAE and, for consistency, those of the other seeds."""
+    """Return the cell's own SAE first; after it, for consistency, those of the other seeds, for a
+    grid those of the other settings."""
     seeds = [cell.seeds]
     if cell.task == "consistency":
         seeds += [replace(cell.seeds, data=s, init=s) for s in cell.consistency.others]
-    about = {"source": cell.source, "trainer": cell.trainer, "settings": cell.fit}
+    trainers = [cell.trainer]
+    if cell.task == "grid" and cell.grid is not None:
+        trainers = cell.grid.trainers(cell.trainer)
+    about = {"source": cell.source, "settings": cell.fit}
     where = {"root": cell.results, "device": cell.device}
-    return [Wanted(seeds=each, **about, **where) for each in seeds]
+    return [
+        Wanted(seeds=each, trainer=trainer, **about, **where)
+        for each in seeds
+        for trainer in trainers
+    ]
 
 
 def _checkpoint(cell: Cell, wanted: Wanted, tracked: Run) -> Checkpoint:
     return checkpoints.get(
         wanted,
         log=lambda step, parts: tracked.log(step, {f"train/{k}": v for k, v in parts.items()}),
-        force=cell.force and cell.task == "recovery",
+        force=cell.force and cell.task in TRAINING_TASKS,
     )
 
 
-def _measure(cell: Cell, checkpoint: Checkpoint) -> Scores | Skipped:
-    sae, seed = checkpoint.sae, cell.seeds.eval
+def _measure(cell: Cell, trained: Sequence[Checkpoint]) -> Scores | Skipped:
+    sae, seed = trained[0].sae, cell.seeds.eval
     match cell.task:
         case "recovery":
-            answers = {k: m.measure(sae, cell.source, seed) for k, m in cell.metrics.items()}
-            return _merge(answers)
+            return _recovery(cell, sae)
+        case "grid":
+            assert cell.grid is not None
+            trainers = cell.grid.trainers(cell.trainer)
+            return cell.grid.table(trainers, [_recovery(cell, each.sae) for each in trained])
         case "consistency":
             runs = [sae] + [_checkpoint(cell, other, NoRun()).sae for other in _wanted(cell)[1:]]
             return cell.consistency.compare(runs, cell.source, seed)
@@ -265,6 +293,11 @@ def _measure(cell: Cell, checkpoint: Checkpoint) -> Scores | Skipped:
             return cell.influence.measure(sae, cell.source, seed)
         case _:
             return cell.steering.measure(sae, cell.source, seed)
+
+
+def _recovery(cell: Cell, sae: SAE) -> Scores:
+    seed = cell.seeds.eval
+    return _merge({k: m.measure(sae, cell.source, seed) for k, m in cell.metrics.items()})
 
 
 def _merge(answers: dict[str, Scores | Skipped]) -> Scores:
@@ -280,10 +313,10 @@ def _merge(answers: dict[str, Scores | Skipped]) -> Scores:
     return replace(merged, forward_equivalents=spent)
 
 
-def _record(cell: Cell, checkpoint: Checkpoint, answer: Scores, seconds: float) -> Record:
+def _record(cell: Cell, trained: Sequence[Checkpoint], answer: Scores, seconds: float) -> Record:
     series, source = dict(answer.series), cell.source
     if cell.task == "recovery":
-        series["training/curve"] = dict(checkpoint.curve)
+        series["training/curve"] = dict(trained[0].curve)
     store = source.activations_id() if isinstance(source, ModelSource) else None
     return Record(
         task=_task(cell),
@@ -297,11 +330,11 @@ def _record(cell: Cell, checkpoint: Checkpoint, answer: Scores, seconds: float) 
         cost={
             "seconds": round(seconds, 2),
             "forward_equivalents": answer.forward_equivalents,
-            "tokens": cell.fit.steps * cell.fit.batch_size,
+            "tokens": len(trained) * cell.fit.steps * cell.fit.batch_size,
             "peak_bytes": _peak_bytes(cell.device),
         },
         provenance=provenance(str(cell.device), **source.provenance()),
-        artifacts={"checkpoint": checkpoint.id, "activations": store},
+        artifacts={"checkpoint": trained[0].id, "activations": store},
     )
 
 

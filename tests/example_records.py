@@ -170,6 +170,20 @@ def lm_consistency(trainer: dict[str, Any], share: float) -> Record:
     return record("consistency", layer(15), trainer, 0, scores=scores, **fields)
 
 
+def grid(trainer: dict[str, Any], seed: int, experiment: str) -> Record:
+    """Three settings of k on one world; the second is the best."""
+    scores = {"recovery.mcc": [0.5, 0.8, 0.7], "recovery.frr_0.9": [0.1, 0.4, 0.3]}
+    columns = {"k": [8, 16, 32], "is_default": [True, False, False], **scores}
+    where = {**SUPERPOSITION, "ask": {"settings": [{"k": 8}, {"k": 16}, {"k": 32}]}}
+    return record(
+        *("grid", where, trainer, seed),
+        scores={"recovery/mcc": 0.5},
+        series={"grid/scores": {**columns, "detection.f1": [0.2, 0.6, 0.5]}},
+        label="plain",
+        experiment=experiment,
+    )
+
+
 QUALITY = {"grad_times_act": 0.95, "released_gradsae": 0.45, "mean_act": 0.35, "random": 0.0}
 COST = {"grad_times_act": 3.0, "released_gradsae": 3.0, "mean_act": 1.0, "random": 0.0}
 

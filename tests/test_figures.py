@@ -39,6 +39,9 @@ def few_records() -> list[Record]:
     found += [example.lm_recovery(TOPK, seed, 32, 0.35) for seed in range(2)]
     found += [example.lm_consistency(TOPK, 0.3), example.lm_consistency(GBA, 0.5)]
     found += [example.influence(depth, TOPK, 0) for depth in (8, 15)]
+    found += [
+        example.grid(TOPK, seed, name) for seed, name in [(100, "regret_grid"), (0, "regret")]
+    ]
     return [*found, example.steering(TOPK, 0)]
 
 

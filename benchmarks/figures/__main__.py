@@ -21,6 +21,7 @@ from benchmarks.figures import (
     gba_toy,
     layer_profile,
     recovery,
+    regret,
     training,
 )
 from benchmarks.figures.drawing import caption
@@ -33,7 +34,7 @@ FIGURES = {
     module.NAME: module
     for module in (
         *(recovery, gba_toy, frr_curve, density, training, frontier, consistency),
-        *(agreement, layer_profile, cost, dose_response),
+        *(agreement, layer_profile, cost, dose_response, regret),
     )
 }
 

@@ -23,6 +23,8 @@ TASKS = {
     "influence": "Influence: does an estimate find the latents whose ablation moves the model?",
     "steering": "Steering: do the chosen latents move the target, and what else do they move?",
 }
+LEFT_OUT = ("grid",)
+"""Tasks that choose settings: what comes of them is a figure, not a row to be ranked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def make_tables(cells: Iterable[Cell]) -> list[Table]:
     """Tables by task and source; two versions of a task are two tables."""
     order = list(TASKS)
     worlds = sorted(
-        make_worlds(cells),
+        make_worlds(cell for cell in cells if cell.task not in LEFT_OUT),
         key=lambda w: order.index(w.cells[0].task) if w.cells[0].task in order else len(order),
     )
     return [_make_table(world) for world in worlds]

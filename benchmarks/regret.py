@@ -1,0 +1,281 @@
+"""Is a method tuning-free? What its default loses against the best setting of a grid.
+
+python -m benchmarks.regret [--records local|published|both|DIR] [--out FILE]   the table
+python -m benchmarks.regret --choose    conf/chosen/regret.yaml, from the records of regret_grid
+
+Regret of a setting on a world: score of the best setting less score of this one, on the same seed.
+The best is chosen by the mean of three scores on the seeds of `regret_grid` and evaluated on those
+of `regret`: no maximum is taken over numbers that are reported, so chance cannot lift it, and a
+regret can come out below 0. The constant is one setting for a world that is chosen on the other
+worlds. Everything here is a pure function of records.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cells import METHODS, method_of
+from benchmarks.reading import add_records_argument, command, read
+from gradsae.errors import UserError
+from gradsae.files import write_whole
+from gradsae.metrics.grid import SERIES
+from gradsae.provenance import ROOT
+from gradsae.records import Record, part
+
+CHOOSING, REPORTED = "regret_grid", "regret"
+SCORES = {"recovery.mcc": "MCC", "recovery.frr_0.9": "FRR .9", "detection.f1": "F1"}
+MEAN = "mean"
+"""Mean of the three scores: the one by which settings are chosen."""
+N_RESAMPLES = 10_000
+CHOSEN = ROOT / "conf" / "chosen" / "regret.yaml"
+
+Setting = tuple[Any, ...]
+Choice = tuple[Setting, Setting]
+"""The best setting of a world, and the constant: the best of the other worlds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One trained setting."""
+
+    method: str
+    world: str
+    seed: int
+    setting: Setting
+    """Values of the varied fields."""
+    is_default: bool
+    scores: Mapping[str, float]
+    """By name of `SCORES`, and `MEAN`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regret:
+    """What one method loses on one world, by seed and by score."""
+
+    method: str
+    world: str
+    best: Mapping[str, Sequence[float]]
+    """Scores of the setting chosen for this world; one value per seed, as below."""
+    default: Mapping[str, Sequence[float]]
+    """Regret of the method's default."""
+    constant: Mapping[str, Sequence[float]]
+    """Regret of the setting chosen on the other worlds."""
+
+
+def runs(records: Iterable[Record], experiment: str) -> list[Run]:
+    """Return the settings of all grids of an experiment; the label of a grid names its world."""
+    found: list[Run] = []
+    for record in records:
+        if record.task["name"] != "grid" or part(record, "experiment") != experiment:
+            continue
+        columns = record.series[SERIES]
+        fields = list(part(record, "ask", "settings")[0])
+        for i, is_default in enumerate(columns["is_default"]):
+            scores = {name: float(columns[name][i] or 0) for name in SCORES}
+            found.append(
+                Run(
+                    method=method_of(record),
+                    world=str(part(record, "label")),
+                    seed=record.seeds["data"],
+                    setting=tuple(columns[field][i] for field in fields),
+                    is_default=is_default,
+                    scores={**scores, MEAN: sum(scores.values()) / len(scores)},
+                )
+            )
+    return found
+
+
+def means(found: Iterable[Run], score: str = MEAN) -> dict[tuple[str, Setting], float]:
+    """Return the mean over seeds of a score, by world and setting."""
+    values: dict[tuple[str, Setting], list[float]] = {}
+    for run in found:
+        values.setdefault((run.world, run.setting), []).append(run.scores[score])
+    return {key: math.fsum(each) / len(each) for key, each in values.items()}
+
+
+def best_constant(mean: Mapping[tuple[str, Setting], float], worlds: Sequence[str]) -> Setting:
+    """Return the setting with the largest mean over some worlds, of those that all of them have.
+
+    Of equals, the first that was tried.
+    """
+    settings = dict.fromkeys(setting for _, setting in mean)
+    whole = [s for s in settings if all((world, s) in mean for world in worlds)]
+    if not whole:
+        raise UserError(f"no setting was tried on all of {', '.join(worlds)}")
+    return max(whole, key=lambda s: math.fsum(mean[world, s] for world in worlds))
+
+
+def choices(found: Sequence[Run]) -> dict[tuple[str, str], Choice]:
+    """Return what is chosen for each method and world, from runs that are not reported."""
+    chosen: dict[tuple[str, str], Choice] = {}
+    for method in dict.fromkeys(run.method for run in found):
+        mean = means(run for run in found if run.method == method)
+        worlds = list(dict.fromkeys(world for world, _ in mean))
+        for world in worlds:
+            others = [other for other in worlds if other != world]
+            best = best_constant(mean, [world])
+            chosen[method, world] = (best, best_constant(mean, others) if others else best)
+    return chosen
+
+
+def regrets(
+    reported: Sequence[Run], chosen: Mapping[tuple[str, str], Choice]
+) -> dict[tuple[str, str], Regret]:
+    """Return the regrets of the methods and worlds whose chosen settings were run."""
+    tables: dict[tuple[str, str], dict[Setting, dict[int, Run]]] = {}
+    defaults: dict[tuple[str, str], Setting] = {}
+    for run in reported:
+        key = run.method, run.world
+        tables.setdefault(key, {}).setdefault(run.setting, {})[run.seed] = run
+        if run.is_default:
+            defaults[key] = run.setting
+    found: dict[tuple[str, str], Regret] = {}
+    for key, table in tables.items():
+        if key not in chosen or not {*chosen[key], defaults[key]} <= set(table):
+            continue
+        best, constant = (table[setting] for setting in chosen[key])
+        default = table[defaults[key]]
+        seeds = sorted(set(best) & set(constant) & set(default))
+        names = (MEAN, *SCORES)
+        found[key] = Regret(
+            method=key[0],
+            world=key[1],
+            best={name: [best[s].scores[name] for s in seeds] for name in names},
+            default={name: _gaps(best, default, seeds, name) for name in names},
+            constant={name: _gaps(best, constant, seeds, name) for name in names},
+        )
+    return found
+
+
+def _gaps(
+    best: Mapping[int, Run], other: Mapping[int, Run], seeds: Sequence[int], name: str
+) -> list[float]:
+    return [best[seed].scores[name] - other[seed].scores[name] for seed in seeds]
+
+
+def mean_interval(values: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float, float]:
+    """Return the mean over worlds of the mean over seeds, and its 95 % bootstrap interval.
+
+    `values`: one row per world, one value per seed. Each resample draws worlds, then seeds within
+    each drawn world, both with replacement.
+    """
+    generator = np.random.default_rng(seed)
+    resampled = np.empty((N_RESAMPLES, len(values)))
+    drawn = generator.integers(len(values), size=resampled.shape)
+    for world, row in enumerate(values):
+        here = drawn == world
+        picks = generator.integers(len(row), size=(int(here.sum()), len(row)))
+        resampled[here] = np.asarray(row)[picks].mean(axis=1)
+    low, high = np.quantile(resampled.mean(axis=1), [0.025, 0.975])
+    return float(np.mean([np.mean(row) for row in values])), float(low), float(high)
+
+
+def of_method(found: Mapping[tuple[str, str], Regret], method: str) -> list[Regret]:
+    return [regret for regret in found.values() if regret.method == method]
+
+
+def methods_of(found: Mapping[tuple[str, str], Regret]) -> list[str]:
+    names = dict.fromkeys(method for method, _ in found)
+    return sorted(names, key=lambda name: [*METHODS, name].index(name))
+
+
+def behind(found: Mapping[tuple[str, str], Regret], regret: Regret) -> float:
+    """Return how far a method's default stays behind the best method's best setting, on a world:
+    means over seeds, of the mean of the three scores."""
+    rivals = [each for each in found.values() if each.world == regret.world]
+    top = max(float(np.mean(each.best[MEAN])) for each in rivals)
+    return top - float(np.mean(regret.best[MEAN])) + float(np.mean(regret.default[MEAN]))
+
+
+def table(found: Mapping[tuple[str, str], Regret]) -> str:
+    """Return the table in Markdown: a row per method, the smallest regret of the default first."""
+    head = ["method", "best", "regret of default", "... in MCC", "... in FRR .9", "... in F1"]
+    head += ["worst world", "regret of constant", "default behind best method"]
+    rows: list[tuple[float, list[str]]] = []
+    for method in methods_of(found):
+        of = of_method(found, method)
+        default, low, high = mean_interval([each.default[MEAN] for each in of])
+        worst = max(of, key=lambda each: float(np.mean(each.default[MEAN])))
+        cells = [
+            METHODS.get(method, method),
+            f"{np.mean([np.mean(each.best[MEAN]) for each in of]):.3f}",
+            f"{default:.3f} [{low:.3f}, {high:.3f}]",
+            *(f"{mean_interval([each.default[name] for each in of])[0]:.3f}" for name in SCORES),
+            f"{np.mean(worst.default[MEAN]):.3f} ({worst.world.replace('_', '-')})",
+            "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval([e.constant[MEAN] for e in of])),
+            f"{np.mean([behind(found, each) for each in of]):.3f}",
+        ]
+        rows.append((default, cells))
+    lines = [head, ["---"] * len(head), *(cells for _, cells in sorted(rows, key=lambda r: r[0]))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def chosen_yaml(records: Sequence[Record]) -> str:
+    """Return the file that says, by world and method, which settings `experiment=regret` trains
+    beside the default: their places in conf/grid/<method>.yaml."""
+    listed = {
+        method_of(record): [tuple(one.values()) for one in part(record, "ask", "settings")]
+        for record in records
+        if part(record, "experiment") == CHOOSING
+    }
+    lines: dict[str, list[str]] = {}
+    for (method, world), settings in choices(runs(records, CHOOSING)).items():
+        places = [listed[method].index(s) for s in settings if s in listed[method]]
+        lines.setdefault(world, []).append(f"  {method}: {sorted(set(places))}")
+    body = "\n".join(f"{world}:\n" + "\n".join(rows) for world, rows in lines.items())
+    head = "# Settings of conf/grid chosen on other seeds; `python -m benchmarks.regret --choose`"
+    return f"{head}\n{body}\n"
+
+
+def constants(records: Sequence[Record]) -> str:
+    """Return, for each method, the setting with the best mean over all worlds, as text."""
+    found = runs(records, CHOOSING)
+    lines: list[str] = []
+    for method in dict.fromkeys(run.method for run in found):
+        mean = means(run for run in found if run.method == method)
+        worlds = list(dict.fromkeys(world for world, _ in mean))
+        setting = best_constant(mean, worlds)
+        fields = next(
+            list(part(r, "ask", "settings")[0])
+            for r in records
+            if method_of(r) == method and part(r, "experiment") == CHOOSING
+        )
+        score = math.fsum(mean[world, setting] for world in worlds) / len(worlds)
+        words = ", ".join(f"{k}={v}" for k, v in zip(fields, setting, strict=True))
+        lines.append(f"{method}: {words} ({score:.3f})")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.regret", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_records_argument(parser)
+    parser.add_argument("--choose", action="store_true", help="write conf/chosen/regret.yaml")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    args = parser.parse_args()
+    records = [entry.record for entry in read(args.records)]
+    chosen = choices(runs(records, CHOOSING))
+    if not chosen:
+        raise UserError("no records of it: run `python -m benchmarks.run experiment=regret_grid`")
+    if args.choose:
+        write_whole(CHOSEN, chosen_yaml(records))
+        print(f"{CHOSEN.name} is written; best constant of each method over all worlds:")
+        print(constants(records))
+        return
+    found = regrets(runs(records, REPORTED), chosen)
+    if not found:
+        raise UserError("no records of it: run `python -m benchmarks.run experiment=regret`")
+    text = table(found)
+    print(text, end="")
+    if args.out:
+        write_whole(args.out, text)
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

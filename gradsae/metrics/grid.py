@@ -1,0 +1,89 @@
+"""The grid task: which further settings of a method are trained, and the table of their scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, final
+
+from gradsae import checks
+from gradsae.interfaces import Scores, Trainer
+
+SERIES = "grid/scores"
+"""One row per setting: the varied fields, `is_default`, and the scores, `recovery.mcc` for one."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The trainer as it is, which is called the default, and the settings it is compared with."""
+
+    settings: Sequence[Mapping[str, Any]]
+    """Each names the fields that it sets and their values: `k`, `optim.lr` for a field inside."""
+    only: Sequence[int] | None = None
+    """Places in `settings`, from 0, of those that are trained beside the default; null for all."""
+
+    def __post_init__(self) -> None:
+        fields_of = {tuple(sorted(setting)) for setting in self.settings}
+        if len(fields_of) != 1 or not all(self.settings):
+            raise ValueError(f"settings must all set the same fields, got {self.settings!r}")
+        for place in self.only or ():
+            checks.whole("each of only", place, 0, len(self.settings) - 1)
+
+    def names(self) -> list[str]:
+        """Return the fields that vary."""
+        return list(self.settings[0])
+
+    def trainers(self, default: Trainer) -> list[Trainer]:
+        """Return the settings, each once, the default first.
+
+        Raises ValueError where the trainer has no such field or refuses the value.
+        """
+        places = range(len(self.settings)) if self.only is None else self.only
+        found = [default]
+        for place in places:
+            trainer = changed(default, self.settings[place])
+            if trainer not in found:
+                found.append(trainer)
+        return found
+
+    def table(self, trainers: Sequence[Trainer], answers: Sequence[Scores]) -> Scores:
+        """Return the default's scores, and those of all settings as one series."""
+        default = answers[0]
+        columns: dict[str, list[Any]] = {
+            name: [value_of(trainer, name) for trainer in trainers] for name in self.names()
+        }
+        columns["is_default"] = [i == 0 for i in range(len(trainers))]
+        for name in default.scores:
+            if name.count("/") == 1:
+                values = [answer.scores.get(name) for answer in answers]
+                columns[name.replace("/", ".")] = values
+        spent = sum(answer.forward_equivalents for answer in answers)
+        return replace(default, series={SERIES: columns}, forward_equivalents=spent)
+
+
+def changed(component: Any, values: Mapping[str, Any]) -> Any:
+    """Return a component with other values in some fields: `lr` for its own, `optim.lr` inside."""
+    own = {name: value for name, value in values.items() if "." not in name}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            inner.setdefault(first, {})[rest] = value
+    for name in [*own, *inner]:
+        _check_field(component, name)
+    for name, part in inner.items():
+        own[name] = changed(getattr(component, name), part)
+    return replace(component, **own)
+
+
+def value_of(component: Any, name: str) -> Any:
+    """Return the value of a field, `optim.lr` for one inside."""
+    for part in name.split("."):
+        component = getattr(component, part)
+    return component
+
+
+def _check_field(component: Any, name: str) -> None:
+    known = [field.name for field in fields(component)] if is_dataclass(component) else []
+    if name not in known:
+        kind = type(component).__name__
+        raise ValueError(f"{kind} has no field {name!r}; it has {', '.join(known) or 'none'}")
