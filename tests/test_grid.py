@@ -95,22 +95,22 @@ def test_the_table_has_a_row_per_setting_and_a_gap_where_a_score_is_absent():
 
 def test_a_row_of_a_grid_is_what_the_same_setting_scores_alone(tmp_path):
     grid = record_of(cell(tmp_path, "trainer=topk", "grid.only=[4]"))
-    assert grid.series[SERIES]["k"] == [8, 32]
-    alone = cell(tmp_path / "alone", "trainer=topk", "task=recovery", "k=32", "lr=3e-3")
+    assert grid.series[SERIES]["k"] == [8, 13]
+    alone = cell(tmp_path / "alone", "trainer=topk", "task=recovery", "k=13", "lr=1e-2")
     scores = record_of(alone).scores
     assert grid.series[SERIES]["recovery.mcc"][1] == scores["recovery/mcc"]
     assert grid.cost["tokens"] == 2 * 3 * 32
 
 
 def test_a_sweep_trains_every_setting_of_a_grid_beforehand(tmp_path):
-    wanted = due(cell(tmp_path, "trainer=topk", "lr=3e-3"))
+    wanted = due(cell(tmp_path, "trainer=topk", "lr=1e-2"))
     n_settings = len(composed("trainer=topk").grid.settings)
     assert len(wanted) == n_settings  # the default is one of them
 
 
 def test_a_setting_that_the_trainer_refuses_is_an_error_before_the_work(tmp_path):
-    with pytest.raises(UserError, match=r"k .with d_sae=20. must be .* got 32"):
-        cell(tmp_path, "trainer=topk", "d_sae=20")
+    with pytest.raises(UserError, match=r"k .with d_sae=12. must be .* got 13"):
+        cell(tmp_path, "trainer=topk", "d_sae=12")
 
 
 def test_a_trainer_without_a_grid_is_told_where_grids_are(tmp_path):
