@@ -98,8 +98,8 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
         seeds = Seeds(**cfg.seeds)
         source = _build(cfg, "source")
         trainer = _told(_build(cfg, "trainer"), source)
-        grid = _build(cfg, "grid") if cfg.get("grid") else None
-        if cfg.task == "grid":
+        grid: Grid | None = _build(cfg, "grid") if cfg.get("grid") else None
+        if cfg.task == "grid" and grid is not None:
             grid.trainers(trainer)  # before the work: each refuses what it cannot be
         return Cell(
             task=cfg.task,

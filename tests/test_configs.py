@@ -57,7 +57,7 @@ def test_every_part_composes_to_a_cell(part):
     from gradsae.experiment import build
 
     cell = build(composed(f"part={part}", "tracking=none"))
-    assert cell.task in ("recovery", "consistency", "influence", "steering")
+    assert cell.task in ("recovery", "grid", "consistency", "influence", "steering")
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
