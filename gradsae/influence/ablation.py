@@ -3,10 +3,11 @@
     effect_c = m(codes) - m(codes with column c = 0)
 
 Positive means that the latent supports the target. The SAE's error is held fixed
-(`SeenPrompt.without`) and only the model after the site is run again. This is target T2 of the
-literature's several "truths": one latent at all positions, zero baseline.
+(`SeenPrompt.without`) and only the model after the site is run again. One latent at all positions
+with a zero baseline is one of several truths: the others are in `gradsae.influence.truths`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -14,10 +15,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.influence.target import Target, evaluate
+from gradsae.influence.target import Target, evaluate, evaluate_all
 from gradsae.prompt import SeenPrompt
 
 N_JITTERED = 8
+N_NO_OPS = 8
 
 
 @final
@@ -44,25 +46,41 @@ def forward_equivalents(seen: SeenPrompt, columns: Int[Tensor, " ablated"]) -> f
     return 1 + seen.suffix.fraction * sum(1 - start / n_pos for start in starts)
 
 
-@torch.no_grad()
 def ablate(
     seen: SeenPrompt, target: Target, columns: Int[Tensor, " ablated"], *, batch_rows: int
 ) -> Ablation:
-    """Switch each latent off in turn, `batch_rows` suffix runs at a time.
+    """Switch each latent off in turn, `batch_rows` suffix runs at a time."""
+    return ablate_all(seen, [target], columns, batch_rows=batch_rows)[0]
+
+
+@torch.no_grad()
+def ablate_all(
+    seen: SeenPrompt,
+    targets: Sequence[Target],
+    columns: Int[Tensor, " ablated"],
+    *,
+    batch_rows: int,
+) -> list[Ablation]:
+    """The same for several targets at once: the runs are shared, and each result states them.
 
     Latents that open late go together, and a batch begins where its first latent opens. The first
     row of every batch is unedited: an effect is a difference between two rows of one call, so that
     what differs between batches (kernels, where they begin) cancels.
     """
-    effect, suffix_runs = seen.codes.new_empty(len(columns)), 0.0
-    opens = seen.first_open(columns)
+    effect = seen.codes.new_empty(len(targets), len(columns))
+    suffix_runs, opens = 0.0, seen.first_open(columns).clamp_max(first_read(seen, targets))
     for part in opens.argsort(stable=True).split(batch_rows - 1):
         start = int(opens[part[0]])
         edited = torch.cat([seen.clean[None], seen.without(columns[part])])
-        value = evaluate(seen, target, edited, start=start)
-        effect[part] = value[:1] - value[1:]
-        suffix_runs += len(value) * (1 - seen.suffix.begin(start) / len(seen.codes))
-    return Ablation(columns=columns, effect=effect, suffix_runs=suffix_runs)
+        value = evaluate_all(seen, targets, edited, start=start)
+        effect[:, part] = (value[:, :1] - value[:, 1:]).to(effect.dtype)
+        suffix_runs += len(edited) * (1 - seen.suffix.begin(start) / len(seen.codes))
+    return [Ablation(columns=columns, effect=each, suffix_runs=suffix_runs) for each in effect]
+
+
+def first_read(seen: SeenPrompt, targets: Sequence[Target]) -> int:
+    """Return the first position whose logits are read: no run may begin after it."""
+    return len(seen.codes) + min(p for target in targets for p in target.positions)
 
 
 @torch.no_grad()
@@ -76,4 +94,22 @@ def rounding_noise(seen: SeenPrompt, target: Target, generator: torch.Generator)
     clean, eps = seen.clean, torch.finfo(seen.suffix.clean.dtype).eps
     jitter = 2 * torch.rand(N_JITTERED, *clean.shape, generator=generator).to(clean) - 1
     value = evaluate(seen, target, torch.cat([clean[None], clean * (1 + eps * jitter)]))
+    return (value[1:] - value[0]).square().mean().sqrt().item()
+
+
+@torch.no_grad()
+def no_op_noise(seen: SeenPrompt, target: Target, generator: torch.Generator) -> float:
+    """Return how far the target moves (root mean square) when an edit that is none is made.
+
+    N_NO_OPS rows: what a random active latent writes is taken out of the activation and put back,
+    in the model's dtype. On paper nothing changes; what is left is the rounding of one edit and of
+    all blocks after it. 0 where the dtype carries the edit exactly.
+    """
+    dtype = seen.suffix.clean.dtype
+    columns = torch.randint(seen.n_active, (N_NO_OPS,), generator=generator)
+    columns = columns.to(seen.codes.device)
+    without = seen.without(columns)
+    written = (seen.clean - without).to(dtype)
+    put_back = (without.to(dtype) + written).to(seen.clean.dtype)
+    value = evaluate(seen, target, torch.cat([seen.clean[None], put_back]))
     return (value[1:] - value[0]).square().mean().sqrt().item()

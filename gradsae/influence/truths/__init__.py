@@ -1,0 +1,1 @@
+"""Truths: what "the influence of a latent" may mean, one per file."""

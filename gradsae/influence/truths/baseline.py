@@ -1,0 +1,72 @@
+"""A latent moved to a baseline that is not zero: its mean on held-out text, or a drawn value.
+
+    effect_c = m(codes) - m(codes with column c = baseline)
+
+Zero is an odd place for a latent that is nearly always open; its mean is not. With resampling, each
+position takes the value at a random held-out row, the same row for all latents. Estimators see
+codes - baseline, so gradient x activation becomes gradient x (activation - baseline). Only the
+prompt's active latents are moved, at the positions that the SAE sees.
+
+References: mean ablation of Wang et al. 2022, https://arxiv.org/abs/2211.00593; resampling of Chan
+et al. 2022 (causal scrubbing).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, final, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.codes import DenseCodes
+from gradsae.influence.truth import About, Singles, Truth
+from gradsae.sae import SAE
+
+Kind = Literal["mean", "resample"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Truth):
+    """`mean` or `resample`."""
+
+    kind: Kind = "mean"
+    n_rows: int = 1024
+    """Held-out activations that the mean is taken over, or that values are drawn from."""
+
+    def __post_init__(self) -> None:
+        checks.one_of("kind", self.kind, get_args(Kind))
+        checks.whole("n_rows", self.n_rows, 1)
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    def ask(self, about: About, generator: torch.Generator) -> Singles:
+        seen, n = about.seen, about.seen.n_active
+        rows = about.source.held_out(self.n_rows, about.seed).x.to(seen.codes)
+        reference = codes_of(about.sae, rows, seen.latents)
+        if self.kind == "mean":
+            baseline = reference.mean(0).expand_as(seen.codes)
+        else:
+            drawn = torch.randint(len(reference), (len(seen.codes),), generator=generator)
+            baseline = reference[drawn.to(reference.device)]
+        moved = torch.where(about.kept[:, None], seen.codes - baseline, 0.0)
+        view = replace(seen, codes=moved)
+        return Singles(seen=view, columns=about.chosen(n, generator), n_latents=n)
+
+
+@torch.no_grad()
+def codes_of(
+    sae: SAE, x: Float[Tensor, "rows d_in"], latents: Int[Tensor, " active"]
+) -> Float[Tensor, "rows active"]:
+    """Return the codes of some latents (ascending) on raw activations."""
+    codes = sae(x).codes
+    if isinstance(codes, DenseCodes):
+        return codes.values[:, latents]
+    column = torch.searchsorted(latents, codes.latents).clamp_max(len(latents) - 1)
+    wanted = latents[column] == codes.latents
+    found = x.new_zeros(len(x), len(latents))
+    found[codes.rows[wanted], column[wanted]] = codes.values[wanted]
+    return found

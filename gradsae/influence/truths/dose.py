@@ -1,0 +1,71 @@
+"""A finite dose: what the target gains when a latent's direction is added, fired or not.
+
+    effect_c = m(x + dose r W_c / |W_c|) - m(x)      at every position that the SAE sees
+
+r is the median over the prompt's active latents of the largest norm that each writes, so every
+latent pushes equally hard and only directions differ. Inactive latents are asked too: gradient x
+activation is 0 for them by construction, the gradient itself is not. Estimators see the dose in the
+place of the codes, so grad_times_act is the gradient times the dose.
+"""
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.influence.truth import About, Singles, Truth
+from gradsae.prompt import SeenPrompt
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Dose(Truth):
+    """Steering by one latent at a time; positive = the direction raises the target."""
+
+    dose: float = 1.0
+    """In typical largest writes of an active latent; negative doses push the other way."""
+    n_inactive: int = 64
+    """Latents that do not fire on the prompt, drawn at random, beside those that do."""
+
+    def __post_init__(self) -> None:
+        checks.number("dose", self.dose)
+        if self.dose == 0:
+            raise ValueError("dose must not be 0: nothing would be edited")
+        checks.whole("n_inactive", self.n_inactive, 0)
+
+    @property
+    def name(self) -> str:
+        return f"dose_{self.dose:g}"
+
+    def ask(self, about: About, generator: torch.Generator) -> Singles:
+        seen = about.seen
+        size = typical_write(seen)
+        silent = self._silent(about, generator)
+        directions = torch.cat([seen.directions, about.sae.decoder().detach()[silent]])
+        norm = directions.norm(dim=1).clamp_min(torch.finfo(directions.dtype).tiny)
+        # Switching a column off takes its code away, so the dose stands in it with a minus.
+        codes = -self.dose * size / (seen.scale * norm)
+        view = replace(
+            seen,
+            latents=torch.cat([seen.latents, silent]),
+            codes=torch.where(about.kept[:, None], codes, 0.0),
+            directions=directions,
+        )
+        columns = about.chosen(view.n_active, generator)
+        return Singles(seen=view, columns=columns, sign=-1.0, n_latents=seen.n_active)
+
+    def _silent(self, about: About, generator: torch.Generator) -> Int[Tensor, " silent"]:
+        silent = torch.ones(about.sae.arch.d_sae, dtype=torch.bool)
+        silent[about.seen.latents.cpu()] = False
+        silent = silent.nonzero()[:, 0]
+        drawn = torch.randperm(len(silent), generator=generator)[: self.n_inactive]
+        return silent[drawn].sort().values.to(about.seen.latents.device)
+
+
+def typical_write(seen: SeenPrompt) -> float:
+    """Return the median over active latents of the largest norm each writes, in raw units."""
+    largest = (seen.codes * seen.scale).amax(0) * seen.directions.norm(dim=1)
+    return largest.median().item()
