@@ -5,8 +5,8 @@ in (`gradsae.suffix`). Hooks are set on the shared model for the length of one c
 must not be used from two threads at once.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, final
@@ -146,6 +146,14 @@ class Decoder:
                 f"{self.name}: logits are not finite (weights, dtype or edit too large)"
             )
         return logits
+
+    @contextmanager
+    def hooked(self, hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+        """Set forward hooks for a while, to run in the order given."""
+        with ExitStack() as stack:
+            for module, hook in hooks:
+                stack.callback(module.register_forward_hook(hook).remove)
+            yield
 
     def _check_tokens(self, token_ids: Tensor) -> None:
         n = token_ids.shape[1]

@@ -9,6 +9,7 @@ nothing leaves the logits bit-equal, and the encoder plays no part in any gradie
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradsae.backward import Rules
 from gradsae.codes import DenseCodes, from_dense
 from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource
@@ -58,6 +60,24 @@ class Tail(Protocol):
 
         Every row must be clean before `start`, and `positions` not be before it.
         """
+        ...
+
+
+@runtime_checkable
+class OpenTail(Tail, Protocol):
+    """A tail whose inside can be reached, as some estimators must: `gradsae.suffix.Suffix`."""
+
+    @property
+    def later_layers(self) -> Sequence[int]:
+        """Blocks after the site's own."""
+        ...
+
+    def backward(self, rules: Rules) -> AbstractContextManager[None]:
+        """Let gradients through the later blocks follow other rules for a while."""
+        ...
+
+    def lens(self, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n vocab"]:
+        """Logits of each direction alone in the residual stream."""
         ...
 
 

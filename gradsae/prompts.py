@@ -8,7 +8,7 @@ name the same token.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, final
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.errors import UserError
-from gradsae.interfaces import ModelSource
+from gradsae.interfaces import LATER, ModelSource
 from gradsae.lm import LM
 
 
@@ -32,6 +32,8 @@ class Prompt:
     text: str
     origin: str
     """Where it comes from, for a reader: "window 3", "text 0"."""
+    rest: tuple[int, ...] = ()
+    """Tokens of the answer after `target`, where the whole answer is asked about."""
 
 
 class Drawn(NamedTuple):
@@ -60,32 +62,49 @@ class CutPrompts(PromptSet):
     """The model's most likely next token, or the text's own where the model ranks it first."""
     n_tries: int = 16
     """With `target: true`: windows looked at for each prompt that is asked for."""
+    answer_length: int = field(default=1, metadata=LATER)
+    """Tokens of the answer, teacher-forced: greedy after the target, or the text's own. Influence
+    then asks about all of them."""
 
     def __post_init__(self) -> None:
         checks.whole("n_prompts", self.n_prompts, 1)
         checks.whole("length", self.length, 2)
         checks.one_of("target", self.target, ("argmax", "true"))
         checks.whole("n_tries", self.n_tries, 1)
+        checks.whole("answer_length", self.answer_length, 1)
 
     def draw(self, source: ModelSource, seed: int) -> Drawn:
         lm, prompts, n_tried = source.lm(), [], 0
-        _check_length(lm, self.length)
+        n_rest = self.answer_length - 1
+        _check_length(lm, self.length + n_rest)
         n_windows = self.n_prompts * (self.n_tries if self.target == "true" else 1)
         for i, window in enumerate(source.eval_windows(n_windows, seed)):
-            if len(window) <= self.length:
+            if len(window) < self.length + self.answer_length:
                 raise UserError(
-                    f"prompts of {self.length} tokens and the next one do not fit the source's "
-                    f"windows of {len(window)} tokens"
+                    f"prompts of {self.length} tokens and {self.answer_length} of the answer do "
+                    f"not fit the source's windows of {len(window)} tokens"
                 )
             token_ids, true = window[: self.length], int(window[self.length])
             best, n_tried = int(next_logits(lm, token_ids).argmax()), n_tried + 1
             if self.target == "argmax" or best == true:
-                prompts.append(make_prompt(lm, token_ids, best, f"window {i}"))
+                prompt = make_prompt(lm, token_ids, best, f"window {i}")
+                n_tried += n_rest if self.target == "argmax" else 0
+                prompts.append(replace(prompt, rest=self._rest(lm, prompt, window)))
             if len(prompts) == self.n_prompts:
                 break
         if not prompts:
             raise UserError(f"the model predicts none of {n_tried} next tokens: target=argmax?")
         return Drawn(prompts, n_tried)
+
+    def _rest(self, lm: LM, prompt: Prompt, window: Int[Tensor, " pos"]) -> tuple[int, ...]:
+        """The answer after its first token: the model's own, or the text's."""
+        first, n_rest = self.length, self.answer_length - 1
+        if n_rest == 0:
+            return ()
+        if self.target == "true":
+            return tuple(window[first + 1 : first + 1 + n_rest].tolist())
+        asked = torch.cat([prompt.token_ids, prompt.token_ids.new_tensor([prompt.target])])
+        return tuple(lm.generate(asked[None], n_rest)[0, len(asked) :].tolist())
 
 
 @final

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gradsae.backward import Rules
 from gradsae.decoder import Decoder, first, with_first
 from gradsae.past import CleanPast, empty_cache, kept_in
 from gradsae.sites import Site
@@ -100,6 +101,31 @@ class Suffix:
             raise ValueError(f"logits are read at {min(read)}, before start={start}")
         past = self._clean_past.cache(start, len(activation))
         return self._run(activation, start, past, [p - start for p in read])
+
+    @property
+    def later_layers(self) -> range:
+        """Blocks after the site's own."""
+        return range(self.site.layer + 1, self.decoder.n_layers)
+
+    @contextmanager
+    def backward(self, rules: Rules) -> Iterator[None]:
+        """Let gradients through the later blocks and the final norm follow other rules."""
+        layout, model = self.decoder.layout, self.decoder.model
+        halves = [path for path in (layout.attn_out, layout.mlp_out) if path is not None]
+        hooks = list(rules.outside(model, layout.blocks))
+        for layer in self.later_layers:
+            block = self.decoder.module(Site("resid_post", layer))
+            adds = [block.get_submodule(path) for path in halves]
+            hooks += rules.in_block(layer, block, adds)
+        with self.decoder.hooked(hooks):
+            yield
+
+    @torch.no_grad()
+    def lens(self, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n vocab"]:
+        """Logits of each direction alone in the residual stream: final norm and head, no blocks."""
+        last = Site("resid_post", self.decoder.n_layers - 1)
+        bare = run_to(self.decoder, last, self.token_ids[:, :1])
+        return bare.logits(directions[:, None], [-1])[:, 0]
 
     def _run(
         self, activation: Tensor, start: int, past: Any, positions: Sequence[int] | None

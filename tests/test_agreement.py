@@ -8,6 +8,7 @@ import scipy.stats
 import torch
 
 from gradsae.influence.agreement import (
+    kendall_tau_b,
     pearson,
     precision_at_k,
     ranks,
@@ -15,12 +16,20 @@ from gradsae.influence.agreement import (
     spearman,
     spearman_abs,
 )
+from gradsae.influence.at_k import (
+    effect_recall_at_k,
+    false_negatives_at_k,
+    ndcg_at_k,
+    recall_after_checks,
+)
+from gradsae.influence.calibration import calibration_slope, completeness_gap, relative_error
 from gradsae.interfaces import Skipped
 
 MEASURES = {
     "pearson": pearson,
     "spearman": spearman,
     "spearman_abs": spearman_abs,
+    "kendall": kendall_tau_b,
     "sign_agreement": sign_agreement,
     "precision_at_3": partial(precision_at_k, k=3),
 }
@@ -37,6 +46,8 @@ def tied_vectors(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("seed", range(20))
 def test_correlations_equal_scipys_also_with_ties(seed):
     estimate, effect = tied_vectors(seed)
+    expected = scipy.stats.kendalltau(estimate.numpy(), effect.numpy(), variant="b")[0]
+    assert kendall_tau_b(estimate, effect) == pytest.approx(expected, abs=1e-12)
     expected = scipy.stats.spearmanr(estimate.numpy(), effect.numpy())[0]
     assert spearman(estimate, effect) == pytest.approx(expected, abs=1e-12)
     expected = scipy.stats.pearsonr(estimate.double().numpy(), effect.double().numpy())[0]
@@ -148,3 +159,81 @@ def test_precision_is_skipped_where_every_ranking_would_be_right(n):
 def test_precision_is_skipped_where_zeros_fill_up_the_true_top():
     effect = torch.tensor([2.0, 1.0, 0.0, 0.0, 0.0, -1.0])
     assert isinstance(precision_at_k(torch.arange(6.0), effect, 3), Skipped)
+
+
+def test_tau_of_many_latents_is_the_same_in_chunks():
+    estimate, effect = torch.randn(2, 600, generator=torch.Generator().manual_seed(0))
+    expected = scipy.stats.kendalltau(estimate.numpy(), effect.numpy())[0]
+    assert kendall_tau_b(estimate, effect) == pytest.approx(expected, abs=1e-12)
+
+
+EFFECT = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.0, -1.0, -2.0, -3.0])
+
+
+def test_effect_recall_is_the_effect_caught_over_the_effect_there_was():
+    estimate = EFFECT.clone()
+    estimate[1], estimate[3] = 1.0, 4.0  # catches 8 and 1 in place of 8 and 4
+    assert effect_recall_at_k(estimate, EFFECT, 2) == pytest.approx(9 / 12)
+    assert effect_recall_at_k(-EFFECT, EFFECT, 2) == pytest.approx(-5 / 12)
+    tied = torch.ones(11)
+    assert effect_recall_at_k(tied, EFFECT, 2) == pytest.approx(2 * EFFECT.mean().item() / 12)
+
+
+def test_ndcg_discounts_by_place_and_counts_no_harm():
+    estimate = EFFECT.clone()
+    estimate[0], estimate[1], estimate[10] = 4.0, 8.0, 6.0  # order: 4, -3 (gain 0), 8
+    best = 8 + 4 / np.log2(3) + 2 / 2
+    assert ndcg_at_k(estimate, EFFECT, 3) == pytest.approx((4 + 0 + 8 / 2) / best)
+    assert ndcg_at_k(EFFECT, EFFECT, 3) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tied_estimates_have_the_ndcg_of_random_tie_breaking(seed):
+    estimate, effect = tied_vectors(seed)
+    generator = torch.Generator().manual_seed(seed)
+    jitter = 1e-3 * torch.rand(4000, 20, generator=generator)
+    broken = [ndcg_at_k(estimate + j, effect, 4) for j in jitter]
+    mean = float(np.mean([value for value in broken if isinstance(value, float)]))
+    assert ndcg_at_k(estimate, effect, 4) == pytest.approx(mean, abs=0.01)
+
+
+def test_a_false_negative_is_a_true_top_latent_ranked_below_five_k():
+    estimate = EFFECT.clone()
+    estimate[0] = -10.0  # last of 11, below 5 x 2
+    assert false_negatives_at_k(estimate, EFFECT, 2) == pytest.approx(1 / 2)
+    estimate[0] = -2.5  # tenth of 11
+    assert false_negatives_at_k(estimate, EFFECT, 2) == 0
+    short = false_negatives_at_k(EFFECT[:10], EFFECT[:10], 2)
+    assert isinstance(short, Skipped) and "no more than 5 x 2" in short.reason
+
+
+def test_recall_grows_with_the_checks_and_starts_as_precision():
+    estimate = EFFECT.clone()
+    estimate[1] = -1.5  # the second best stands ninth
+    found = [recall_after_checks(estimate, EFFECT, 2, n) for n in (0, 1, 2, 8, 9, 11)]
+    assert found == [0.5, 0.5, 0.5, 0.5, 1.0, 1.0]
+    assert found[0] == precision_at_k(estimate, EFFECT, 2)
+
+
+@pytest.mark.parametrize("at_k", [effect_recall_at_k, ndcg_at_k, false_negatives_at_k])
+def test_a_top_that_does_not_support_the_target_is_no_top(at_k):
+    found = at_k(EFFECT.flip(0), EFFECT - 5, 2)
+    assert found == Skipped("fewer than 2 latents support the target")
+
+
+def test_calibration_is_the_least_squares_line():
+    estimate = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    effect = 1.7 * estimate + 0.3 * torch.randn(40, generator=torch.Generator().manual_seed(1)) + 5
+    expected = np.polyfit(estimate.double().numpy(), effect.double().numpy(), 1)[0]
+    assert calibration_slope(estimate, effect) == pytest.approx(expected, rel=1e-6)
+    assert calibration_slope(torch.ones(40), effect) == Skipped("all estimates are equal")
+
+
+def test_relative_error_is_one_for_an_estimate_of_zero():
+    assert relative_error(torch.zeros(11), EFFECT) == pytest.approx(1)
+    assert relative_error(1.25 * EFFECT, EFFECT) == pytest.approx(0.25)
+    assert relative_error(EFFECT, torch.zeros(11)) == Skipped("all true effects are zero")
+
+
+def test_the_completeness_gap_is_what_the_sum_misses():
+    assert completeness_gap(EFFECT, 12.8) == pytest.approx(3.0)

@@ -11,8 +11,9 @@ from hydra.utils import instantiate
 from tiny_prompts import PlainTail, Windows, linear_tail, random_sae, tiny_lm
 
 from gradsae.errors import UserError
-from gradsae.influence.ablation import N_JITTERED
-from gradsae.influence.case import Case, Question, Settings, chosen_columns, compare, study
+from gradsae.influence.ablation import N_JITTERED, N_NO_OPS
+from gradsae.influence.case import Case, Question, Settings, chosen_columns, study
+from gradsae.influence.compare import compare
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.estimators.random import Random
@@ -52,7 +53,8 @@ def test_a_case_reports_every_run_of_the_suffix(generator):
     case = case_of(seen)
     tail = seen.suffix
     assert isinstance(tail, PlainTail)
-    assert tail.n_rows == (5 + 2) + 2 + (1 + N_JITTERED)
+    joint = 2
+    assert tail.n_rows == (5 + 2) + 2 + joint + (1 + N_JITTERED) + (1 + N_NO_OPS)
     n_backwards, n_callers = 2, 2
     assert case.spent == pytest.approx(
         (1 - tail.fraction) + (tail.n_rows + n_callers + 2 * n_backwards) * tail.fraction
@@ -67,7 +69,7 @@ def test_a_random_part_of_the_latents_keeps_its_effects_and_has_no_precision(gen
     places = torch.isin(whole.latents, part.latents)
     torch.testing.assert_close(part.effect, whole.effect[places])
     for name in part.estimates:
-        torch.testing.assert_close(part.estimates[name], whole.estimates[name][places])
+        torch.testing.assert_close(part.estimate(name), whole.estimate(name)[places])
     assert isinstance(part.agreement["precision_at_3/mean_act"], Skipped)
     assert isinstance(part.agreement["spearman/mean_act"], float)
 
@@ -82,10 +84,27 @@ def test_chosen_columns_are_all_or_a_seeded_part():
 
 def test_the_truth_agrees_with_itself():
     effect = torch.randn(30, generator=torch.Generator().manual_seed(0))
-    found = compare({"itself": effect}, effect, ks=(10,), n_active=30)
-    measures = ["spearman", "spearman_abs", "pearson", "sign_agreement", "precision_at_10"]
-    assert set(found) == {f"{measure}/itself" for measure in measures}
-    assert list(found.values()) == [pytest.approx(1)] * 5
+    found = compare({"itself": effect}, effect, (5,), in_units={"itself": True}, whole=True)
+    assert {name: answer["itself"] for name, answer in found.items()} == {
+        **{name: pytest.approx(1) for name in ("spearman", "spearman_abs", "pearson", "kendall")},
+        **{name: pytest.approx(1) for name in ("sign_agreement", "calibration_slope")},
+        **{f"{name}_at_5": pytest.approx(1) for name in ("precision", "effect_recall", "ndcg")},
+        **{"relative_error": 0, "false_negatives_at_5": 0},
+    }
+
+
+def test_an_estimate_without_units_has_no_measure_of_size_and_a_silent_one_says_why_once():
+    effect = torch.randn(30, generator=torch.Generator().manual_seed(0))
+    silent = Skipped("nothing to say")
+    found = compare(
+        {"ranks": effect, "silent": silent},
+        effect,
+        (5,),
+        in_units={"ranks": False, "silent": True},
+        whole=True,
+    )
+    assert found["relative_error"] == {} and "ranks" in found["kendall"]
+    assert [name for name, answer in found.items() if "silent" in answer] == ["spearman"]
 
 
 TASK = Influence(

@@ -108,8 +108,7 @@ def no_op_noise(seen: SeenPrompt, target: Target, generator: torch.Generator) ->
     dtype = seen.suffix.clean.dtype
     columns = torch.randint(seen.n_active, (N_NO_OPS,), generator=generator)
     columns = columns.to(seen.codes.device)
-    without = seen.without(columns)
-    written = (seen.clean - without).to(dtype)
-    put_back = (without.to(dtype) + written).to(seen.clean.dtype)
-    value = evaluate(seen, target, torch.cat([seen.clean[None], put_back]))
+    written = (seen.codes * seen.scale).mT[columns][:, :, None] * seen.directions[columns][:, None]
+    put_back = seen.without(columns).to(dtype) + written.to(dtype)
+    value = evaluate(seen, target, torch.cat([seen.clean[None], put_back.to(seen.clean.dtype)]))
     return (value[1:] - value[0]).square().mean().sqrt().item()

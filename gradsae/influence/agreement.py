@@ -4,6 +4,7 @@ Every function takes both as vectors over the same latents, does not depend on t
 returns a number or `Skipped` with the reason why there is none. All need MIN_LATENTS latents.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,6 +12,8 @@ from gradsae.interfaces import Skipped
 
 MIN_LATENTS = 3
 """Two points always lie on a line."""
+CHUNK = 256
+"""Rows of pairs held at once."""
 
 
 def pearson(
@@ -38,6 +41,22 @@ def spearman_abs(
     Which latents matter at all: the fair question to an estimate without a sign.
     """
     return spearman(estimate.abs(), effect.abs())
+
+
+def kendall_tau_b(
+    estimate: Float[Tensor, " latents"], effect: Float[Tensor, " latents"]
+) -> float | Skipped:
+    """Return Kendall's tau-b, in [-1, 1]; 1 is best. Pairs in order minus pairs out of order,
+    corrected for ties on either side."""
+    if unfit := _unfit(estimate, effect):
+        return unfit
+    agree = apart_a = apart_b = 0.0
+    for rows in torch.arange(len(effect)).split(CHUNK):
+        a, b = (torch.sign(x[rows, None] - x) for x in (estimate, effect))
+        agree += (a * b).sum(dtype=torch.float64).item()
+        apart_a += a.abs().sum(dtype=torch.float64).item()
+        apart_b += b.abs().sum(dtype=torch.float64).item()
+    return agree / (apart_a * apart_b) ** 0.5
 
 
 def sign_agreement(
@@ -70,7 +89,7 @@ def precision_at_k(
     top, runner_up = effect.topk(k + 1).values[-2:].tolist()
     if top == runner_up and (top == 0 or top == effect.max()):
         return Skipped(f"the {k} largest effects are not set apart: too many are {top:g}")
-    return (_top_share(estimate, k) @ (effect >= top).double() / k).clamp(0, 1).item()
+    return (top_share(estimate, k) @ (effect >= top).double() / k).clamp(0, 1).item()
 
 
 def ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -80,8 +99,8 @@ def ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     return (last - (count - 1).double() / 2)[place]
 
 
-def _top_share(values: Float[Tensor, " n"], k: int) -> Float[Tensor, " n"]:
-    """Probability that each entry is among the k largest when ties are broken at random."""
+def top_share(values: Float[Tensor, " n"], k: int) -> Float[Tensor, " n"]:
+    """Return the probability of each entry to be among the k largest, ties broken at random."""
     edge = values.topk(k).values[-1]
     above, tied = values > edge, values == edge
     return above.double() + tied.double() * ((k - above.sum()) / tied.sum())

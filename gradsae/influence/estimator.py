@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.influence.target import Target
+from gradsae.interfaces import Skipped
 from gradsae.prompt import SeenPrompt
 
 
@@ -17,6 +18,24 @@ class Estimator(ABC):
     @abstractmethod
     def name(self) -> str:
         """Variant in score names; fields that change the result are part of it."""
+
+    @property
+    def in_units(self) -> bool:
+        """True if the scores are in units of the target, so that their size can be judged."""
+        return True
+
+    @property
+    def is_first_order(self) -> bool:
+        """True if all it knows of the target is the gradient of the clean pass."""
+        return False
+
+    def unfit(self, target: Target) -> Skipped | None:
+        """Return why this estimator says nothing about a target, or None."""
+        if self.is_first_order and target.is_flat:
+            return Skipped(
+                "the target is flat at the clean pass: its gradient there is zero by construction"
+            )
+        return None
 
     @abstractmethod
     def scores(

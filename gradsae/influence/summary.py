@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gradsae.bootstrap import mean_interval
-from gradsae.influence.case import Case
+from gradsae.influence.case import Case, Checked
 from gradsae.interfaces import Scores, Skipped
 from gradsae.lm import LM
 from gradsae.seeds import make_generator
@@ -18,6 +18,8 @@ MAX_CHARACTERS = 2_000
 """Of a prompt in the table of prompts."""
 MAX_VALUES = 20_000
 """In one table of a record."""
+IN_TABLE = ("spearman/", "spearman_abs/", "pearson/", "sign_agreement/", "precision_at_")
+"""Measures that the table of prompts shows, of the usual truth and scalar."""
 
 
 def summarise(cases: Sequence[Case], lm: LM, *, seed: int, n_scatter: int) -> Scores:
@@ -31,7 +33,7 @@ def summarise(cases: Sequence[Case], lm: LM, *, seed: int, n_scatter: int) -> Sc
         },
         forward_equivalents=sum(case.spent for case in cases),
     )
-    for name in cases[0].agreement:
+    for name in dict.fromkeys(name for case in cases for name in case.agreement):
         _add_agreement(out, cases, name, seed)
     for name in cases[0].cost:
         _add_mean(out, f"influence/cost/{name}", [case.cost[name] for case in cases])
@@ -42,6 +44,14 @@ def summarise(cases: Sequence[Case], lm: LM, *, seed: int, n_scatter: int) -> Sc
     clear = [(case.effect.abs() > case.noise).double().mean().item() for case in cases]
     _add_mean(out, "influence/above_noise", clear)
     _add_mean(out, "influence/noise_floor", [case.noise for case in cases])
+    _add_mean(out, "influence/noise_floor/no_op_edit", [case.no_op_noise for case in cases])
+    _add_mean(out, "influence/joint_effect", [abs(case.joint) for case in cases])
+    for name in cases[0].sampling_error:
+        errors = [case.sampling_error[name] for case in cases if name in case.sampling_error]
+        _add_mean(out, f"influence/sampling_error/{name}", errors)
+    recall = recall_after_checks(cases)
+    if recall["estimator"]:
+        out.series["influence/recall_after_checks"] = recall
     left_out = left_out_prompts(cases)
     if left_out["score"]:
         out.series["influence/left_out"] = left_out
@@ -56,7 +66,7 @@ def _add_mean(out: Scores, name: str, values: Sequence[float]) -> None:
 def _add_agreement(out: Scores, cases: Sequence[Case], name: str, seed: int) -> None:
     """The mean over the prompts that have this score, or why none has."""
     full = f"influence/{name}"
-    found = [case.agreement[name] for case in cases]
+    found = [case.agreement[name] for case in cases if name in case.agreement]
     values = [value for value in found if not isinstance(value, Skipped)]
     if not values:
         reason, n = Counter(v.reason for v in found if isinstance(v, Skipped)).most_common(1)[0]
@@ -80,6 +90,8 @@ def per_prompt(cases: Sequence[Case], lm: LM) -> Series:
         "n_ablated": [len(case.effect) for case in cases],
     }
     for name in cases[0].agreement:
+        if not name.startswith(IN_TABLE):
+            continue
         found = [case.agreement[name] for case in cases]
         column = [None if isinstance(value, Skipped) else value for value in found]
         table[name.replace("/", ".")] = column
@@ -88,17 +100,36 @@ def per_prompt(cases: Sequence[Case], lm: LM) -> Series:
 
 def scatter(cases: Sequence[Case], n_points: int, seed: int) -> Series:
     """One row per ablated latent of a prompt: true effect and estimates; a random `n_points`."""
-    names = list(cases[0].estimates)
+    names = [n for n, value in cases[0].estimates.items() if not isinstance(value, Skipped)]
     columns = {
         "prompt": torch.cat([torch.full_like(case.latents, case.index) for case in cases]),
         "latent": torch.cat([case.latents for case in cases]),
         "effect": torch.cat([case.effect for case in cases]),
-        **{name: torch.cat([case.estimates[name] for case in cases]) for name in names},
+        **{name: torch.cat([case.estimate(name) for case in cases]) for name in names},
     }
     n_points = min(n_points, MAX_VALUES // len(columns))
     order = torch.randperm(len(columns["effect"]), generator=make_generator(seed, "eval scatter"))
     kept = order[:n_points].sort().values
     return {name: values[kept].tolist() for name, values in columns.items()}
+
+
+def recall_after_checks(cases: Sequence[Case]) -> Series:
+    """Mean over prompts of the recall of the true top K after exact checks, and of what it costs.
+
+    A number of checks that some prompt has too few latents for is left out.
+    """
+    rows: dict[tuple[str, int, int], list[Checked]] = {}
+    for row in (row for case in cases for row in case.checked):
+        rows.setdefault((row.estimator, row.k, row.checks), []).append(row)
+    most = max((len(found) for found in rows.values()), default=0)
+    kept = {key: found for key, found in rows.items() if len(found) == most}
+    return {
+        "estimator": [name for name, _, _ in kept],
+        "k": [k for _, k, _ in kept],
+        "checks": [n for _, _, n in kept],
+        "cost": [sum(row.cost for row in found) / most for found in kept.values()],
+        "recall": [sum(row.recall for row in found) / most for found in kept.values()],
+    }
 
 
 def left_out_prompts(cases: Sequence[Case]) -> Series:

@@ -1,21 +1,23 @@
 """Influence: does a cheap estimate find the latents whose ablation moves the model's output?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from tqdm import tqdm
 
 from gradsae import checks
-from gradsae.influence.case import Case, Question, Settings, study
+from gradsae.influence.case import SINGLES, Case, Question, Settings, study
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.summary import summarise
-from gradsae.influence.target import SCALARS, NextToken, Scalar, prob, runner_up
-from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
+from gradsae.influence.target import ANY_SCALAR, AnyScalar, make_target, prob
+from gradsae.influence.truth import About, Asked, Truth
+from gradsae.interfaces import LATER, Metric, ModelSource, Scores, Skipped, Source
 from gradsae.prompt import NoActiveLatentError, SeenPrompt, see_from
 from gradsae.prompts import Prompt, PromptSet
 from gradsae.sae import SAE
+from gradsae.seeds import make_generator
 
 VERSION = 2
 """Of the scores' formulas; part of every record."""
@@ -29,7 +31,10 @@ class Influence(Metric):
     For each estimator E (range, best; formulas in `agreement`):
         influence/spearman/E        [-1, 1], 1     influence/spearman_abs/E    [-1, 1], 1
         influence/pearson/E         [-1, 1], 1     influence/sign_agreement/E  [0, 1], 1
-        influence/precision_at_k/E  [0, 1], 1
+        influence/precision_at_k/E  [0, 1], 1      influence/effect_recall_at_k/E  at most 1, 1
+        influence/ndcg_at_k/E       [0, 1], 1      influence/false_negatives_at_k/E  [0, 1], 0
+        influence/kendall/E         [-1, 1], 1     influence/calibration_slope/E   any, 1
+        influence/relative_error/E  from 0, 0      influence/completeness_gap/E    from 0, target
         influence/cost/E            full forward passes per prompt, a backward counts as two; of a
                                     re-run only the share of blocks and positions that is run
     Intervals: 95 % bootstrap over prompts. Beside them:
@@ -39,14 +44,24 @@ class Influence(Metric):
         influence/median_abs_effect  over the latents of a prompt, mean; in units of the target
         influence/noise_floor        what the model's rounding does to the target (root mean square,
                                      see `rounding_noise`), mean; in units of the target
+        influence/noise_floor/no_op_edit  the same of edits that take a latent out and put it back
+        influence/joint_effect       |effect| of removing all active latents at once, mean
+        influence/sampling_error/T   of a sampled truth T: mean standard error / mean |effect|
         influence/above_noise        [0, 1]: share of latents whose |effect| is above their
                                      prompt's noise; low = the dtype is too coarse for this model
+    The series influence/recall_after_checks has the recall of the true top k after exact checks of
+    the first latents of each ranking, and the cost of both.
     """
 
     prompts: PromptSet
     estimators: Sequence[Estimator]
-    scalar: Scalar = "log_prob"
-    """What of the target token is explained."""
+    scalar: AnyScalar = "log_prob"
+    """What of the target token is explained; of all its tokens where prompts have whole answers."""
+    also: Sequence[AnyScalar] = field(default=(), metadata=LATER)
+    """Further scalars of the same ablation runs; their scores are named measure.scalar/E."""
+    truths: Sequence[Truth] = field(default=(), metadata=LATER)
+    """Asked besides ablation at all positions; their scores are named measure.truth/E, and those of
+    further scalars measure.truth.scalar/E. "ablation" then stands among the estimators."""
     ks: Sequence[int] = (10,)
     """Of precision_at_k."""
     batch_rows: int = 32
@@ -57,7 +72,10 @@ class Influence(Metric):
     """Latents in the table that the scatter figure draws."""
 
     def __post_init__(self) -> None:
-        checks.one_of("scalar", self.scalar, SCALARS)
+        for name in (self.scalar, *self.also):
+            checks.one_of("scalar", name, ANY_SCALAR)
+        _once("scalars", [self.scalar, *self.also])
+        _once("truths", ["latent", *(truth.name for truth in self.truths)])
         for k in self.ks:
             checks.whole("ks", k, 1)
         checks.whole("batch_rows", self.batch_rows, 2)
@@ -67,6 +85,8 @@ class Influence(Metric):
         names = [estimator.name for estimator in self.estimators]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"estimators must be at least one, each once; got {names}")
+        if SINGLES in names:
+            raise ValueError(f"{SINGLES} is the truth's own name, no estimator's; got {names}")
 
     def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
         """`seed` fixes the prompts, the random estimator, every subsample and the bootstrap."""
@@ -76,10 +96,9 @@ class Influence(Metric):
         cases = []
         for i, prompt in enumerate(tqdm(drawn.prompts, desc="influence", disable=None)):
             try:
-                seen = see_from(source, sae, prompt.token_ids)
+                cases.append(self._study(source, sae, prompt, i, seed))
             except NoActiveLatentError:
                 continue
-            cases.append(self._study(seen, prompt, i, seed))
         if not cases:
             return Skipped(f"no latent fires on any of {len(drawn.prompts)} prompts")
         out = summarise(cases, source.lm(), seed=seed, n_scatter=self.n_scatter)
@@ -87,11 +106,37 @@ class Influence(Metric):
         spent = out.forward_equivalents + drawn.n_tried
         return Scores(**{**vars(out), "forward_equivalents": spent})
 
-    def _study(self, seen: SeenPrompt, prompt: Prompt, index: int, seed: int) -> Case:
+    def _study(self, source: ModelSource, sae: SAE, prompt: Prompt, index: int, seed: int) -> Case:
+        tokens = (prompt.target, *prompt.rest)
+        forced = prompt.token_ids.new_tensor(tokens[:-1])  # the answer but for its last token
+        seen = see_from(source, sae, torch.cat([prompt.token_ids, forced]))
         with torch.no_grad():
-            logits = seen.suffix.logits(seen.clean[None], [-1])
-        foil = runner_up(logits[0, 0], prompt.target) if self.scalar == "logit_diff" else None
-        target = NextToken(token=prompt.target, scalar=self.scalar, foil=foil)
-        question = Question(prompt, target, prob(logits[0], prompt.target).item())
+            clean = seen.suffix.logits(seen.clean[None], range(-len(tokens), 0))[0]
+        question = Question(
+            prompt,
+            make_target(self.scalar, tokens, clean),
+            prob(clean[:1], prompt.target).item(),
+            {scalar: make_target(scalar, tokens, clean) for scalar in self.also},
+            self._asked(source, sae, seen, index, seed),
+        )
         settings = Settings(self.estimators, self.ks, self.batch_rows, self.max_latents, seed)
         return study(seen, question, index, settings)
+
+    def _asked(
+        self, source: ModelSource, sae: SAE, seen: SeenPrompt, index: int, seed: int
+    ) -> dict[str, Asked | Skipped]:
+        if not self.truths:
+            return {}
+        kept = ~source.dropped(seen.token_ids[None], seen.suffix.clean[None])[0]
+        about = About(
+            seen=seen, kept=kept, sae=sae, source=source, seed=seed, max_units=self.max_latents
+        )
+        return {
+            truth.name: truth.ask(about, make_generator(seed, f"eval {truth.name} {index}"))
+            for truth in self.truths
+        }
+
+
+def _once(field: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise ValueError(f"{field} must be there once each, got {names}")

@@ -60,6 +60,8 @@ class Asked(ABC):
     """The prompt as estimators see it: switching a column off is the truth's edit."""
     sign: float = 1.0
     """-1 where the edit adds what the column writes instead of taking it away."""
+    is_whole: bool = True
+    """False where only a random part of the units is measured: their top is not the top of all."""
 
     @property
     @abstractmethod
@@ -92,6 +94,10 @@ class Singles(Asked):
     @property
     def n_units(self) -> int:
         return len(self.columns)
+
+    @property
+    def is_whole(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return len(self.columns) == self.seen.n_active
 
     def of(self, scores: Float[Tensor, " active"]) -> Float[Tensor, " units"]:
         return self.sign * scores[self.columns.to(scores.device)]

@@ -29,6 +29,10 @@ class GradTimesAct(Estimator):
     def name(self) -> str:
         return "grad_times_act"
 
+    @property
+    def is_first_order(self) -> bool:
+        return True
+
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:

@@ -24,6 +24,10 @@ class MeanAct(Estimator):
     def name(self) -> str:
         return "mean_act"
 
+    @property
+    def in_units(self) -> bool:
+        return False
+
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:

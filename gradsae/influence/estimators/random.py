@@ -21,6 +21,10 @@ class Random(Estimator):
     def name(self) -> str:
         return "random"
 
+    @property
+    def in_units(self) -> bool:
+        return False
+
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:

@@ -32,10 +32,15 @@ class ReleasedGradSAE(Estimator):
     def name(self) -> str:
         return "released_gradsae"
 
+    @property
+    def in_units(self) -> bool:
+        return False
+
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
-        probability = NextToken(token=target.token, scalar="prob")
+        first = target.positions[0]
+        probability = NextToken(token=target.token, scalar="prob", position=first)
         grad = gradient(seen, probability, seen.codes[None])[0]
         return (grad * seen.codes).relu().mean(0)
 

@@ -1,51 +1,81 @@
-"""Screen, then verify: rank by gradient x activation, then ablate the first few for certain.
+"""Screen, then verify: rank by an estimate, then ablate the first few for certain.
 
 Reference: Kramar et al. 2024, AtP*, https://arxiv.org/abs/2403.00745, section 3 (exact verification
 of a ranked list). Differs from the paper: verified and unverified scores are in the same units and
 stay in one list.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.influence.ablation import ablate
+from gradsae.influence.ablation import ablate, forward_equivalents
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.target import Target
+from gradsae.interfaces import LATER
 from gradsae.prompt import SeenPrompt
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class ScreenThenVerify(Estimator):
-    """Exact for the `budget` latents that the gradient says support the target most."""
+    """Exact for the `budget` latents that the screen says support the target most."""
 
     budget: int = 16
     """Latents that are ablated, all in one batch with an unedited row."""
+    screen: Estimator = field(default=GradTimesAct(), metadata=LATER)
+    """What ranks them; its scores must be in units of the target."""
+    max_cost: float | None = field(default=None, metadata=LATER)
+    """Verify as many as this many forward-equivalents pay for, screen included; then `budget` is
+    not used. A latent costs the share of positions from where it first opens."""
 
     def __post_init__(self) -> None:
         checks.whole("budget", self.budget, 1)
+        if not self.screen.in_units:
+            raise ValueError(f"screen must be in units of the target, got {self.screen.name}")
+        if self.max_cost is not None:
+            checks.number("max_cost", self.max_cost, above=1)
 
     @property
     def name(self) -> str:
-        return f"screen_verify_{self.budget}"
+        screen = "screen" if isinstance(self.screen, GradTimesAct) else self.screen.name
+        size = self.budget if self.max_cost is None else f"{self.max_cost:g}fe"
+        return f"{screen}_verify_{size}"
+
+    @property
+    def is_first_order(self) -> bool:
+        return self.screen.is_first_order
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
-        scores = GradTimesAct().scores(seen, target, generator)
-        first = scores.topk(self._n_checked(seen)).indices
-        scores[first] = ablate(seen, target, first, batch_rows=len(first) + 1).effect
+        scores = self.screen.scores(seen, target, generator)
+        first = self._first(seen, scores)
+        if len(first):
+            scores[first] = ablate(seen, target, first, batch_rows=len(first) + 1).effect
         return scores
 
+    def _first(self, seen: SeenPrompt, scores: Float[Tensor, " active"]) -> Int[Tensor, " checked"]:
+        """The latents to verify: the first `budget`, or those of the list that can be paid."""
+        if self.max_cost is None:
+            return scores.topk(self._n_checked(seen)).indices
+        order = scores.argsort(descending=True, stable=True)
+        left = self.max_cost - self.screen.forward_equivalents(seen) - seen.suffix.fraction
+        begins = [seen.suffix.begin(start) for start in seen.first_open(order).tolist()]
+        price = seen.suffix.fraction * (1 - torch.tensor(begins) / len(seen.codes))
+        return order[: int((price.cumsum(0) <= left).sum())]
+
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        """At most: as if every verified latent opened at the first position."""
-        screen = GradTimesAct().forward_equivalents(seen)
+        """At most: as if every verified latent opened at the first position, or `max_cost`."""
+        screen = self.screen.forward_equivalents(seen)
+        if self.max_cost is not None:
+            all_of_it = forward_equivalents(seen, torch.arange(seen.n_active)) - 1
+            return max(screen, min(self.max_cost, screen + seen.suffix.fraction + all_of_it))
         return screen + (self._n_checked(seen) + 1) * seen.suffix.fraction
 
     def _n_checked(self, seen: SeenPrompt) -> int:

@@ -1,0 +1,63 @@
+"""GradDrop: gradient x activation with each later block's gradient dropped in turn.
+
+    score_c = mean over later blocks l of |sum over positions of (d m / d a_nc)_without_l a_nc|
+
+Where what a latent does directly and what later blocks do with it cancel, the gradient is the small
+difference of two large numbers and says little. Dropping one block at a time breaks the balance.
+The sign is lost.
+
+Reference: Kramar et al. 2024, AtP*, https://arxiv.org/abs/2403.00745. Differs from the paper: a
+latent is one node at all positions, and the mean is over the blocks after the site alone (the
+others change nothing). After the last block it is |gradient x activation|.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae.backward import Rules, Switch
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.ruled import open_tail
+from gradsae.influence.target import Target, evaluate
+from gradsae.prompt import SeenPrompt
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GradDrop(Estimator):
+    """Never negative; in units of the target but for its sign."""
+
+    @property
+    def name(self) -> str:
+        return "grad_drop"
+
+    @property
+    def in_units(self) -> bool:
+        return False
+
+    @property
+    def is_first_order(self) -> bool:
+        return True
+
+    def scores(
+        self, seen: SeenPrompt, target: Target, generator: torch.Generator
+    ) -> Float[Tensor, " active"]:
+        tail, switch = open_tail(seen), Switch()
+        codes = seen.codes.detach().requires_grad_()
+        layers = list(tail.later_layers) or [None]
+        total = torch.zeros_like(seen.codes[0])
+        with torch.enable_grad(), tail.backward(Rules(switch=switch)):
+            value = evaluate(seen, target, seen.activation(codes)[None]).sum()
+            for layer in layers:
+                switch.layer = layer
+                (grad,) = torch.autograd.grad(value, codes, retain_graph=True)
+                total += (grad * seen.codes).sum(0).abs()
+        return total / len(layers)
+
+    def forward_equivalents(self, seen: SeenPrompt) -> float:
+        """One forward, and a whole backward for each later block."""
+        n_backwards = max(len(open_tail(seen).later_layers), 1)
+        return 1 + 2 * n_backwards * seen.suffix.fraction

@@ -1,0 +1,44 @@
+"""Gradient x activation with every norm's denominator held constant: the direct effect.
+
+Removing a latent that makes up much of the residual norm rescales all the rest, and the true
+gradient of a norm has no part along its input: a latent that the stream points to is missed. With
+the denominators constant it is not, and what a latent does by rescaling others is left out.
+
+Reference: the frozen norms of attribution graphs (Ameisen et al. 2025, circuit tracing), and the
+layer norm rule of RelP, https://arxiv.org/abs/2508.21258, alone.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae.backward import Rules
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.ruled import ruled_scores
+from gradsae.influence.target import Target
+from gradsae.prompt import SeenPrompt
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class NormFrozen(Estimator):
+    """Signed, in units of the target."""
+
+    @property
+    def name(self) -> str:
+        return "norm_frozen"
+
+    @property
+    def is_first_order(self) -> bool:
+        return True
+
+    def scores(
+        self, seen: SeenPrompt, target: Target, generator: torch.Generator
+    ) -> Float[Tensor, " active"]:
+        return ruled_scores(seen, target, Rules(norms=True))
+
+    def forward_equivalents(self, seen: SeenPrompt) -> float:
+        return 1 + 2 * seen.suffix.fraction

@@ -1,0 +1,52 @@
+"""Activation-matched random: each latent gets the score of one that writes about as much.
+
+Latents are sorted by the size of what they write, and gradient x activation is shuffled within runs
+of `group` neighbours. What is left of the agreement is due to size alone; a gradient that finds the
+right latents must beat it.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.target import Target
+from gradsae.prompt import SeenPrompt
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RandomMatched(Estimator):
+    """Signed, as large as gradient x activation, and in the wrong places."""
+
+    group: int = 8
+
+    def __post_init__(self) -> None:
+        checks.whole("group", self.group, 2)
+
+    @property
+    def name(self) -> str:
+        return "random_matched"
+
+    @property
+    def is_first_order(self) -> bool:
+        return True
+
+    def scores(
+        self, seen: SeenPrompt, target: Target, generator: torch.Generator
+    ) -> Float[Tensor, " active"]:
+        scores = GradTimesAct().scores(seen, target, generator)
+        written = (seen.codes * seen.scale).norm(dim=0) * seen.directions.norm(dim=1)
+        shuffled = scores.clone()
+        for group in written.argsort(stable=True).split(self.group):
+            order = torch.randperm(len(group), generator=generator).to(group.device)
+            shuffled[group] = scores[group[order]]
+        return shuffled
+
+    def forward_equivalents(self, seen: SeenPrompt) -> float:
+        return 1 + 2 * seen.suffix.fraction

@@ -1,0 +1,52 @@
+"""Relevance patching: gradient x activation with the rules of layer-wise relevance propagation.
+
+Norm denominators are constants, activation functions count as multiplication by their secant, and
+the two factors of a gated MLP share their gradient in halves.
+
+Reference: RelP, https://arxiv.org/abs/2508.21258. Differs from the paper: the relevance starts at
+the target, whatever scalar it is; freezing the attention patterns is off unless asked for (there:
+by model). The embedding and the blocks before the site play no part.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.backward import Rules
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.ruled import ruled_scores
+from gradsae.influence.target import Target
+from gradsae.prompt import SeenPrompt
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RelP(Estimator):
+    """Signed, in units of the target."""
+
+    freeze_attention: bool = False
+    """No gradient through queries and keys. Needs separate projections for them."""
+
+    def __post_init__(self) -> None:
+        checks.flag("freeze_attention", self.freeze_attention)
+
+    @property
+    def name(self) -> str:
+        return "relp_frozen_attention" if self.freeze_attention else "relp"
+
+    @property
+    def is_first_order(self) -> bool:
+        return True
+
+    def scores(
+        self, seen: SeenPrompt, target: Target, generator: torch.Generator
+    ) -> Float[Tensor, " active"]:
+        rules = Rules(norms=True, secants=True, halves=True, attention=self.freeze_attention)
+        return ruled_scores(seen, target, rules)
+
+    def forward_equivalents(self, seen: SeenPrompt) -> float:
+        return 1 + 2 * seen.suffix.fraction
