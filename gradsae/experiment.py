@@ -30,6 +30,7 @@ from gradsae.interfaces import (
 )
 from gradsae.metrics.across_seeds import Consistency
 from gradsae.metrics.grid import Grid
+from gradsae.metrics.once import sharing
 from gradsae.provenance import provenance
 from gradsae.records import Record, load, record_id, save
 from gradsae.sae import SAE
@@ -297,7 +298,8 @@ def _measure(cell: Cell, trained: Sequence[Checkpoint]) -> Scores | Skipped:
 
 def _recovery(cell: Cell, sae: SAE) -> Scores:
     seed = cell.seeds.eval
-    return _merge({k: m.measure(sae, cell.source, seed) for k, m in cell.metrics.items()})
+    with sharing():
+        return _merge({k: m.measure(sae, cell.source, seed) for k, m in cell.metrics.items()})
 
 
 def _merge(answers: dict[str, Scores | Skipped]) -> Scores:

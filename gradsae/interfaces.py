@@ -101,6 +101,15 @@ class Hierarchy(Protocol):
         ...
 
 
+@runtime_checkable
+class Biased(Protocol):
+    """What a known source offers besides, if its rows are a sum of features plus a constant."""
+
+    def offset(self) -> Float[Tensor, " d_in"]:
+        """Return what is added to every row."""
+        ...
+
+
 class ModelSource(Source):
     """A source that reads a hook site of a language model."""
 

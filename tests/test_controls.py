@@ -16,6 +16,7 @@ from gradsae.records import load
 from gradsae.sae import Architecture
 from gradsae.sae import load as load_sae
 from gradsae.seeds import make_generator
+from gradsae.sources.forest import Forest
 from gradsae.sources.superposition import Superposition
 from gradsae.trainers.common import random_directions
 from gradsae.trainers.controls import Control
@@ -23,6 +24,7 @@ from gradsae.trainers.topk import TopK
 
 CONF = Path(__file__).parent.parent / "conf"
 SOURCE = Superposition(n_features=40, width=24, l0=3)
+FOREST = Forest(n_features=60, width=40, n_roots=4, branching=3, depth=2, bias=2.0)
 CONTROLS = [
     Control(atoms="random", d_sae=20, k=3),
     Control(atoms="pca", d_sae=20, k=3),
@@ -84,6 +86,28 @@ def test_independent_components_find_independent_sources(generator):
     torch.testing.assert_close(sae(x).recon, x, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("source", "norm"), [(FOREST, 2.0), (SOURCE, 0.0)])
+def test_the_ceiling_takes_off_what_its_source_adds_to_every_row(source, norm):
+    sae = Control(atoms="features", d_sae=1, k=9, encoder="pursuit", truth=source)
+    held = source.held_out(500, 0)
+    truth, b_dec = held.truth.to_dense(), sae.build(held.x, torch.Generator()).b_dec
+    torch.testing.assert_close(b_dec.norm(), torch.tensor(norm))
+    torch.testing.assert_close(held.x - truth @ source.features(), b_dec.expand_as(held.x))
+
+
+def test_with_its_bias_known_the_ceiling_finds_the_codes_and_without_does_not():
+    held, right = FOREST.held_out(500, 0), {}
+    assert held.truth is not None
+    on = held.truth.to_dense() > 0
+    for centre in (True, False):
+        trainer = Control(
+            atoms="features", d_sae=1, k=12, encoder="pursuit", truth=FOREST, centre=centre
+        )
+        codes = trainer.build(held.x, torch.Generator())(held.x).codes.to_dense()
+        right[centre] = ((codes > 1e-3) == on).all(1).double().mean()
+    assert right[True] > 0.8 > 0.2 > right[False]
+
+
 def test_pursuit_of_orthogonal_atoms_is_projection(generator):
     basis = torch.linalg.qr(torch.randn(5, 5, generator=generator)).Q
     true = torch.tensor([[0.0, 2.0, 0.0, 0.5, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0], [0.0] * 5])
@@ -104,6 +128,23 @@ def test_pursuit_finds_the_codes_and_agrees_with_least_squares(monkeypatch):
         features = SOURCE.features()[true[row] > 0].double().numpy()
         expected, _ = nnls(features.T, held.x[row].double().numpy())
         assert np.allclose(found[row][true[row] > 0].numpy(), expected, atol=1e-4)
+
+
+def test_pursuit_equals_the_textbook_row_by_row(generator):
+    atoms = random_directions(60, 16, generator)
+    atoms[1] = atoms[0]  # equal atoms: the second one adds nothing
+    x = torch.randn(20, 16, generator=generator)
+    codes = pursue(x, atoms, k=7, tolerance=0.3).to_dense().double().numpy()
+    for row, found in zip(x.double().numpy(), codes, strict=True):
+        left, chosen, D = row, [], atoms.double().numpy()
+        while len(chosen) < 7 and np.linalg.norm(left) > 0.3 * np.linalg.norm(row):
+            fit = D @ left
+            fit[chosen] = -np.inf
+            chosen.append(int(fit.argmax()))
+            best = np.linalg.lstsq(D[chosen].T, row, rcond=None)[0]
+            left = row - best @ D[chosen]
+        assert found[chosen] == pytest.approx(best, abs=1e-4)
+        assert np.abs(np.delete(found, chosen)).max() == 0
 
 
 def test_pursuit_stops_at_k_and_at_the_tolerance():

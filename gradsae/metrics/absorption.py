@@ -10,10 +10,9 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.codes import SparseCodes
 from gradsae.interfaces import Hierarchy, Metric, Scores, Skipped, Source
-from gradsae.metrics.common import as_control, merge, randomised, ratio_interval
+from gradsae.metrics.common import as_control, chance_control, merge, ratio_interval
 from gradsae.metrics.joint import Truth, join, known_rows, partner_values, partners
 from gradsae.sae import SAE
-from gradsae.seeds import make_generator
 
 
 class Context(NamedTuple):
@@ -170,7 +169,7 @@ class Absorption(Metric):
         truth = known_rows(source, self.n_rows, seed)
         if isinstance(truth, Skipped):
             return truth
-        control = randomised(sae, make_generator(seed, "eval random directions"))
+        control = chance_control(sae, seed)
         found = score_absorption(sae, truth, edges, self.cosine, self.min_rows, seed)
         chance = score_absorption(control, truth, edges, -1, self.min_rows, seed)
         return merge([found, as_control(chance)])

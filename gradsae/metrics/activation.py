@@ -14,10 +14,9 @@ from gradsae import checks
 from gradsae.codes import SparseCodes
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.assignment import best_matching
-from gradsae.metrics.common import as_control, merge, randomised
+from gradsae.metrics.common import as_control, chance_control, merge
 from gradsae.metrics.joint import Joint, as_matrix, join, known_rows, products
 from gradsae.sae import SAE
-from gradsae.seeds import make_generator
 
 
 class Standard(NamedTuple):
@@ -114,6 +113,6 @@ class ActivationMCC(Metric):
         truth = known_rows(source, self.n_rows, seed)
         if isinstance(truth, Skipped):
             return truth
-        control = randomised(sae, make_generator(seed, "eval random directions"))
+        control = chance_control(sae, seed)
         found, chance = (score_activations(join(each, truth)) for each in (sae, control))
         return merge([found, as_control(chance)])

@@ -11,11 +11,16 @@ from torch.nn.functional import normalize
 
 from gradsae.bootstrap import percentiles, resampled_means
 from gradsae.codes import Codes
-from gradsae.interfaces import Scores
+from gradsae.errors import UserError
+from gradsae.interfaces import HeldOut, Scores, Source
+from gradsae.metrics.once import is_sharing, once
 from gradsae.sae import SAE, Pass
+from gradsae.seeds import make_generator
 
 PASS_ENTRIES = 2**24
 """Rows times latents of one pass: 64 MB where the codes are dense."""
+KEPT_VALUES = 2**24
+"""Most stored values of one SAE's codes that are kept for the next metric."""
 N_BLOCKS = 512
 """Most units that a bootstrap resamples."""
 
@@ -29,11 +34,27 @@ class Rows(NamedTuple):
     codes: Codes
 
 
+def held_out(source: Source, n: int, seed: int) -> HeldOut:
+    """Return the source's held-out rows; all metrics of one cell get the same ones."""
+    return once("held out", source, n, seed, make=lambda: source.held_out(n, seed))
+
+
 @torch.no_grad()
 def encode(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Iterator[Rows]:
-    """Yield the codes of raw activations, some rows at a time, on the SAE's device."""
-    for start, chunk in _chunks(sae, x):
-        yield Rows(start, sae.encode_in(sae.normaliser.apply(chunk).x).codes)
+    """Yield the codes of raw activations, some rows at a time, on the SAE's device.
+
+    Where metrics share (`once.py`), the first KEPT_VALUES are encoded once.
+    """
+    kept: list[Rows] = once("codes", sae, x, make=list)
+    yield from kept
+    n_kept = sum(rows.codes.n_rows for rows in kept)
+    room = KEPT_VALUES - sum(rows.codes.values.numel() for rows in kept) if is_sharing() else 0
+    for start, chunk in _chunks(sae, x, n_kept):
+        rows = Rows(start, sae.encode_in(sae.normaliser.apply(chunk).x).codes)
+        room -= rows.codes.values.numel()
+        if room >= 0:
+            kept.append(rows)
+        yield rows
 
 
 @torch.no_grad()
@@ -44,10 +65,15 @@ def forward(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Iterator[Pass]:
 
 
 def _chunks(
-    sae: SAE, x: Float[Tensor, "batch d_in"]
+    sae: SAE, x: Float[Tensor, "batch d_in"], first: int = 0
 ) -> Iterator[tuple[int, Float[Tensor, "chunk d_in"]]]:
+    if x.shape[1] != sae.arch.d_in:
+        raise UserError(
+            f"this SAE reads activations of width d_in={sae.arch.d_in}, these have {x.shape[1]}: "
+            "it was trained on another source"
+        )
     n_rows = max(1, min(4096, PASS_ENTRIES // sae.arch.d_sae))
-    for start in range(0, len(x), n_rows):
+    for start in range(first, len(x), n_rows):
         yield start, x[start : start + n_rows].to(sae.b_dec)
 
 
@@ -84,6 +110,12 @@ def randomised(sae: SAE, generator: torch.Generator) -> SAE:
         if W is not None:
             W.copy_(drawn.to(W) * W.norm(dim=1, keepdim=True))
     return control
+
+
+def chance_control(sae: SAE, seed: int) -> SAE:
+    """Return the control of an SAE for one seed; the same one for every metric."""
+    generator = make_generator(seed, "eval random directions")
+    return once("chance", sae, seed, make=lambda: randomised(sae, generator))
 
 
 def control_name(name: str, control: str = "chance") -> str:

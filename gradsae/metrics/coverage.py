@@ -11,12 +11,11 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
-from gradsae.metrics.common import as_control, directions, merge, randomised
+from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.joint import SPARSE_PAIRS, Truth, best_f1, join, known_rows
 from gradsae.metrics.matching import max_cosines
 from gradsae.metrics.recovery import feature_rate_errors
 from gradsae.sae import SAE
-from gradsae.seeds import make_generator
 
 DECADES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -127,7 +126,7 @@ class Coverage(Metric):
             return truth
         assert isinstance(source, KnownSource)
         rates = source.rates().cpu()
-        control = randomised(sae, make_generator(seed, "eval random directions"))
+        control = chance_control(sae, seed)
         found, chance = (
             score_coverage(per_feature(each, truth), rates, self.edges, self.cosine, self.f1)
             for each in (sae, control)

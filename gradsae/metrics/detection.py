@@ -11,7 +11,15 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.codes import Codes, SparseCodes
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
-from gradsae.metrics.common import as_control, count_fired, directions, encode, merge, randomised
+from gradsae.metrics.common import (
+    as_control,
+    chance_control,
+    count_fired,
+    directions,
+    encode,
+    held_out,
+    merge,
+)
 from gradsae.metrics.matching import MAX_PAIRS, one_to_one
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
@@ -176,12 +184,12 @@ class Detection(Metric):
     def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, KnownSource):
             return Skipped(f"the true features of {source.name} are not known")
-        x, truth, _ = source.held_out(self.n_rows, seed)
+        x, truth, _ = held_out(source, self.n_rows, seed)
         if truth is None:
             return Skipped(f"held-out rows of {source.name} come without their true codes")
         if not bool((truth.values > 0).any()):
             return Skipped("no true feature is active on the held-out rows")
-        control = randomised(sae, make_generator(seed, "eval random directions"))
+        control = chance_control(sae, seed)
         lot = make_generator(seed, "eval shuffled latents")
         found = score_detectors(sae, x, truth, source.features(), lot, self.max_pairs)
         chance = score_detectors(control, x, truth, source.features(), lot, self.max_pairs)

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from gradsae.codes import Codes, SparseCodes
 from gradsae.interfaces import KnownSource, Skipped, Source
 from gradsae.metrics.assignment import ENTRIES
-from gradsae.metrics.common import directions, encode
+from gradsae.metrics.common import directions, encode, held_out
 from gradsae.metrics.detection import matched_latents, slice_rows
 from gradsae.sae import SAE
 
@@ -55,7 +55,7 @@ def known_rows(source: Source, n_rows: int, seed: int) -> Truth | Skipped:
     """Return held-out rows with their true coefficients, or why there are none."""
     if not isinstance(source, KnownSource):
         return Skipped(f"the true features of {source.name} are not known")
-    x, truth, _ = source.held_out(n_rows, seed)
+    x, truth, _ = held_out(source, n_rows, seed)
     if truth is None:
         return Skipped(f"held-out rows of {source.name} come without their true codes")
     if not bool((truth.values > 0).any()):

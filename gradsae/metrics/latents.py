@@ -9,11 +9,10 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.interfaces import Metric, Scores, Skipped, Source
-from gradsae.metrics.common import as_control, directions, merge, randomised
+from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.joint import Joint, Truth, join, known_rows
 from gradsae.metrics.splitting import near
 from gradsae.sae import SAE
-from gradsae.seeds import make_generator
 
 
 def latent_hits(joint: Joint, feature_of: Int[Tensor, " d_sae"]) -> Int[Tensor, " d_sae"]:
@@ -67,6 +66,6 @@ class Latents(Metric):
         truth = known_rows(source, self.n_rows, seed)
         if isinstance(truth, Skipped):
             return truth
-        control = randomised(sae, make_generator(seed, "eval random directions"))
+        control = chance_control(sae, seed)
         found, chance = (score_latents(each, truth) for each in (sae, control))
         return merge([found, as_control(chance)])

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from gradsae import checks
 from gradsae.interfaces import Metric, Scores, Skipped, Source
-from gradsae.metrics.common import forward, merge, ratio_interval
+from gradsae.metrics.common import forward, held_out, merge, ratio_interval
 from gradsae.sae import SAE
 
 DENSE_RATE = 0.1
@@ -136,7 +136,7 @@ class Reconstruction(Metric):
         checks.whole("n_rows", self.n_rows, 1)
 
     def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
-        x, _, outlier = source.held_out(self.n_rows, seed)
+        x, _, outlier = held_out(source, self.n_rows, seed)
         odd = torch.zeros(len(x), dtype=torch.bool) if outlier is None else outlier
         if bool(odd.all()):
             return Skipped("all held-out rows are outliers")

@@ -10,10 +10,16 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.codes import SparseCodes
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
-from gradsae.metrics.common import as_control, count_fired, directions, merge, randomised
+from gradsae.metrics.common import (
+    as_control,
+    chance_control,
+    count_fired,
+    directions,
+    held_out,
+    merge,
+)
 from gradsae.metrics.matching import MAX_PAIRS, max_cosines, one_to_one
 from gradsae.sae import SAE
-from gradsae.seeds import make_generator
 
 TAUS = (0.8, 0.9, 0.95)
 PRECISION_TAU = 0.9
@@ -191,9 +197,9 @@ class Recovery(Metric):
     def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, KnownSource):
             return Skipped(f"the true features of {source.name} are not known")
-        x, truth, _ = source.held_out(self.n_rows, seed)
+        x, truth, _ = held_out(source, self.n_rows, seed)
         features = source.features()
-        control_sae = randomised(sae, make_generator(seed, "eval random directions"))
+        control_sae = chance_control(sae, seed)
         found = score_dictionary(sae, x, truth, features, self.max_pairs)
         control = score_dictionary(control_sae, x, truth, features, self.max_pairs)
         curve, chance = (part.series["recovery/frr_curve"] for part in (found, control))

@@ -10,10 +10,9 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.codes import SparseCodes
 from gradsae.interfaces import Metric, Scores, Skipped, Source
-from gradsae.metrics.common import as_control, directions, merge, randomised, ratio_interval
+from gradsae.metrics.common import as_control, chance_control, directions, merge, ratio_interval
 from gradsae.metrics.joint import Truth, join, known_rows, partner_values, partners
 from gradsae.sae import SAE
-from gradsae.seeds import make_generator
 
 
 def written_ratios(
@@ -77,6 +76,6 @@ class Shrinkage(Metric):
         truth = known_rows(source, self.n_rows, seed)
         if isinstance(truth, Skipped):
             return truth
-        control = randomised(sae, make_generator(seed, "eval random directions"))
+        control = chance_control(sae, seed)
         found = score_shrinkage(sae, truth, self.cosine, seed)
         return merge([found, as_control(score_shrinkage(control, truth, -1, seed))])

@@ -10,10 +10,9 @@ from torch.nn.functional import normalize
 
 from gradsae import checks
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
-from gradsae.metrics.common import as_control, directions, merge, randomised
+from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.matching import BLOCK
 from gradsae.sae import SAE
-from gradsae.seeds import make_generator
 
 
 class Near(NamedTuple):
@@ -94,7 +93,7 @@ class Splitting(Metric):
         if not isinstance(source, KnownSource):
             return Skipped(f"the true features of {source.name} are not known")
         features = source.features()
-        control = randomised(sae, make_generator(seed, "eval random directions"))
+        control = chance_control(sae, seed)
         found, chance = (
             score_splitting(directions(each), features.to(sae.b_dec), self.split, self.duplicate)
             for each in (sae, control)

@@ -48,6 +48,9 @@ class SavedWorld(KnownSource):
     def edges(self) -> Int[Tensor, "n_edges 2"]:
         return self.world().trees.edges()
 
+    def offset(self) -> Float[Tensor, " d_in"]:
+        return self.world().bias
+
     def identity(self) -> dict[str, Any]:
         return {"name": self.name, "version": VERSION, "sha256": self._sha256()}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.ica import fast_ica
-from gradsae.interfaces import HIDDEN, KnownSource, Loss, Progress, Trainer
+from gradsae.interfaces import HIDDEN, Biased, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
 from gradsae.trainers.common import random_directions
@@ -32,7 +32,8 @@ class Control(Trainer):
     atoms=random: unit directions from the sphere. pca, ica: components of the sample, each with its
     negative (codes are not negative), at most 2 d_in of them, the largest first. features: the
     true ones of a source that knows them, all of them; with encoder=pursuit the ceiling.
-    An untrained SAE of any method is that method with fit.steps=0.
+    b_dec is the mean of the sample; with atoms=features the constant that the source adds to every
+    row, if it adds one. An untrained SAE of any method is that method with fit.steps=0.
     """
 
     atoms: Literal["random", "pca", "ica", "features"]
@@ -45,6 +46,8 @@ class Control(Trainer):
     `gradsae.kernels.pursuit`."""
     tolerance: float = 0.01
     """Share of a row's norm that a pursuit may leave."""
+    centre: bool = True
+    """Set b_dec as said above; else it is zero."""
     truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
     optim: Optim = field(default_factory=lambda: Optim(lr=1.0), metadata=HIDDEN, repr=False)
     """Never used."""
@@ -55,6 +58,7 @@ class Control(Trainer):
         checks.whole("d_sae", self.d_sae, 1)
         checks.whole("k", self.k, 1)
         checks.share("tolerance", self.tolerance)
+        checks.flag("centre", self.centre)
 
     @property
     def name(self) -> str:
@@ -82,15 +86,17 @@ class Control(Trainer):
             sae.W_enc.copy_(atoms.encoder if is_linear else atoms.decoder)
             if sae.W_dec is not None:
                 sae.W_dec.copy_(atoms.decoder)
-            sae.b_dec.copy_(atoms.centre)
+            if self.centre:
+                sae.b_dec.copy_(atoms.centre)
         return sae.requires_grad_(False)
 
     def _atoms(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> Atoms:
         if self.atoms == "features":
             if self.truth is None:
                 raise ValueError("atoms=features needs a source whose features are known")
-            features = self.truth.features()
-            return Atoms(features, features, torch.zeros_like(sample[0]))
+            features, none = self.truth.features(), torch.zeros_like(sample[0])
+            added = self.truth.offset().to(none) if isinstance(self.truth, Biased) else none
+            return Atoms(features, features, added)
         if self.atoms == "pca":
             return principal(sample, self.d_sae)
         if self.atoms == "ica":
