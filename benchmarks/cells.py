@@ -20,13 +20,16 @@ METHODS = {
     "jumprelu": "JumpReLU",
     "jumprelu_tanh": "JumpReLU (tanh)",
     "gba": "GBA",
+    "gba_oracle": "GBA, true rates",
     "ba": "BA",
     "topk_rule": "TopK, GBA's rule",
     "jumprelu_rule": "JumpReLU, GBA's rule",
+    "untrained": "untrained TopK",
     "random": "random atoms",
     "pca": "PCA",
     "ica": "ICA",
-    "ceiling": "true features",
+    "ceiling_linear": "true features, TopK's encoder",
+    "ceiling": "true features, pursuit",
 }
 """Names for people, in the order of tables and legends; a control stands last."""
 

@@ -56,6 +56,20 @@ SCORES: dict[str, Score] = {
         meaning="Each feature's latent as a detector of the feature being active: mean F1 over "
         "features; one without a latent counts 0.",
     ),
+    "latents/f1": Score(
+        header="F1 of latents",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Each latent as a detector of the feature nearest to it: mean F1 over latents, "
+        "as in published SynthSAEBench tables. Features that no latent is near cost nothing.",
+    ),
+    "coverage/f1": Score(
+        header="coverage",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Share of all features with a latent whose F1, as a detector of the feature, is "
+        "above 0.8.",
+    ),
     "consistency/mcs_0.9": Score(
         header="MCS .9",
         better="higher",

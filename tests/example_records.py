@@ -103,6 +103,8 @@ def recovery(
         "recovery/precision_0.9": 0.4 * frr9,
         "recovery/rate_error": 0.12 - 0.1 * frr9,
         "detection/f1": 0.3 + 0.6 * frr9,
+        "latents/f1": 0.2 + 0.6 * frr9,
+        "coverage/f1": 0.7 * frr9,
         "recovery/mcc/chance": 0.42 + rng.normal(0, 0.004),
         "recovery/frr_0.8/chance": 0.0,
         "recovery/frr_0.9/chance": 0.0,

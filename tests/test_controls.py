@@ -136,7 +136,7 @@ def test_pursuit_equals_the_textbook_row_by_row(generator):
     x = torch.randn(20, 16, generator=generator)
     codes = pursue(x, atoms, k=7, tolerance=0.3).to_dense().double().numpy()
     for row, found in zip(x.double().numpy(), codes, strict=True):
-        left, chosen, D = row, [], atoms.double().numpy()
+        left, chosen, best, D = row, [], np.zeros(0), atoms.double().numpy()
         while len(chosen) < 7 and np.linalg.norm(left) > 0.3 * np.linalg.norm(row):
             fit = D @ left
             fit[chosen] = -np.inf

@@ -36,6 +36,12 @@ def few_records() -> list[Record]:
         for seed in range(3)
     ]
     found.append(example.recovery(example.TOY, {"name": "topk", "k": 20}, 0, (0.9, 0.5), 20))
+    found += [
+        example.recovery(
+            example.TOY, {"name": "topk", "k": k}, 0, (0.9, 0.5), k, experiment="f1_against_l0"
+        )
+        for k in (3, 5, 8)
+    ]
     found += [example.lm_recovery(TOPK, seed, 32, 0.35) for seed in range(2)]
     found += [example.lm_consistency(TOPK, 0.3), example.lm_consistency(GBA, 0.5)]
     found += [example.influence(depth, TOPK, 0) for depth in (8, 15)]

@@ -16,6 +16,7 @@ from benchmarks.figures import (
     cost,
     density,
     dose_response,
+    f1_l0,
     frontier,
     frr_curve,
     gba_toy,
@@ -33,7 +34,7 @@ from gradsae.files import check_writable, write_whole
 FIGURES = {
     module.NAME: module
     for module in (
-        *(recovery, gba_toy, frr_curve, density, training, frontier, consistency),
+        *(recovery, f1_l0, gba_toy, frr_curve, density, training, frontier, consistency),
         *(agreement, layer_profile, cost, dose_response, regret),
     )
 }

@@ -33,7 +33,7 @@ class Control(Trainer):
     negative (codes are not negative), at most 2 d_in of them, the largest first. features: the
     true ones of a source that knows them, all of them; with encoder=pursuit the ceiling.
     b_dec is the mean of the sample; with atoms=features the constant that the source adds to every
-    row, if it adds one. An untrained SAE of any method is that method with fit.steps=0.
+    row, if it adds one. What a method starts from is `Untrained`.
     """
 
     atoms: Literal["random", "pca", "ica", "features"]
@@ -62,7 +62,8 @@ class Control(Trainer):
 
     @property
     def name(self) -> str:
-        return NAMES[self.atoms]
+        linear = self.atoms == "features" and self.encoder == "linear"
+        return NAMES[self.atoms] + "_linear" * linear
 
     @property
     def wants_truth(self) -> bool:
@@ -103,6 +104,35 @@ class Control(Trainer):
             return independent(sample, self.d_sae, generator)
         drawn = random_directions(self.d_sae, sample.shape[1], generator)
         return Atoms(drawn, drawn, sample.mean(0))
+
+    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+        raise AssertionError("a control takes no training steps")
+
+    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+        raise AssertionError("a control takes no training steps")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Untrained(Trainer):
+    """What a method builds before its first step, and no step."""
+
+    of: Trainer
+    d_sae: int
+    """That of the method."""
+    optim: Optim = field(default_factory=lambda: Optim(lr=1.0), metadata=HIDDEN, repr=False)
+    """Never used."""
+
+    def __post_init__(self) -> None:
+        if self.d_sae != self.of.d_sae:
+            raise ValueError(f"d_sae must be that of the method, {self.of.d_sae}, got {self.d_sae}")
+
+    @property
+    def name(self) -> str:
+        return "untrained"
+
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        return self.of.build(sample, generator).requires_grad_(False)
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         raise AssertionError("a control takes no training steps")

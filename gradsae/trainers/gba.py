@@ -79,6 +79,8 @@ class GBA(Trainer):
 
     @property
     def name(self) -> str:
+        if self.wants_truth:
+            return "gba_oracle"
         return "ba" if self.groups == 1 else "gba"
 
     @property

@@ -1,0 +1,139 @@
+"""The table of known features in README.md, from records alone.
+
+python -m benchmarks.recovery_table           write it between its markers
+python -m benchmarks.recovery_table --check   fail if README.md and the records differ
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import METHODS, Cell, Estimate, make_cells
+from benchmarks.naming import seedless
+from benchmarks.reading import add_records_argument, command, read
+from benchmarks.scores import header
+from benchmarks.worlds import World, make_worlds
+from gradsae.errors import UserError
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+EXPERIMENT = "known_features"
+SEEDS = f"{EXPERIMENT}_seeds"
+BEGIN, END = (f"<!-- {EXPERIMENT}: {place} -->" for place in ("begin", "end"))
+COLUMNS = (
+    *("detection/f1", "latents/f1", "recovery/mcc", "recovery/frr_0.9", "coverage/f1"),
+    *("sparsity/l0", "consistency/mcs_0.9"),
+)
+CONTROLS = ("untrained", "random", "pca", "ica", "ceiling_linear", "ceiling")
+NO_BEST = "sparsity/l0"
+"""A column in which nothing is better than anything else."""
+
+
+def markdown(cells: Sequence[Cell]) -> str:
+    """One table, a block of rows per world: trained methods, then controls; the best in bold.
+
+    A number is the mean over seeds and half of its 95 % t interval.
+    """
+    worlds = make_worlds(
+        cell for cell in cells if cell.task == "recovery" and cell.part("experiment") == EXPERIMENT
+    )
+    if not worlds:
+        raise UserError(f"no records of experiment={EXPERIMENT} among those read")
+    seeds = [c for c in cells if (c.task, c.part("experiment")) == ("consistency", SEEDS)]
+    lines = [
+        "| world, method | " + " | ".join(map(header, COLUMNS)) + " |",
+        "| --- |" + " --- |" * len(COLUMNS),
+    ]
+    for world in worlds:
+        lines += _block(world, seeds)
+    return "\n".join(lines)
+
+
+def _block(world: World, seeds: Sequence[Cell]) -> list[str]:
+    """Rows of one world, under a row with its name."""
+    scored = {cell: _estimates(cell, seeds) for cell in world.cells}
+    trained = [cell for cell in world.cells if cell.method not in CONTROLS]
+    best = {
+        column: max((e.mean for cell in trained if (e := scored[cell][column])), default=None)
+        for column in COLUMNS
+        if column != NO_BEST
+    }
+    n = sorted({cell.n_seeds for cell in world.cells})
+    count = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
+    rows = [f"| **{world.title}** ({count}) |" + " |" * len(COLUMNS)]
+    rows += [_row(name_of(cell), scored[cell], best) for cell in trained]
+    controls = [cell for cell in world.cells if cell not in trained]
+    return rows + [_row(f"*{name_of(cell)}*", scored[cell], {}) for cell in controls]
+
+
+def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | None]) -> str:
+    texts = []
+    for column, found in scored.items():
+        is_best = found is not None and found.mean == best.get(column)
+        texts.append(f"**{number(found)}**" if is_best else number(found))
+    return f"| {name} | " + " | ".join(texts) + " |"
+
+
+def name_of(cell: Cell) -> str:
+    return str(cell.part("label") or METHODS.get(cell.method, cell.method))
+
+
+def _estimates(cell: Cell, seeds: Sequence[Cell]) -> dict[str, Estimate | None]:
+    """The columns of a row; consistency comes from a record of its own task."""
+    scored = {column: cell.estimate(column) for column in COLUMNS}
+    for other in seeds:
+        if _what(other) == _what(cell):
+            scored["consistency/mcs_0.9"] = other.estimate("consistency/mcs_0.9")
+    return scored
+
+
+def _what(cell: Cell) -> list[Any]:
+    """What was trained on what, seeds aside."""
+    return [seedless(cell.part(key)) for key in ("source", "trainer", "fit")]
+
+
+def number(estimate: Estimate | None) -> str:
+    """`.812 ±.013`, `7.91 ±.05`; without an interval where there is none."""
+    if estimate is None:
+        return "-"
+    digits = 3 if abs(estimate.mean) < 1.5 else 2 if abs(estimate.mean) < 100 else 0
+    text = _plain(estimate.mean, digits)
+    if estimate.high is None:
+        return text
+    return f"{text} ±{_plain(estimate.high - estimate.mean, digits)}"
+
+
+def _plain(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+
+
+def replaced(text: str, table: str) -> str:
+    """`text` with what stands between the markers replaced."""
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"README.md must hold {BEGIN} and, after it, {END}")
+    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.recovery_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_records_argument(parser)
+    parser.set_defaults(records="published")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if it differs")
+    args = parser.parse_args()
+    before = README.read_text()
+    after = replaced(before, markdown(make_cells(read(args.records))))
+    if args.check and after != before:
+        raise UserError("README.md does not show the records: run benchmarks.recovery_table")
+    if not args.check:
+        README.write_text(after)
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

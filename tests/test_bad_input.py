@@ -1,0 +1,99 @@
+"""What a user gets wrong is answered by one message that names it, before any work is done."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from gradsae import sae as saes
+from gradsae.errors import UserError
+from gradsae.experiment import build, run
+from gradsae.metrics.recovery import Recovery
+from gradsae.sae import SAE, Architecture
+from gradsae.sources.superposition import Superposition
+
+CONF = Path(__file__).parent.parent / "conf"
+WORLD = ["source=synthsaebench_1k", "source.orthogonal_steps=0"]
+TINY = ["source=superposition", "source.n_features=20", "source.width=8", "source.l0=2"]
+
+
+def composed(tmp_path: Path, *words: str):
+    common = ["d_sae=16", "k=2", "fit.steps=2", "fit.batch_size=32", "fit.init_rows=64"]
+    words = (*common, "tracking=none", "device=cpu", f"results={tmp_path}", *words)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(words), return_hydra_config=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            [*WORLD, "source.n_roots=1025"],
+            "source: n_roots=1025 is more than the n_features=1024 there are",
+        ),
+        (
+            [*WORLD, "source.n_roots=13"],
+            "source: 13 trees with branching=4 and depth=3 need 1105 features",
+        ),
+        (
+            [*WORLD, "source.highest_rate=1.5"],
+            "source: highest_rate is a share between 0 and 1, got 1.5",
+        ),
+        (
+            [*WORLD, "source.highest_rate=1e-3"],
+            "source: rates run from highest_rate=0.001 down to lowest_rate=0.002: that band is",
+        ),
+        ([*TINY, "source.l0=25"], "source: .*rates must be below 1: lower l0 or exponent"),
+        (
+            [*TINY, "metric=[coverage]", "metric.coverage.edges=[0.1,0.01]"],
+            r"metric.coverage: edges must be two or more rising rates, got \[0.1, 0.01\]",
+        ),
+        (
+            [*TINY, "metric=[coverage]", "metric.coverage.edges=[0.5]"],
+            r"metric.coverage: edges must be two or more rising rates, got \[0.5\]",
+        ),
+    ],
+)
+def test_a_world_or_a_band_that_cannot_be_is_refused_by_field_and_value(words, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        build(composed(tmp_path, *words))
+
+
+def test_an_sae_of_another_width_is_told_the_two_widths():
+    source = Superposition(n_features=20, width=8, l0=2)
+    sae = SAE(Architecture(d_in=12, d_sae=16, gate="relu"))
+    with pytest.raises(UserError, match="activations of width d_in=12, these have 8"):
+        Recovery(n_rows=10).measure(sae, source, 0)
+
+
+def changed(folder: Path, **meta: object) -> None:
+    path = folder / "sae.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | meta))
+
+
+def test_a_checkpoint_of_another_version_or_of_something_else_is_named(tmp_path):
+    SAE(Architecture(d_in=3, d_sae=4, gate="relu")).save(tmp_path, {})
+    changed(tmp_path, format=99)
+    with pytest.raises(UserError, match=r"sae\.json: checkpoint format must be 1, got 99"):
+        saes.load(tmp_path)
+    changed(tmp_path, format=1, architecture={"d_in": 3, "d_sae": 4, "gate": "sigmoid"})
+    with pytest.raises(UserError, match=r"sae\.json: bad architecture: .*gate"):
+        saes.load(tmp_path)
+    changed(tmp_path, architecture={"d_in": 3, "d_sae": 5, "gate": "relu"})
+    with pytest.raises(UserError, match="weights do not fit the architecture"):
+        saes.load(tmp_path)
+    with pytest.raises(UserError, match=r"no SAE here \(sae\.json is missing\)"):
+        saes.load(tmp_path / "elsewhere")
+
+
+def test_a_cell_whose_checkpoint_is_of_another_version_says_so_and_keeps_it(tmp_path):
+    cell = build(composed(tmp_path, *TINY, "metric=[reconstruction]"))
+    assert run(cell).status == "done"
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    changed(folder, format=0)
+    before = sorted(path.read_bytes() for path in folder.iterdir())
+    other = build(composed(tmp_path, *TINY, "metric=[recovery]"))
+    with pytest.raises(UserError, match="checkpoint format must be 1, got 0"):
+        run(other)
+    assert sorted(path.read_bytes() for path in folder.iterdir()) == before

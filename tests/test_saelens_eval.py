@@ -1,0 +1,162 @@
+"""sae-lens's own evaluation of our exported SAEs gives our numbers; every method makes the trip."""
+
+import logging
+import math
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy import OPTIM, no_log
+
+from gradsae.fit import FitSettings, Training, fit
+from gradsae.interchange import to_saelens
+from gradsae.interfaces import Metric, Scores, Trainer
+from gradsae.metrics.latents import Latents
+from gradsae.metrics.reconstruction import Reconstruction
+from gradsae.metrics.recovery import Recovery
+from gradsae.metrics.splitting import Splitting
+from gradsae.sae import SAE
+from gradsae.seeds import make_generator
+from gradsae.sources import saelens_world
+from gradsae.sources.forest import Forest
+from gradsae.trainers.batchtopk import BatchTopK
+from gradsae.trainers.bias_rule import BiasRule
+from gradsae.trainers.gated import Gated
+from gradsae.trainers.gba import GBA
+from gradsae.trainers.jumprelu import JumpReLU
+from gradsae.trainers.l1 import L1
+from gradsae.trainers.matryoshka import Matryoshka
+from gradsae.trainers.panneal import PAnneal
+from gradsae.trainers.topk import TopK
+
+WORLD = Forest(n_features=60, width=24, n_roots=4, branching=3, depth=2, lowest_rate=0.01, seed=3)
+RULE = BiasRule(groups=4, htf=0.2, ltf=0.02, bias_init="quantile", bias_every=5)
+TRAINERS: dict[str, Trainer] = {
+    "topk": TopK(d_sae=40, k=4, optim=OPTIM),
+    "topk_tied": TopK(d_sae=40, k=4, optim=OPTIM, tied=True),
+    "topk_rule": TopK(d_sae=40, k=4, optim=OPTIM, rule=RULE),
+    "batchtopk": BatchTopK(d_sae=40, k=4, optim=OPTIM),
+    "matryoshka": Matryoshka(d_sae=40, k=4, optim=OPTIM, prefixes=(0.25, 0.5, 1.0)),
+    "l1": L1(d_sae=40, l1=1.0, optim=OPTIM),
+    "panneal": PAnneal(d_sae=40, l1=0.02, optim=OPTIM),
+    "jumprelu": JumpReLU(d_sae=40, coefficient=2e-3, optim=OPTIM, threshold=0.1, bandwidth=0.1),
+    "gated": Gated(d_sae=40, l1=0.02, optim=OPTIM),
+    "gba": GBA(d_sae=40, optim=OPTIM, groups=4, tied=False, scale_init=0.05, normalise="unit"),
+}
+N = 4000
+METRICS: list[Metric] = [Recovery(n_rows=N), Reconstruction(n_rows=N), Latents(n_rows=N)]
+
+
+@pytest.fixture(scope="module")
+def lens() -> Any:
+    logging.getLogger("sae_lens").setLevel(logging.ERROR)
+    return pytest.importorskip("sae_lens", reason="sae-lens is a peer: make peers")
+
+
+@cache
+def trained(name: str, steps: int = 60) -> SAE:
+    trainer = TRAINERS[name]
+    cpu = torch.device("cpu")
+    sample = WORLD.stream(2048, 1, cpu).next()
+    training = Training(trainer, trainer.build(sample, make_generator(0, "init")))
+    settings = FitSettings(steps=steps, batch_size=256, save_every=0)
+    fit([training], WORLD.stream(256, 1, cpu), settings, log=no_log)
+    return training.sae.requires_grad_(False)
+
+
+def ours(sae: SAE) -> dict[str, float]:
+    """Our numbers under their names."""
+    found: dict[str, float] = {}
+    for metric in (*METRICS, Splitting()):
+        answer = metric.measure(sae, WORLD, 0)
+        assert isinstance(answer, Scores)
+        found |= answer.scores
+    return {
+        "mcc": found["recovery/mcc/matched"],
+        "uniqueness": found["splitting/uniqueness"],
+        "sae_l0": found["sparsity/l0"],
+        "dead_latents": found["sparsity/dead"] * sae.arch.d_sae,
+        "explained_variance": 1 - found["reconstruction/fvu"],
+        "f1_score": found["latents/f1"],
+        "precision": found["latents/precision"],
+        "recall": found["latents/recall"],
+    }
+
+
+def theirs(
+    lens: Any, sae: SAE, folder: Path, features: Any, codes: Any, n: int
+) -> dict[str, float]:
+    """What sae-lens makes of the exported SAE on n rows of a generator of codes."""
+    evaluate = import_module("sae_lens.synthetic.evals").eval_sae_on_synthetic_data
+    to_saelens(sae, folder)
+    with torch.no_grad():
+        loaded = lens.SAE.load_from_disk(folder)
+        result = evaluate(loaded, features, codes, num_samples=n, batch_size=1000)
+    found = vars(result) | vars(result.classification)
+    names = ("mcc", "uniqueness", "sae_l0", "dead_latents", "explained_variance")
+    return {name: float(found[name]) for name in (*names, "f1_score", "precision", "recall")}
+
+
+class OurRows:
+    """Their generator's interface over the rows that our metrics see."""
+
+    def __init__(self) -> None:
+        truth = WORLD.held_out(N, 0).truth
+        assert truth is not None
+        self._codes, self._at = truth.to_dense(), 0
+
+    def sample(self, n: int) -> torch.Tensor:
+        self._at += n
+        return self._codes[self._at - n : self._at]
+
+
+def our_dictionary() -> Any:
+    """Their FeatureDictionary's interface: codes to activations."""
+
+    class Features:
+        feature_vectors = WORLD.features()
+
+        def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+            return codes @ self.feature_vectors + WORLD.offset()
+
+    return Features()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", TRAINERS)
+def test_on_the_same_rows_their_evaluation_gives_our_numbers(name, lens, tmp_path):
+    sae = trained(name)
+    expected = theirs(lens, sae, tmp_path, our_dictionary(), OurRows(), N)
+    assert 0 < expected["sae_l0"] < 40 and 0.1 < expected["mcc"] < 1
+    assert ours(sae) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_on_rows_that_they_draw_it_agrees_within_sampling_error(lens, tmp_path):
+    saelens_world.save(WORLD, tmp_path / "world")
+    synthetic = import_module("sae_lens.synthetic")
+    model = synthetic.SyntheticModel.load_from_disk(tmp_path / "world")
+    sae = trained("batchtopk", steps=300)
+    torch.manual_seed(0)
+    given = (model.feature_dict, model.activation_generator, 4 * N)
+    other = theirs(lens, sae, tmp_path / "sae", *given)
+    mine, spread = ours(sae), 5 * math.sqrt((1 + 1 / 4) / N)  # five standard errors of a share
+    for name in ("mcc", "uniqueness"):  # of directions alone
+        assert mine[name] == pytest.approx(other[name], abs=1e-5)
+    for name in ("explained_variance", "f1_score", "precision", "recall"):
+        assert mine[name] == pytest.approx(other[name], abs=spread / 2)
+    assert mine["sae_l0"] == pytest.approx(other["sae_l0"], rel=0.05)
+    assert abs(mine["dead_latents"] - other["dead_latents"]) <= 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_trained_sae_of_each_method_is_the_same_function_there(name, lens, tmp_path):
+    sae, x = trained(name), WORLD.held_out(1000, 1).x
+    to_saelens(sae, tmp_path)
+    with torch.no_grad():
+        loaded = lens.SAE.load_from_disk(tmp_path)
+        torch.testing.assert_close(loaded(x), sae(x).recon, atol=1e-5, rtol=0)
