@@ -78,7 +78,7 @@ def test_a_checkpoint_of_another_version_or_of_something_else_is_named(tmp_path)
     with pytest.raises(UserError, match=r"sae\.json: checkpoint format must be 1, got 99"):
         saes.load(tmp_path)
     changed(tmp_path, format=1, architecture={"d_in": 3, "d_sae": 4, "gate": "sigmoid"})
-    with pytest.raises(UserError, match=r"sae\.json: bad architecture: .*gate"):
+    with pytest.raises(UserError, match=r"sae\.json: bad architecture: "):
         saes.load(tmp_path)
     changed(tmp_path, architecture={"d_in": 3, "d_sae": 5, "gate": "relu"})
     with pytest.raises(UserError, match="weights do not fit the architecture"):
