@@ -8,7 +8,7 @@ or beside others on one stream is not in it either: that changes no number.
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -19,7 +19,7 @@ from gradsae import sae as saes
 from gradsae.errors import UserError
 from gradsae.files import writing
 from gradsae.fit import FitSettings, Log, Training, fit
-from gradsae.interfaces import Source, Trainer
+from gradsae.interfaces import Source, Trainer, is_shown
 from gradsae.records import content_id
 from gradsae.sae import SAE
 from gradsae.seeds import Seeds, make_generator
@@ -45,15 +45,9 @@ class Checkpoint:
 def plain(value: Any) -> Any:
     """Return a component as JSON values; one inside another also says its class."""
     if is_dataclass(value):
-        shown = [field for field in fields(value) if _is_shown(field, value)]
+        shown = [field for field in fields(value) if is_shown(field, value)]
         return {field.name: _inner(getattr(value, field.name)) for field in shown}
     return _inner(value)
-
-
-def _is_shown(field: Field[Any], value: Any) -> bool:
-    """See `gradsae.interfaces.LATER` and `HIDDEN`."""
-    later = field.metadata.get("later") and getattr(value, field.name) == field.default
-    return not (later or field.metadata.get("hidden"))
 
 
 def _inner(value: Any) -> Any:

@@ -8,7 +8,7 @@ Shape names, used all over the package:
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
 
@@ -28,6 +28,12 @@ LATER: Mapping[str, Any] = MappingProxyType({"later": True})
 records, so that what was made before keeps its id."""
 HIDDEN: Mapping[str, Any] = MappingProxyType({"hidden": True})
 """Metadata of a field that never stands in ids and records."""
+
+
+def is_shown(field: Field[Any], value: Any) -> bool:
+    """Whether a field of the dataclass `value` stands in ids and records: see LATER and HIDDEN."""
+    later = field.metadata.get("later") and getattr(value, field.name) == field.default
+    return not (later or field.metadata.get("hidden"))
 
 
 class Stream(ABC):

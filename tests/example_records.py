@@ -132,6 +132,15 @@ def recovery(
     )
 
 
+WORLD = {"n_features": 128, "width": 42, "l0": 4, "exponent": 0.5, "noise": 0.1}
+
+
+def swept(experiment: str, trainer: dict[str, Any], seed: int, /, **source: Any) -> Record:
+    """One cell of an experiment of `benchmarks.figures.swept` or `resonance`."""
+    where = {"source": {"name": "superposition", "coefficients": "balanced", **WORLD, **source}}
+    return recovery(where, trainer, seed, (0.95, 0.7), 4.0, experiment=experiment)
+
+
 def lm_recovery(trainer: dict[str, Any], seed: int, l0: float, fvu: float) -> Record:
     rng = np.random.default_rng([seed, int(l0)])
     scores = {

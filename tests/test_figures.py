@@ -11,7 +11,16 @@ import pytest
 from scipy import stats
 
 from benchmarks.cells import Cell, make_cells
-from benchmarks.figures import consistency, cost, frontier, gba_toy, layer_profile, recovery, style
+from benchmarks.figures import (
+    consistency,
+    cost,
+    frontier,
+    gba_toy,
+    layer_profile,
+    recovery,
+    style,
+    swept,
+)
 from benchmarks.figures.__main__ import FIGURES, draw_all, newest_versions
 from benchmarks.naming import labels
 from benchmarks.reading import Entry
@@ -42,6 +51,11 @@ def few_records() -> list[Record]:
         )
         for k in (3, 5, 8)
     ]
+    found += [
+        example.swept(sweep.name, {**GBA, "d_sae": 256 + i}, 0)
+        for i, sweep in enumerate(swept.SWEEPS)
+    ]
+    found.append(example.swept("resonance", {"name": "ba", "htf": 0.02}, 0))
     found += [example.lm_recovery(TOPK, seed, 32, 0.35) for seed in range(2)]
     found += [example.lm_consistency(TOPK, 0.3), example.lm_consistency(GBA, 0.5)]
     found += [example.influence(depth, TOPK, 0) for depth in (8, 15)]

@@ -49,6 +49,7 @@ GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positi
 
 KNOWN: dict[str, KnownSource] = {
     "exact": Superposition(n_features=24, width=12, l0=3, coefficients="exponential"),
+    "paired": Superposition(n_features=24, width=12, l0=4, coefficients="exponential", paired=0.5),
     "power_law": POWER_LAW,
     "two_sparsity": TwoSparsity(),
     "forest": Forest(n_features=48, width=24, n_roots=2, branching=3, depth=2, bias=0.0),
@@ -90,6 +91,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "directions": "orthogonal",
         "noise": 0.1,
         "seed": 1,
+        "paired": 0.1,
     },
     "two_sparsity": {
         "n_features": 64,
@@ -136,6 +138,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "seed": 1,
     },
 }
+PRESUMED: dict[str, dict[str, Any]] = {"paired": {"support": "exact", "exponent": 0.0, "l0": 2}}
+"""What a change presumes of other fields."""
 NOT_IDENTITY = {"lm_tiny": {"batch_windows", "device", "root"}}
 """Fields that say how the data are made or where they lie, not which."""
 
@@ -217,11 +221,11 @@ def test_identity_and_provenance_survive_json(source):
 @pytest.mark.parametrize("name", CHANGES)
 def test_identity_changes_with_each_field_that_shapes_the_data(name, folder):
     source: Any = SOURCES[name](folder)
-    rest = {"exponent": 0.0} if name == "power_law" else {}
     for field, value in CHANGES[name].items():
-        changes = {field: value} | (rest if value == "exact" else {})
-        changed = dataclasses.replace(source, **changes)
-        assert content_id(changed.identity()) != content_id(source.identity()), field
+        base = dataclasses.replace(source, **PRESUMED.get(field, {}))
+        rest = {"exponent": 0.0} if value == "exact" else {}
+        changed = dataclasses.replace(base, **{field: value}, **rest)
+        assert content_id(changed.identity()) != content_id(base.identity()), field
     fields = {field.name for field in dataclasses.fields(source)}
     assert fields == CHANGES[name].keys() | NOT_IDENTITY.get(name, set())
 
@@ -314,6 +318,31 @@ def l0_and_pairs(active: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return sizes / len(active), active.T @ active / len(active)
 
 
+@pytest.mark.parametrize("paired", [0.0, 0.5, 1.0])
+def test_paired_rows_have_the_stated_co_occurrence(paired):
+    n, size, n_rows = 12, 4, 40_000
+    source = Superposition(n_features=n, width=6, l0=size, paired=paired)
+    truth = source.held_out(n_rows, 0).truth
+    assert truth is not None
+    assert set(truth.n_open().tolist()) == {size}
+    active = (truth.to_dense() > 0).float()
+    found = (active.T @ active) * n / (n_rows * size)  # P(column | row)
+    # Of the size - 2 others of a paired row, each of n - 2 features is one equally often.
+    other = paired * (size - 2) / (n - 2) + (1 - paired) * (size - 1) / (n - 1)
+    partner = paired + (1 - paired) * (size - 1) / (n - 1)
+    expected = torch.full((n, n), other)
+    first = torch.arange(0, n, 2)
+    expected[first, first + 1] = expected[first + 1, first] = partner
+    expected.fill_diagonal_(1)
+    assert (found - expected).abs().max() < 5 * (0.25 * n / (n_rows * size)) ** 0.5
+
+
+def test_a_world_without_pairs_keeps_the_id_from_before_there_were_any():
+    without, source = KNOWN["exact"], KNOWN["paired"]
+    assert "paired" not in without.identity()
+    assert source.identity()["paired"] == 0.5
+
+
 LAWS: dict[str, tuple[float, float]] = {
     "balanced": (3**-0.5, 1 / 3),
     "constant": (1.0, 1.0),
@@ -392,6 +421,10 @@ def test_two_sparsity_has_the_rate_of_the_paper_and_both_kinds_of_rows():
         ({"support": "bernoulli", "l0": 20, "exponent": 1.0}, "rates must be below 1"),
         ({"support": "bernoulli", "l0": 24}, "rates must be below 1"),
         ({"low": 2.0}, "high must be a number above 2"),
+        ({"paired": 1.5}, "paired is a share between 0 and 1, got 1.5"),
+        ({"paired": 0.5}, "paired=0.5 needs an even l0, got 3"),
+        ({"paired": 0.5, "l0": 2, "n_features": 23}, "an even n_features, got 23"),
+        ({"paired": 0.5, "support": "bernoulli"}, "needs support=exact, got 'bernoulli'"),
         ({"noise": -1}, "noise must be a number from 0, got -1"),
         ({"n_features": 0}, "n_features must be a whole number from 1, got 0"),
         ({"seed": -1}, "seed must be a whole number from 0, got -1"),

@@ -23,6 +23,8 @@ from benchmarks.figures import (
     layer_profile,
     recovery,
     regret,
+    resonance,
+    swept,
     training,
 )
 from benchmarks.figures.drawing import caption
@@ -36,6 +38,7 @@ FIGURES = {
     for module in (
         *(recovery, f1_l0, gba_toy, frr_curve, density, training, frontier, consistency),
         *(agreement, layer_profile, cost, dose_response, regret),
+        *(*swept.FIGURES, resonance),
     )
 }
 

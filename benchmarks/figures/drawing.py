@@ -1,6 +1,7 @@
 """What a figure file returns, and the caption that goes with every figure."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ from benchmarks.cells import Cell
 from gradsae.records import Record
 
 MAX_COMMANDS = 3
+NOT_THE_RECORDS = re.compile(r" (tracking|results|device|hydra/launcher|force)=\S+")
+"""Words of a command that say where and how a cell ran, not which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,15 @@ class Drawing:
     """What is drawn: axes, marks, what the bars are."""
     cells: Sequence[Cell]
     """All that went in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure that is not a module of its own: what `benchmarks.figures` asks of each."""
+
+    NAME: str
+    COMMAND: str
+    draw: Callable[[Sequence[Cell]], Drawing | None]
 
 
 def caption(name: str, drawing: Drawing) -> str:
@@ -33,17 +45,18 @@ def caption(name: str, drawing: Drawing) -> str:
     )
 
 
-def bars(cells: Iterable[Cell], score: str, *, dots: bool = False) -> str:
-    """What the bars of a score are, in words; `dots` where single seeds are drawn, too."""
+def bars(cells: Iterable[Cell], score: str, *, dots: bool = False, mark: str = "bars") -> str:
+    """What the bars of a score are, in words; `dots` where single seeds are drawn, too; `mark` is
+    what they are drawn as."""
     kinds = {found.over for cell in cells if (found := cell.estimate(score))}
     inside = ", ".join(sorted(kinds - {"seeds", ""}))
     if "seeds" in kinds:
-        words = "bars: 95 % t interval over seeds, not clipped to the range of the score"
+        words = f"{mark}: 95 % t interval over seeds, not clipped to the range of the score"
         words += "; grey dots: single seeds" if dots else ""
         return words + (f"; one seed: 95 % bootstrap over {inside}" if inside else "")
     if inside:
-        return f"bars: 95 % bootstrap interval over {inside}, one seed"
-    return "no bars: fewer than three seeds"
+        return f"{mark}: 95 % bootstrap interval over {inside}, one seed"
+    return f"no {mark}: fewer than three seeds"
 
 
 def _count(cells: Sequence[Cell]) -> str:
@@ -74,12 +87,28 @@ def _hardware(records: Sequence[Record]) -> str:
 
 
 def _cost(records: Sequence[Record]) -> str:
+    """Seconds of all records together and of one, and the most memory that a process took."""
     known = [r.cost["seconds"] for r in records if r.cost["seconds"] is not None]
     if not known:
         return "Cost: not measured."
-    total = sum(known)
-    words = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min"
-    return f"Cost: {words} in all."
+    words = f"Cost: {duration(sum(known))} in all"
+    if len(known) > 1:
+        low, high = duration(min(known)), duration(max(known))
+        each = low if low == high else f"{low} to {high}"
+        words += f", {duration(sum(known) / len(known))} a record ({each})"
+    if len(known) < len(records):
+        words += f", {len(records) - len(known)} not measured"
+    peaks = [r.cost["peak_bytes"] for r in records if r.cost["peak_bytes"] is not None]
+    return words + (f"; peak memory {max(peaks) / 1e9:.1f} GB." if peaks else ".")
+
+
+def duration(seconds: float) -> str:
+    """Two digits or more, in the unit that people use."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _commits(records: Sequence[Record]) -> str:
@@ -97,8 +126,10 @@ def _notes(cells: Sequence[Cell]) -> str:
 
 
 def _commands(records: Sequence[Record]) -> str:
-    commands = dict.fromkeys(record.provenance["command"] for record in records)
-    return _some([f"`{command.replace('`', '')[:300]}`" for command in commands], ", ")
+    """What was typed, less the words that change no record."""
+    typed = [NOT_THE_RECORDS.sub("", record.provenance["command"]) for record in records]
+    commands = [f"`{command.replace('`', '')[:300]}`" for command in dict.fromkeys(typed)]
+    return _some(commands, ", ")
 
 
 def _some(items: Sequence[str], by: str) -> str:

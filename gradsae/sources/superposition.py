@@ -1,16 +1,16 @@
 """Superposition: sparse non-negative codes times more directions than dimensions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from gradsae import checks, kernels
 from gradsae.codes import SparseCodes, from_rows
-from gradsae.interfaces import HeldOut, KnownSource
+from gradsae.interfaces import LATER, HeldOut, KnownSource, is_shown
 from gradsae.seeds import make_generator
 from gradsae.sources.common import (
     Directions,
@@ -63,6 +63,10 @@ class Superposition(KnownSource):
     """Standard deviation of Gaussian noise in each dimension, in units of x."""
     seed: int = 0
     """Fixes V. Samples come from the seeds of `stream` and `held_out`."""
+    paired: int | float = field(default=0.0, metadata=LATER)
+    """Probability that a row is made of whole pairs (features 0 and 1, 2 and 3, ...) in place of
+    single features. Rates stay equal, and of the rows where a feature is active its partner is so
+    on a share paired + (1 - paired) (l0 - 1) / (n_features - 1), which is the paper's rho_2."""
 
     def __post_init__(self) -> None:
         check_world(self.n_features, self.width, self.seed)
@@ -74,6 +78,9 @@ class Superposition(KnownSource):
             checks.number(name, getattr(self, name), low=0)
         checks.number("high", self.high, above=self.low)
         checks.flag("normalise_rows", self.normalise_rows)
+        checks.share("paired", self.paired)
+        if self.paired > 0:
+            self._check_paired()
         if self.support == "exact":
             self._check_exact()
         elif (highest := float(self._rates().max())) >= 1:
@@ -94,6 +101,13 @@ class Superposition(KnownSource):
                 "other rates need support=bernoulli"
             )
 
+    def _check_paired(self) -> None:
+        if self.support != "exact":
+            raise ValueError(f"paired={self.paired} needs support=exact, got {self.support!r}")
+        for name in ("l0", "n_features"):
+            if (number := getattr(self, name)) % 2:
+                raise ValueError(f"paired={self.paired} needs an even {name}, got {number!r}")
+
     def d_in(self) -> int:
         return self.width
 
@@ -110,7 +124,8 @@ class Superposition(KnownSource):
         return self._rates().float()
 
     def identity(self) -> dict[str, Any]:
-        return {"name": self.name, "version": VERSION, **vars(self)}
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if is_shown(f, self)}
+        return {"name": self.name, "version": VERSION, **shown}
 
     def provenance(self) -> dict[str, Any]:
         return {"kind": "synthetic"}
@@ -137,7 +152,7 @@ class Superposition(KnownSource):
 
     def _codes(self, n: int, generator: torch.Generator) -> SparseCodes:
         if self.support == "exact":
-            latents = exact_support(n, self.n_features, int(self.l0), generator)
+            latents = self._exact_support(n, generator)
             codes = from_rows(torch.ones(latents.shape), latents, self.n_features)
         else:
             latents, offsets = bernoulli_support(n, self._rates(), generator)
@@ -149,6 +164,16 @@ class Superposition(KnownSource):
             )
         values = self._coefficients(codes, generator)
         return codes.with_values(_unit_rows(codes, values) if self.normalise_rows else values)
+
+    def _exact_support(self, n: int, generator: torch.Generator) -> Int[Tensor, "n l0"]:
+        """Return the l0 active features of each row, in no order."""
+        size = int(self.l0)
+        single = exact_support(n, self.n_features, size, generator)
+        if self.paired == 0:
+            return single
+        first = 2 * exact_support(n, self.n_features // 2, size // 2, generator)
+        is_paired = torch.rand(n, 1, generator=generator) < self.paired
+        return torch.where(is_paired, torch.cat([first, first + 1], dim=1), single)
 
     def _coefficients(
         self, codes: SparseCodes, generator: torch.Generator

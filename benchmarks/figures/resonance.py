@@ -1,0 +1,109 @@
+"""Resonance: which target rates p find features of rate f in d dimensions, as a map."""
+
+from collections.abc import Sequence
+from math import log2
+from typing import Any
+
+from benchmarks.cells import Cell, Estimate
+from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.style import COLUMN, VERMILLION, handle, legend_below, new_figure
+from benchmarks.scores import SCORES
+
+NAME = "resonance"
+COMMAND = "python -m benchmarks.run experiment=resonance"
+SHOWN = ("recovery/frr_0.9", "recovery/mcc")
+
+Place = tuple[int, float]
+"""Dimensions and target rate of a cell of the map."""
+
+
+def draw(cells: Sequence[Cell]) -> Drawing | None:
+    cells = [cell for cell in cells if cell.task == "recovery" and cell.part("experiment") == NAME]
+    if not cells:
+        return None
+    widths = sorted({place(cell)[0] for cell in cells})
+    rates = sorted({place(cell)[1] for cell in cells})
+    figure, grid = new_figure(
+        len(SHOWN), 1, width=COLUMN, height=0.9 + len(SHOWN) * (0.35 + 0.24 * len(widths))
+    )
+    for axes, score in zip(grid[:, 0], SHOWN, strict=True):
+        found = {place(cell): e for cell in cells if (e := cell.estimate(score)) is not None}
+        chance = {place(cell): c for cell in cells if (c := cell.mean(f"{score}/chance"))}
+        _map(axes, found, chance, widths, rates)
+        _band(axes, cells[0], widths, rates)
+        axes.set_title(f"{SCORES[score].header}: mean, half the interval, chance", fontsize=7)
+        axes.set_ylabel("dimensions d")
+    grid[-1, 0].set_xlabel("target rate p, one group (BA)")
+    legend_below(figure, [handle("the theorem's band", VERMILLION)], 1)
+    n, size = cells[0].part("source", "n_features"), cells[0].part("source", "l0")
+    return Drawing(
+        figure=figure,
+        title="Resonance of the target rate.",
+        text=f"BA, one target rate for all latents; {n} features, {size} active on a row, so "
+        f"every feature's rate is f = {size / n:.3g}. Feature recovery rate at a cosine of 0.9 and "
+        "mean matched cosine (MCC): the mean over seeds, under it half the width of its 95 % t "
+        "interval and, after the bar, chance: the same score of random directions, which is high "
+        "in few dimensions. Red: the ends of the paper's band with all constants 1, p = f and the "
+        "smaller of sqrt(f) and f d.",
+        cells=cells,
+    )
+
+
+def place(cell: Cell) -> Place:
+    return cell.part("source", "width"), cell.part("trainer", "htf")
+
+
+def upper_end(f: float, width: int) -> float:
+    """Upper end of the admissible target rates, with all constants 1.
+
+    Chen et al. 2025 (ICLR version), reading of Theorem 6.1 for rates f = Theta(1 / n).
+    """
+    return min(f**0.5, f * width)
+
+
+def _map(
+    axes: Any,
+    found: dict[Place, Estimate],
+    chance: dict[Place, float],
+    widths: Sequence[int],
+    rates: Sequence[float],
+) -> None:
+    import numpy as np
+
+    values = np.full((len(widths), len(rates)), np.nan)
+    for y, width in enumerate(widths):
+        for x, rate in enumerate(rates):
+            estimate = found.get((width, rate))
+            if estimate is None:
+                continue
+            values[y, x] = estimate.mean
+            colour = "white" if estimate.mean < 0.6 else "black"
+            axes.text(x, y + 0.14, f"{estimate.mean:.2f}", ha="center", fontsize=6, color=colour)
+            note = f"{_half(estimate)}|{chance.get((width, rate), 0.0):.2f}"
+            axes.text(x, y - 0.3, note, ha="center", fontsize=4, color=colour)
+    axes.imshow(values, origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
+    axes.set_yticks(range(len(widths)), widths)
+    axes.set_xticks(range(len(rates)), [f"{rate:.2g}" for rate in rates])
+
+
+def _half(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"\u00b1{(estimate.high - estimate.low) / 2:.2f}"
+
+
+def _band(axes: Any, cell: Cell, widths: Sequence[int], rates: Sequence[float]) -> None:
+    """The ends of the band in each row; target rates double from one column to the next."""
+    n, size = cell.part("source", "n_features"), cell.part("source", "l0")
+    for y, width in enumerate(widths):
+        for rate in (size / n, upper_end(size / n, width)):
+            x = column(rate, rates)
+            if -0.5 <= x <= len(rates) - 0.5:
+                axes.plot([x, x], [y - 0.5, y + 0.5], color=VERMILLION, linewidth=1.2)
+
+
+def column(rate: float, rates: Sequence[float]) -> float:
+    """Place of a rate among the columns, whose rates are in geometric progression."""
+    if len(rates) < 2:
+        return 0.0
+    return log2(rate / rates[0]) / log2(rates[-1] / rates[0]) * (len(rates) - 1)

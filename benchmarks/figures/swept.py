@@ -1,0 +1,296 @@
+"""The GBA paper's synthetic experiments: scores against one swept quantity, a line per method."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+from benchmarks.cells import METHODS, Cell
+from benchmarks.figures.drawing import Drawing, Figure, bars
+from benchmarks.figures.style import COLUMN, GREY, PAGE, handle, legend_below, look, new_figure
+from benchmarks.naming import seedless
+from benchmarks.scores import SCORES
+from benchmarks.worlds import in_order
+
+SHOWN = ("recovery/frr_0.9", "recovery/mcc", "reconstruction/fvu")
+STYLES = ("-", "--", ":", "-.")
+
+Line = tuple[str, Any]
+"""Method, and what else tells one line from another (see `Sweep.line`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One experiment: what is swept, and how its figure says so."""
+
+    name: str
+    """Of the experiment and of the figure."""
+    title: str
+    text: str
+    axis: str
+    x: Callable[[Cell], float | None]
+    """The swept quantity; None for a method without it, which is drawn as a level line."""
+    free: tuple[str, ...]
+    """Fields of source and trainer in which the cells of this experiment differ."""
+    log: bool = False
+    line: tuple[str, str] | None = None
+    """A field of the config that, beside the method, tells lines apart."""
+    facet: tuple[str, str] | None = None
+    """A field of the config with a column of panels for each of its values."""
+    mark: Callable[[Cell], float] | None = None
+    """A place on the axis where the paper says that something changes."""
+
+
+def spread_of_rates(cell: Cell) -> float:
+    """Highest over lowest rate, where rates fall as (i + 1)^-exponent."""
+    return cell.part("source", "n_features") ** cell.part("source", "exponent")
+
+
+def co_occurrence(cell: Cell) -> float:
+    """rho_2, the largest share of a feature's rows on which one other is active (see `paired`)."""
+    paired = cell.part("source", "paired") or 0.0
+    size, n = cell.part("source", "l0"), cell.part("source", "n_features")
+    return paired + (1 - paired) * (size - 1) / (n - 1)
+
+
+def noise_share(cell: Cell) -> float:
+    """Noise over signal, in mean squares: rows of balanced coefficients have norm 1 or so."""
+    return cell.part("source", "width") * cell.part("source", "noise") ** 2
+
+
+SWEEPS = (
+    Sweep(
+        name="sparsity",
+        title="Active features per row.",
+        text="Exactly s of 128 features are active on a row; TopK and BatchTopK are given s.",
+        axis="s, active features per row",
+        x=lambda cell: cell.part("source", "l0"),
+        free=("l0",),
+        log=True,
+    ),
+    Sweep(
+        name="noise",
+        title="Noise.",
+        text="Gaussian noise in all dimensions; the theorem has none.",
+        axis="noise over signal, mean squares",
+        x=noise_share,
+        free=("noise",),
+    ),
+    Sweep(
+        name="cooccurrence",
+        title="Co-occurrence.",
+        text="Features come in pairs, which share a growing part of their rows; all rates stay "
+        "equal. Dashed: 1 / sqrt(n), above which the paper says that recovery drops.",
+        axis="co-occurrence rho_2",
+        x=co_occurrence,
+        free=("paired",),
+        mark=lambda cell: cell.part("source", "n_features") ** -0.5,
+    ),
+    Sweep(
+        name="width",
+        title="Width, and how much coefficients vary.",
+        text="128 features; columns: the law of the coefficients on a row.",
+        axis="latents",
+        x=lambda cell: cell.part("trainer", "d_sae"),
+        free=("d_sae", "coefficients"),
+        log=True,
+        facet=("source", "coefficients"),
+    ),
+    Sweep(
+        name="unbalanced",
+        title="Unbalanced rates.",
+        text="Rates of the 128 features fall as a power law; their sum stays the same.",
+        axis="highest over lowest rate",
+        x=spread_of_rates,
+        free=("exponent",),
+        log=True,
+    ),
+    Sweep(
+        name="initialisation",
+        title="Initialisation.",
+        text="GBA's output scale at the start (the theorem lets it go to 0), with biases that "
+        "start at the quantiles of their target rates or at zero. Level lines: methods without "
+        "such a scale.",
+        axis="output scale at the start",
+        x=lambda cell: cell.part("trainer", "scale_init"),
+        free=("scale_init", "bias_init"),
+        log=True,
+        line=("trainer", "bias_init"),
+    ),
+)
+
+
+NAMES = {sweep.name for sweep in SWEEPS}
+
+
+def draw(sweep: Sweep, cells: Sequence[Cell]) -> Drawing | None:
+    cells = cells_of(sweep, cells)
+    if not cells:
+        return None
+    facets = _values(cells, sweep.facet)
+    figure, grid = new_figure(
+        *(len(SHOWN), len(facets)),
+        width=COLUMN if len(facets) == 1 else min(PAGE, COLUMN * (0.5 + len(facets) / 2)),
+        height=0.7 + 1.15 * len(SHOWN),
+        sharex=True,
+        sharey="row",
+    )
+    for column, facet in zip(grid.T, facets, strict=True):
+        shown = [cell for cell in cells if _value(cell, sweep.facet) == facet]
+        for axes, score in zip(column, SHOWN, strict=True):
+            _panel(axes, sweep, shown, score)
+        column[-1].set_xlabel(sweep.axis)
+        if facet is not None:
+            column[0].set_title(str(facet).replace("_", " "))
+    for axes, score in zip(grid[:, 0], SHOWN, strict=True):
+        axes.set_ylabel(SCORES[score].header)
+    legend_below(figure, _legend(sweep, cells), 3)
+    return Drawing(
+        figure=figure,
+        title=sweep.title,
+        text=f"{sweep.text} Feature recovery rate at a cosine of 0.9, mean matched cosine (MCC) "
+        "and fraction of variance unexplained on held-out rows, which a method with a good "
+        f"recovery need not have low. Lines: mean over seeds; {bars(cells, SHOWN[0], mark='bands')}"
+        "; dotted grey: chance, the same score of random directions.",
+        cells=cells,
+    )
+
+
+def cells_of(sweep: Sweep, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of an experiment, and those of its sisters that are a cell of it, too.
+
+    Sisters have a world in common, say the one without noise and with single features. A cell is
+    done once and bears the name of the experiment that came first.
+    """
+    cells = [c for c in cells if c.task == "recovery" and c.part("experiment") in NAMES]
+    own = [cell for cell in cells if cell.part("experiment") == sweep.name]
+    return [cell for cell in cells if any(_alike(sweep, cell, one) for one in own)]
+
+
+def _alike(sweep: Sweep, cell: Cell, one: Cell) -> bool:
+    """Whether two cells agree in all that the experiment does not sweep, the method apart."""
+    worlds, starts = zip(_fixed(sweep, cell), _fixed(sweep, one), strict=True)
+    if worlds[0] != worlds[1]:
+        return False
+    return all(None in values or len({*values}) == 1 for values in zip(*starts, strict=True))
+
+
+def _fixed(sweep: Sweep, cell: Cell) -> tuple[dict[str, Any], list[Any]]:
+    """World and training, and what a method may lack: None where it does."""
+    source = seedless(cell.first.config["source"])
+    world = {name: value for name, value in source.items() if name not in sweep.free}
+    starts = [name for name in ("d_sae", "scale_init", "bias_init") if name not in sweep.free]
+    return {**world, "fit": cell.part("fit")}, [cell.part("trainer", name) for name in starts]
+
+
+def lines_of(sweep: Sweep, cells: Sequence[Cell]) -> dict[Line, list[Cell]]:
+    """Cells of each line in the order of the swept quantity; methods in their usual order."""
+    found: dict[Line, list[Cell]] = {}
+    for cell in in_order(cells):
+        found.setdefault((cell.method, _value(cell, sweep.line)), []).append(cell)
+    return {
+        line: sorted(members, key=lambda cell: sweep.x(cell) or 0.0)
+        for line, members in found.items()
+    }
+
+
+def _panel(axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str) -> None:
+    lines = lines_of(sweep, cells)
+    for line, style in zip(lines, _styles(lines), strict=True):
+        _line(axes, sweep, lines[line], score, {"color": look(line[0])[0], "linestyle": style})
+    _chance(axes, sweep, cells, f"{score}/chance")
+    if sweep.mark is not None:
+        axes.axvline(sweep.mark(cells[0]), color="#555555", linewidth=0.8, linestyle="--")
+    if sweep.log:
+        _log_axis(axes, sorted({x for cell in cells if (x := sweep.x(cell)) is not None}))
+    if "fvu" in score:
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_ylim(-0.04, 1.04)
+    axes.grid()
+
+
+def _line(
+    axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str, style: dict[str, Any]
+) -> None:
+    points = [
+        (sweep.x(cell), found) for cell in cells if (found := cell.estimate(score)) is not None
+    ]
+    level = [found for x, found in points if x is None]
+    for found in level:
+        axes.axhline(found.mean, **style)
+        if found.low is not None and found.high is not None:
+            axes.axhspan(found.low, found.high, color=style["color"], alpha=0.13, linewidth=0)
+    points = [(x, found) for x, found in points if x is not None]
+    if not points:
+        return
+    marker = look(cells[0].method)[1]
+    axes.plot([x for x, _ in points], [found.mean for _, found in points], marker=marker, **style)
+    ends = [(x, found.low, found.high) for x, found in points if found.low is not None]
+    if ends:
+        x, low, high = zip(*ends, strict=True)
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
+
+
+def _chance(axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str) -> None:
+    """Mean over the methods, whose random directions differ by their draw alone."""
+    at: dict[float, list[float]] = {}
+    for cell in cells:
+        x, value = sweep.x(cell), cell.mean(score)
+        if x is not None and value is not None:
+            at.setdefault(x, []).append(value)
+    if at:
+        axes.plot(sorted(at), [fmean(at[x]) for x in sorted(at)], color=GREY, linestyle=":")
+
+
+def _log_axis(axes: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis with the swept values as its ticks, as far as there is room."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    if not values:
+        return
+    axes.set_xscale("log")
+    room = (values[-1] / values[0]) ** (1 / 9)
+    ticks = [values[0]]
+    for value in values[1:]:
+        if value >= room * ticks[-1]:
+            ticks.append(value)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+
+
+def _legend(sweep: Sweep, cells: Sequence[Cell]) -> list[Any]:
+    lines = lines_of(sweep, cells)
+    handles = []
+    for (method, value), style in zip(lines, _styles(lines), strict=True):
+        colour, marker = look(method)
+        name = METHODS.get(method, method)
+        more = f", {sweep.line[1].replace('_', ' ')} {value}" if sweep.line and value else ""
+        handles.append(handle(name + more, colour, marker, linestyle=style))
+    return [*handles, handle("chance", GREY, linestyle=":")]
+
+
+def _styles(lines: dict[Line, list[Cell]]) -> list[str]:
+    """A line style for each; the lines of one method differ."""
+    methods = [method for method, _ in lines]
+    return [STYLES[methods[:i].count(m) % len(STYLES)] for i, m in enumerate(methods)]
+
+
+def _values(cells: Sequence[Cell], field: tuple[str, str] | None) -> list[Any]:
+    return sorted({_value(cell, field) for cell in cells}, key=str)
+
+
+def _value(cell: Cell, field: tuple[str, str] | None) -> Any:
+    return None if field is None else cell.part(*field)
+
+
+FIGURES = tuple(
+    Figure(
+        NAME=sweep.name,
+        COMMAND=f"python -m benchmarks.run experiment={sweep.name}",
+        draw=partial(draw, sweep),
+    )
+    for sweep in SWEEPS
+)
