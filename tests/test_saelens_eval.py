@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from toy import OPTIM, no_log
 
 from gradsae.fit import FitSettings, Training, fit
-from gradsae.interchange import to_saelens
-from gradsae.interfaces import Metric, Scores, Trainer
+from gradsae.interchange.saelens import from_saelens, to_saelens
+from gradsae.interfaces import Metric, Scores, Source, Trainer
 from gradsae.metrics.latents import Latents
 from gradsae.metrics.reconstruction import Reconstruction
 from gradsae.metrics.recovery import Recovery
@@ -32,6 +34,7 @@ from gradsae.trainers.matryoshka import Matryoshka
 from gradsae.trainers.panneal import PAnneal
 from gradsae.trainers.topk import TopK
 
+CONF = Path(__file__).parent.parent / "conf"
 WORLD = Forest(n_features=60, width=24, n_roots=4, branching=3, depth=2, lowest_rate=0.01, seed=3)
 RULE = BiasRule(groups=4, htf=0.2, ltf=0.02, bias_init="quantile", bias_every=5)
 TRAINERS: dict[str, Trainer] = {
@@ -58,12 +61,15 @@ def lens() -> Any:
 
 @cache
 def trained(name: str, steps: int = 60) -> SAE:
-    trainer = TRAINERS[name]
+    return trained_on(WORLD, TRAINERS[name], steps)
+
+
+def trained_on(source: Source, trainer: Trainer, steps: int) -> SAE:
     cpu = torch.device("cpu")
-    sample = WORLD.stream(2048, 1, cpu).next()
+    sample = source.stream(2048, 1, cpu).next().float()
     training = Training(trainer, trainer.build(sample, make_generator(0, "init")))
     settings = FitSettings(steps=steps, batch_size=256, save_every=0)
-    fit([training], WORLD.stream(256, 1, cpu), settings, log=no_log)
+    fit([training], source.stream(256, 1, cpu), settings, log=no_log)
     return training.sae.requires_grad_(False)
 
 
@@ -160,3 +166,29 @@ def test_a_trained_sae_of_each_method_is_the_same_function_there(name, lens, tmp
     with torch.no_grad():
         loaded = lens.SAE.load_from_disk(tmp_path)
         torch.testing.assert_close(loaded(x), sae(x).recon, atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def layer(tmp_path_factory) -> Source:
+    """The middle layer of SmolLM2 on a little prose."""
+    words = ["source=lm_layer", "source.n_tokens=6000", "source.n_eval_tokens=600", "device=cpu"]
+    words += [f"results={tmp_path_factory.mktemp('layer')}", "source.context_length=64"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose("config", overrides=words).source, _convert_="object")
+
+
+@pytest.mark.network
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", TRAINERS)
+def test_on_activations_of_a_language_model_it_is_the_same_function_there_and_back(
+    name, lens, layer, tmp_path
+):
+    sae, held = trained_on(layer, TRAINERS[name], 20), layer.held_out(500, 0)
+    assert held.outlier is not None
+    x = held.x[~held.outlier].float()
+    to_saelens(sae, tmp_path)
+    with torch.no_grad():
+        ours, there, back = sae(x), lens.SAE.load_from_disk(tmp_path), from_saelens(tmp_path)(x)
+        # An entry of x is around 1; a row has a norm of dozens.
+        torch.testing.assert_close(there(x), ours.recon, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(back.recon, ours.recon, atol=1e-5, rtol=1e-5)

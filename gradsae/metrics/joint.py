@@ -112,16 +112,22 @@ def products(
     """Yield the first row, and some rows, of left^T right: ENTRIES numbers at a time."""
     turned, (_, width) = csr_matrix(left.T), right.get_shape()
     n_turned, n_rows = len(turned.indptr) - 1, max(1, ENTRIES // max(width, 1))
+    filled: np.ndarray | None = None  # made once, for all blocks that need it
     for start in range(0, n_turned, n_rows):
-        yield start, torch.from_numpy(_product(turned[start : start + n_rows], right))
+        block = turned[start : start + n_rows]
+        if _is_filled(block):
+            product = np.ascontiguousarray((right.T @ block.toarray().T).T)
+        elif _is_filled(right):
+            filled = right.toarray() if filled is None else filled
+            product = block @ filled
+        else:
+            product = (block @ right).toarray()
+        yield start, torch.from_numpy(product)
 
 
-def _product(left: Any, right: Any) -> Float[np.ndarray, "rows n_right"]:
-    """Return the full product of two sparse matrices; a well filled factor is made full, too."""
-    full = [len(m.data) > FILLED * np.prod(m.get_shape()) for m in (left, right)]
-    if full[0]:
-        return np.ascontiguousarray((right.T @ left.toarray().T).T)
-    return left @ right.toarray() if full[1] else (left @ right).toarray()
+def _is_filled(matrix: Any) -> bool:
+    """Whether a product with the full matrix is the cheaper one."""
+    return len(matrix.data) > FILLED * np.prod(matrix.get_shape())
 
 
 def best_f1(joint: Joint) -> Float[Tensor, " n_features"]:
