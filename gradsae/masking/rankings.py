@@ -1,0 +1,74 @@
+"""Rankings: the order in which a method would switch off the latents of a question.
+
+Estimators of influence asked about the answer, and what masking compares beside them: the released
+score of the format's mark, the truth of each latent alone, and chance.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae.errors import UserError
+from gradsae.influence.ablation import ablate
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.target import NextToken, Target
+from gradsae.prompt import SeenPrompt
+
+ORACLE, MARK, RANDOM = "oracle", "released_mark", "random"
+
+
+class Ranked(NamedTuple):
+    scores: dict[str, Float[Tensor, " active"]]
+    """By the ranking's name; the largest support the answer most."""
+    forward_equivalents: float
+    """Beyond reading the question up to the site."""
+
+
+def mark_target(token: int, n_answer: int) -> NextToken:
+    """Return the probability of the mark, which is predicted one token before the answer."""
+    return NextToken(token=token, scalar="prob", position=-(n_answer + 1))
+
+
+def released_mark(seen: SeenPrompt, mark: NextToken) -> Float[Tensor, " active"]:
+    """Return the score of the GradSAE release as it is run there: mean over positions of
+    relu(gradient x activation) of the probability of the answer format's opening bracket.
+
+    Positions after the mark have no gradient, so they change the mean by a factor, not the order.
+    """
+    return (gradient(seen, mark, seen.codes[None])[0] * seen.codes).relu().mean(0)
+
+
+def rank(
+    seen: SeenPrompt,
+    target: Target,
+    mark: NextToken | None,
+    estimators: Sequence[Estimator],
+    *,
+    oracle: bool,
+    batch_rows: int,
+    generator: torch.Generator,
+) -> Ranked:
+    """Return every ranking of one question and what they cost."""
+    fraction = seen.suffix.fraction
+    scores = {e.name: e.scores(seen, target, generator).detach() for e in estimators}
+    spent = sum(e.forward_equivalents(seen) - (1 - fraction) for e in estimators)
+    if mark is not None:
+        scores[MARK] = released_mark(seen, mark)
+        spent += 3 * fraction
+    if oracle:
+        columns = torch.arange(seen.n_active, device=seen.codes.device)
+        truth = ablate(seen, target, columns, batch_rows=batch_rows)
+        scores[ORACLE] = truth.effect
+        spent += truth.suffix_runs * fraction
+    _check(scores)
+    return Ranked(scores, spent)
+
+
+def _check(scores: Mapping[str, Float[Tensor, " active"]]) -> None:
+    for name, values in scores.items():
+        if not bool(values.isfinite().all()):
+            raise UserError(f"the scores of {name} are not finite")

@@ -1,0 +1,270 @@
+"""From masked questions to scores: means over contexts with intervals, and tables for figures."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from gradsae.bootstrap import mean_interval
+from gradsae.interfaces import Scores
+from gradsae.lm import LM
+from gradsae.masking.answers import exact_match, f1
+from gradsae.masking.curves import area, faithfulness
+from gradsae.masking.rankings import ORACLE
+from gradsae.masking.sets import K, LatentSet, overlap
+from gradsae.masking.swap import Swap
+from gradsae.masking.tables import latents_table, questions_table
+from gradsae.masking.trial import Trial
+
+BASELINE = "mean_act"
+
+
+class Swapped(NamedTuple):
+    ranking: str
+    into: int
+    """Index of the question that is steered."""
+    donor: int
+    swap: Swap
+
+
+class Row(NamedTuple):
+    """One mask of one question."""
+
+    trial: Trial
+    place: int
+
+    @property
+    def set(self) -> LatentSet:
+        return self.trial.sets[self.place]
+
+    @property
+    def drop(self) -> float:
+        return self.trial.drop[self.place].item()
+
+    @property
+    def mark_drop(self) -> float | None:
+        found = self.trial.mark_drop
+        return None if found is None else found[self.place].item()
+
+    @property
+    def em(self) -> float | None:
+        return self._written(exact_match)
+
+    @property
+    def f1(self) -> float | None:
+        return self._written(f1)
+
+    @property
+    def faithfulness(self) -> float | None:
+        trial = self.trial
+        return faithfulness(trial.clean - self.drop, trial.clean, trial.empty)
+
+    def _written(self, measure: Any) -> float | None:
+        text = self.trial.written.get(self.place)
+        return None if text is None else measure(text, self.trial.question.candidate.answers)
+
+
+Key = tuple[str, str, K]
+"""Ranking, kind and K of a mask."""
+
+
+class Values(NamedTuple):
+    """A number of each of some questions, with the contexts that they belong to."""
+
+    context: list[int]
+    value: list[float]
+
+    def means(self) -> torch.Tensor:
+        """One mean per context: two questions on one context are not two independent ones."""
+        groups: dict[int, list[float]] = defaultdict(list)
+        for context, value in zip(self.context, self.value, strict=True):
+            groups[context].append(value)
+        means = [sum(group) / len(group) for group in groups.values()]
+        return torch.tensor(means, dtype=torch.float64)
+
+
+def gather(pairs: Iterable[tuple[Trial, float | None]]) -> Values:
+    found = [(trial, value) for trial, value in pairs if value is not None]
+    contexts = [trial.question.candidate.context_index for trial, _ in found]
+    return Values(contexts, [value for _, value in found])
+
+
+def summarise(
+    trials: Sequence[Trial],
+    swaps: Sequence[Swapped],
+    lm: LM,
+    main_k: K,
+    n_pages: int,
+    seed: int,
+) -> Scores:
+    """Return the scores of `Masking`; there must be a trial."""
+    rows: dict[Key, list[Row]] = defaultdict(list)
+    for trial in trials:
+        for place, one in enumerate(trial.sets):
+            rows[one.ranking, one.kind, one.k].append(Row(trial, place))
+    out = Scores(scores={}, n={"masking/questions": len(trials)})
+    _add(out, "masking/n_active", gather((t, float(len(t.latents))) for t in trials), seed)
+    _add(out, "masking/target_log_prob", gather((t, t.clean) for t in trials), seed)
+    for ranking in dict.fromkeys(ranking for ranking, _, _ in rows):
+        _add_main(out, rows, ranking, main_k, seed)
+        _add_areas(out, trials, rows, ranking, seed)
+        _add_overlaps(out, trials, rows, ranking, main_k, seed)
+    _add_interplay(out, trials, seed)
+    _add_swaps(out, trials, swaps, seed)
+    out.series["masking/curve"] = _curve(rows, seed)
+    out.series["masking/overlaps"] = _overlap_table(rows, main_k)
+    out.series["masking/questions"] = questions_table(trials, lm)
+    if n_pages:
+        out.series["masking/latents"] = latents_table(trials[:n_pages], lm)
+        out.series["masking/tokens"] = _tokens(trials[:n_pages], lm)
+    return out
+
+
+def _add(out: Scores, name: str, values: Values, seed: int) -> None:
+    """Add the mean over contexts, where there is a value."""
+    if not values.value:
+        return
+    means = values.means()
+    out.scores[name] = means.mean().item()
+    out.n[name] = len(means)
+    if len(means) > 1:
+        out.intervals[name] = mean_interval(means, seed)
+
+
+def _add_main(
+    out: Scores, rows: Mapping[Key, Sequence[Row]], ranking: str, main_k: K, seed: int
+) -> None:
+    top, low = rows.get((ranking, "top", main_k), ()), rows.get((ranking, "bottom", main_k), ())
+    fields = ("drop", "mark_drop", "em", "f1")
+    for prefix, group in (("", top), ("bottom_", low)):
+        for what in fields:
+            values = gather((row.trial, getattr(row, what)) for row in group)
+            _add(out, f"masking/{prefix}{what}/{ranking}", values, seed)
+    base = {row.trial.index: row for row in rows.get((BASELINE, "top", main_k), ())}
+    both = [(row, base[row.trial.index]) for row in top if row.trial.index in base]
+    if not both or ranking == BASELINE:
+        return
+    ahead = gather((row.trial, row.drop - other.drop) for row, other in both)
+    _add(out, f"masking/advantage/{ranking}", ahead, seed)
+    marks = [
+        (row.trial, row.mark_drop - other.mark_drop)
+        for row, other in both
+        if row.mark_drop is not None and other.mark_drop is not None
+    ]
+    _add(out, f"masking/mark_advantage/{ranking}", gather(marks), seed)
+
+
+def _add_areas(
+    out: Scores,
+    trials: Sequence[Trial],
+    rows: Mapping[Key, Sequence[Row]],
+    ranking: str,
+    seed: int,
+) -> None:
+    for kind, name in (("top", "deletion_area"), ("keep", "insertion_area")):
+        own = [row for key, group in rows.items() if key[:2] == (ranking, kind) for row in group]
+        found = []
+        for trial in trials:
+            points = [
+                (row.set.n, row.faithfulness)
+                for row in own
+                if row.trial is trial and row.faithfulness is not None
+            ]
+            sizes, values = [n for n, _ in points], [v for _, v in points if v is not None]
+            found.append((trial, area(sizes, values)))
+        _add(out, f"masking/{name}/{ranking}", gather(found), seed)
+
+
+def _add_overlaps(
+    out: Scores,
+    trials: Sequence[Trial],
+    rows: Mapping[Key, Sequence[Row]],
+    ranking: str,
+    main_k: K,
+    seed: int,
+) -> None:
+    mine = {row.trial.index: row for row in rows.get((ranking, "top", main_k), ())}
+    truth = {row.trial.index: row for row in rows.get((ORACLE, "top", main_k), ())}
+    if ranking != ORACLE:
+        common = [(row.trial, _common(row, truth[i])) for i, row in mine.items() if i in truth]
+        _add(out, f"masking/oracle_overlap/{ranking}", gather(common), seed)
+    contexts = {t.index: t.question.candidate.context_index for t in trials}
+    between = [
+        (row.trial, _common(row, other))
+        for i, row in mine.items()
+        for j, other in mine.items()
+        if i < j and contexts[i] == contexts[j]
+    ]
+    _add(out, f"masking/question_overlap/{ranking}", gather(between), seed)
+
+
+def _common(a: Row, b: Row) -> float:
+    return overlap(a.trial.latents[a.set.columns.cpu()], b.trial.latents[b.set.columns.cpu()])
+
+
+def _add_interplay(out: Scores, trials: Sequence[Trial], seed: int) -> None:
+    for name in trials[0].interplays:
+        for what in ("additivity", "interaction", "backup"):
+            values = gather((t, getattr(t.interplays[name], what)) for t in trials)
+            _add(out, f"masking/{what}/{name}", values, seed)
+
+
+def _add_swaps(out: Scores, trials: Sequence[Trial], swaps: Sequence[Swapped], seed: int) -> None:
+    by_index = {trial.index: trial for trial in trials}
+    for ranking in dict.fromkeys(one.ranking for one in swaps):
+        own = [(by_index[one.into], one.swap) for one in swaps if one.ranking == ranking]
+        for what, field in (("gain", "gain"), ("own", "own"), ("written", "written")):
+            values = gather((trial, float(getattr(done, field))) for trial, done in own)
+            _add(out, f"masking/swap_{what}/{ranking}", values, seed)
+
+
+def _curve(rows: Mapping[Key, Sequence[Row]], seed: int) -> dict[str, list[Any]]:
+    """One row per ranking, kind and K: means over contexts; null where there is none."""
+    table: dict[str, list[Any]] = defaultdict(list)
+    for (ranking, kind, k), group in rows.items():
+        found = Scores(scores={})
+        for what in ("drop", "mark_drop", "faithfulness", "em", "f1"):
+            _add(found, what, gather((row.trial, getattr(row, what)) for row in group), seed)
+        low, high = found.intervals.get("drop", (None, None))
+        line = {
+            "ranking": ranking,
+            "kind": kind,
+            "k": str(k) if isinstance(k, int) else f"{k:.0%}",
+            "n_latents": sum(row.set.n for row in group) / len(group),
+            **{w: found.scores.get(w) for w in ("drop", "mark_drop", "faithfulness", "em", "f1")},
+            "drop_low": low,
+            "drop_high": high,
+            "n": len(group),
+        }
+        for name, value in line.items():
+            table[name].append(value)
+    return dict(table)
+
+
+def _overlap_table(rows: Mapping[Key, Sequence[Row]], main_k: K) -> dict[str, list[Any]]:
+    """Mean overlap of the sets of two rankings on the same question, top and bottom."""
+    table: dict[str, list[Any]] = {"kind": [], "a": [], "b": [], "overlap": [], "n": []}
+    keys = [key for key in rows if key[1] != "keep" and key[2] == main_k]
+    for first in keys:
+        for second in keys:
+            if first[1] != second[1] or first[0] >= second[0]:
+                continue
+            other = {row.trial.index: row for row in rows[second]}
+            pairs = [(r, other[r.trial.index]) for r in rows[first] if r.trial.index in other]
+            if pairs:
+                found = [_common(a, b) for a, b in pairs]
+                values = (first[1], first[0], second[0], sum(found) / len(found), len(found))
+                for name, value in zip(table, values, strict=True):
+                    table[name].append(value)
+    return table
+
+
+def _tokens(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
+    """The tokens of the first questions, one row each, for the page."""
+    table: dict[str, list[Any]] = {"question": [], "position": [], "token": []}
+    for trial in trials:
+        for position, token in enumerate(trial.question.token_ids.tolist()):
+            for name, value in zip(table, (trial.index, position, lm.text([token])), strict=True):
+                table[name].append(value)
+    return table

@@ -1,0 +1,51 @@
+"""Tables of single questions: what a person reads, and what the page shows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradsae.lm import LM
+from gradsae.masking.rankings import ORACLE
+from gradsae.masking.trial import Trial
+
+MAX_CHARACTERS = 2_000
+N_LISTED = 20
+"""Latents of each ranking in the table of latents."""
+
+
+def questions_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
+    """One row per question, with what the model wrote under the main masks left to the curve."""
+    return {
+        "question": [trial.index for trial in trials],
+        "context": [trial.question.candidate.context_index for trial in trials],
+        "text": [lm.text(trial.question.asked_ids)[:MAX_CHARACTERS] for trial in trials],
+        "answer": [trial.question.candidate.answers[0] for trial in trials],
+        "n_tokens": [len(trial.question.token_ids) for trial in trials],
+        "n_active": [len(trial.latents) for trial in trials],
+        "log_prob": [trial.clean for trial in trials],
+        "log_prob_without_latents": [trial.empty for trial in trials],
+    }
+
+
+def latents_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
+    """The latents that some ranking has among its first: score and rank by each, and the truth.
+
+    One row per question and latent; `peak` is the position at which it is largest.
+    """
+    names = list(trials[0].scores)
+    columns = ["question", "latent", "peak", *names, *(f"rank.{name}" for name in names)]
+    table: dict[str, list[Any]] = {column: [] for column in columns}
+    for trial in trials:
+        order = {
+            name: values.argsort(descending=True, stable=True)
+            for name, values in trial.scores.items()
+        }
+        rank = {name: places.argsort() for name, places in order.items()}
+        listed = sorted({int(c) for places in order.values() for c in places[:N_LISTED]})
+        first = ORACLE if ORACLE in rank else names[0]
+        for c in sorted(listed, key=lambda c: int(rank[first][c])):
+            values = [trial.index, int(trial.latents[c]), int(trial.peak[c])]
+            values += [float(trial.scores[name][c]) for name in names]
+            values += [int(rank[name][c]) + 1 for name in names]
+            for column, value in zip(columns, values, strict=True):
+                table[column].append(value)
+    return table

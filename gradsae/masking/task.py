@@ -1,0 +1,160 @@
+"""Masking: do the latents that a ranking names carry the answer to a question?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, permutations
+from typing import final, get_args
+
+from tqdm import tqdm
+
+from gradsae import checks
+from gradsae.influence.estimator import Estimator
+from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
+from gradsae.masking.sets import K, Kind, count, top
+from gradsae.masking.summary import Swapped, summarise
+from gradsae.masking.swap import Side, swap
+from gradsae.masking.trial import MAIN, Settings, Trial, attempt
+from gradsae.prompt import NoActiveLatentError
+from gradsae.questions.question import Question, Questions
+from gradsae.sae import SAE
+from gradsae.steering.interventions import Text, read
+
+VERSION = 1
+"""Of the scores' formulas; part of every record."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Masking(Metric):
+    """The experiments of the GradSAE paper on questions that the unedited model answers right.
+
+    For each ranking R, at `main_k` latents, means over contexts, 95 % bootstrap over contexts:
+        masking/drop/R            log p(answer) clean minus with the top K off, nats; higher = the
+                                  ranking found what carries the answer
+        masking/bottom_drop/R     the same with the K smallest positive ones off; near 0
+        masking/em/R, .../f1/R    exact match and F1, in [0, 1], of the answer that the model writes
+                                  with the top K off; 1 without a mask, as it was kept for that
+        masking/mark_drop/R       the drop of the answer format's mark, which the release scores
+        masking/advantage/R       drop of R minus that of mean_act, paired; mark_advantage/R of the
+                                  mark: what is left of the paper's comparison, and what is not
+        masking/deletion_area/R   area of faithfulness over log K while the top K go; lower is
+                                  better. masking/insertion_area/R while only they stay; higher is
+        masking/oracle_overlap/R  share of the top K that are the K largest true effects, [0, 1]
+        masking/question_overlap/R   of the top K of two questions on one context
+        masking/swap_gain/R       log p(the other question's answer), steered minus clean, nats;
+                                  swap_own/R of the own answer; swap_written/R share where the
+                                  other's answer became the greedy one
+    Of grad_times_act and the oracle: masking/additivity (1 = effects add up), masking/interaction
+    (0), masking/backup (share of the top K that do more once the others are gone).
+
+    Rankings are the estimators, random_matched (matched to grad_times_act), oracle (true effect of
+    each latent alone) and released_mark (the release's score of the format's mark).
+    Series: curve, overlaps, questions, swaps, latents (of the first questions, for the page).
+    """
+
+    questions: Questions
+    rankings: Sequence[Estimator]
+    ks: Sequence[K] = (1, 10, 20, 30, 0.5)
+    """Whole numbers, or shares of the latents that are open at the last position."""
+    main_k: K = 10
+    kinds: Sequence[Kind] = ("top", "bottom", "keep")
+    oracle: bool = True
+    """Ablate every active latent alone; the dearest part."""
+    written: bool = True
+    """Let the model write under every mask of kind top and bottom."""
+    swaps: bool = True
+    """Local steering between the questions of one context."""
+    n_paired: int = 4
+    """Latents whose pairwise interactions are measured."""
+    n_nearest: int = 3
+    """A matched latent is drawn from so many of the nearest in strength."""
+    n_pages: int = 4
+    """Questions whose latents are listed in the record."""
+    batch_rows: int = 16
+
+    def __post_init__(self) -> None:
+        for name, low in (("n_paired", 0), ("n_nearest", 1), ("n_pages", 0), ("batch_rows", 2)):
+            checks.whole(name, getattr(self, name), low)
+        for name in ("oracle", "written", "swaps"):
+            checks.flag(name, getattr(self, name))
+        for kind in self.kinds:
+            checks.one_of("kinds", kind, get_args(Kind))
+        for k in self.ks:
+            _check_k(k)
+        if self.main_k not in self.ks or "top" not in self.kinds:
+            raise ValueError(f"ks must hold main_k={self.main_k} and kinds top, got {self.ks!r}")
+        names = [estimator.name for estimator in self.rankings]
+        if MAIN not in names or len(set(names)) < len(names):
+            raise ValueError(f"rankings must hold {MAIN}, each ranking once; got {names}")
+
+    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+        """`seed` fixes questions, random rankings and bootstrap."""
+        if not isinstance(source, ModelSource):
+            return Skipped(f"{type(source).__name__} has no language model that could answer")
+        drawn = self.questions.draw(source, seed)
+        how = self._settings(seed)
+        bar = tqdm(total=len(drawn.questions), desc="masking", disable=None)
+        trials: list[Trial] = []
+        swaps: list[Swapped] = []
+        for _, group in groupby(drawn.questions, key=lambda q: q.candidate.context_index):
+            tried: list[tuple[Trial, Text]] = []
+            for question in group:
+                tried += self._attempt(source, sae, question, len(trials) + len(tried), how)
+                bar.update()
+            trials += [trial for trial, _ in tried]
+            swaps += self._swap(source, sae, tried) if self.swaps else []
+        if not trials:
+            return Skipped(f"no latent fires on any of {len(drawn.questions)} questions")
+        out = summarise(trials, swaps, source.lm(), self.main_k, self.n_pages, seed)
+        out.n["masking/questions_without_latents"] = len(drawn.questions) - len(trials)
+        spent = drawn.n_tried + sum(trial.forward_equivalents for trial in trials)
+        spent += sum(one.swap.forward_equivalents for one in swaps)
+        return replace(out, forward_equivalents=spent)
+
+    def _attempt(
+        self, source: ModelSource, sae: SAE, question: Question, index: int, how: Settings
+    ) -> list[tuple[Trial, Text]]:
+        try:
+            text = read(source, sae, question.token_ids)
+        except NoActiveLatentError:
+            return []
+        form = self.questions.format
+        return [(attempt(source, sae, question, text, index, form, how), text)]
+
+    def _swap(
+        self, source: ModelSource, sae: SAE, tried: Sequence[tuple[Trial, Text]]
+    ) -> list[Swapped]:
+        """Every ordered pair of one context, by every ranking; not where the answers are one."""
+        found = []
+        for into, donor in permutations(tried, 2):
+            if into[0].question.answer_ids == donor[0].question.answer_ids:
+                continue
+            for name in into[0].scores:
+                done = swap(source, sae, self._side(*into, name), self._side(*donor, name))
+                found.append(Swapped(name, into[0].index, donor[0].index, done))
+        return found
+
+    def _side(self, trial: Trial, text: Text, name: str) -> Side:
+        columns = top(trial.scores[name], count(text.seen, self.main_k))
+        return Side(trial.question, text, columns.to(text.seen.codes.device))
+
+    def _settings(self, seed: int) -> Settings:
+        return Settings(
+            rankings=self.rankings,
+            ks=self.ks,
+            main_k=self.main_k,
+            kinds=self.kinds,
+            oracle=self.oracle,
+            written=self.written,
+            n_paired=self.n_paired,
+            n_nearest=self.n_nearest,
+            batch_rows=self.batch_rows,
+            seed=seed,
+        )
+
+
+def _check_k(k: K) -> None:
+    if isinstance(k, int):
+        checks.whole("ks", k, 1)
+    else:
+        checks.share("ks (a share)", k)

@@ -1,0 +1,1 @@
+"""Questions about a context: made from templates, cut from texts, or read from a data set."""
