@@ -18,7 +18,6 @@ from gradsae.errors import UserError
 from gradsae.files import check_writable
 from gradsae.fit import FitSettings
 from gradsae.influence import task as influence
-from gradsae.influence.task import Influence
 from gradsae.interfaces import (
     KnownSource,
     Metric,
@@ -28,6 +27,7 @@ from gradsae.interfaces import (
     Source,
     Trainer,
 )
+from gradsae.masking import task as masking
 from gradsae.metrics.across_seeds import Consistency
 from gradsae.metrics.grid import Grid
 from gradsae.metrics.once import sharing
@@ -36,7 +36,6 @@ from gradsae.records import Record, load, record_id, save
 from gradsae.sae import SAE
 from gradsae.seeds import Seeds
 from gradsae.steering import task as steering
-from gradsae.steering.task import Steering
 from gradsae.tracking import NoRun, Run, Tracking
 from gradsae.trainers.pretrained import Pretrained
 
@@ -46,10 +45,13 @@ TASKS = {
     "grid": 1,
     "influence": influence.VERSION,
     "steering": steering.VERSION,
+    "masking": masking.VERSION,
 }
 """Version of each task: goes up when the same cell would give other numbers."""
 TRAINING_TASKS = ("recovery", "grid")
 """Tasks that ask what training achieves: its cost is theirs, and force=true trains anew."""
+MODEL_TASKS = ("influence", "steering", "masking")
+"""Tasks that need a language model; each is a metric whose settings are a group of its name."""
 
 
 @final
@@ -63,8 +65,8 @@ class Cell:
     fit: FitSettings
     seeds: Seeds
     metrics: dict[str, Metric]
-    influence: Influence
-    steering: Steering
+    on_models: dict[str, Metric]
+    """The tasks of MODEL_TASKS, by name."""
     consistency: Consistency
     grid: Grid | None
     tracking: Tracking
@@ -109,8 +111,7 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
             fit=_build(cfg, "fit"),
             seeds=seeds,
             metrics={name: _build(cfg, f"metric.{name}") for name in cfg.metric},
-            influence=_build(cfg, "influence"),
-            steering=_build(cfg, "steering"),
+            on_models={name: _build(cfg, name) for name in MODEL_TASKS},
             consistency=_build(cfg, "consistency"),
             grid=grid,
             tracking=_build(cfg, "tracking"),
@@ -198,7 +199,7 @@ def due(cell: Cell) -> list[Wanted]:
 
 def _why_not(cell: Cell) -> str | None:
     """Return why a cell does not apply, or None."""
-    if cell.task in ("influence", "steering") and not isinstance(cell.source, ModelSource):
+    if cell.task in MODEL_TASKS and not isinstance(cell.source, ModelSource):
         return f"source {cell.source.name} has no language model"
     if cell.trainer.wants_truth and not isinstance(cell.source, KnownSource):
         return f"source {cell.source.name} has no known features"
@@ -225,8 +226,7 @@ def _config(cell: Cell) -> dict[str, Any]:
         "recovery": metrics,
         "grid": {**plain(cell.grid or {}), **metrics},
         "consistency": plain(cell.consistency),
-        "influence": plain(cell.influence),
-        "steering": plain(cell.steering),
+        **{name: plain(metric) for name, metric in cell.on_models.items()},
     }
     config = {
         "label": cell.label,
@@ -290,10 +290,8 @@ def _measure(cell: Cell, trained: Sequence[Checkpoint]) -> Scores | Skipped:
         case "consistency":
             runs = [sae] + [_checkpoint(cell, other, NoRun()).sae for other in _wanted(cell)[1:]]
             return cell.consistency.compare(runs, cell.source, seed)
-        case "influence":
-            return cell.influence.measure(sae, cell.source, seed)
-        case _:
-            return cell.steering.measure(sae, cell.source, seed)
+        case task:
+            return cell.on_models[task].measure(sae, cell.source, seed)
 
 
 def _recovery(cell: Cell, sae: SAE) -> Scores:

@@ -36,7 +36,9 @@ def test_every_source_builds(source):
     assert built.name and built.d_in
 
 
-@pytest.mark.parametrize("group", ["metric", "influence", "steering", "consistency", "tracking"])
+@pytest.mark.parametrize(
+    "group", ["metric", "influence", "steering", "masking", "consistency", "tracking"]
+)
 def test_every_task_setting_builds(group):
     for option in options(group):
         value = f"[{option}]" if group == "metric" else option
@@ -57,7 +59,7 @@ def test_every_part_composes_to_a_cell(part):
     from gradsae.experiment import build
 
     cell = build(composed(f"part={part}", "tracking=none"))
-    assert cell.task in ("recovery", "grid", "consistency", "influence", "steering")
+    assert cell.task in ("recovery", "grid", "consistency", "influence", "steering", "masking")
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))

@@ -2,8 +2,9 @@
 
 With d(S) the drop of the answer's score when the latents of S are off:
 
-    additivity       d(S) / sum of d(i);  below 1 redundant, above 1 synergistic
-    interaction      d(i) + d(j) - d(ij);  positive where one stands in for the other
+    additivity       d(S) / sum of d(i);  above 1: the latents stand in for each other, so that
+                     one alone is not missed; below 1: they need each other
+    interaction      d(i) + d(j) - d(ij);  negative where one stands in for the other
     backup           i that does more once the others are gone: d(S) - d(S without i) > d(i)
 """
 

@@ -24,7 +24,8 @@ class LatentSet:
     """Latents that are switched off together, and why these."""
 
     ranking: str
-    kind: Kind
+    kind: str
+    """One of `Kind`."""
     k: K
     """As it was asked for."""
     columns: Int[Tensor, " n"]
@@ -58,7 +59,7 @@ def sets_of(
     seen: SeenPrompt,
     scores: Mapping[str, Float[Tensor, " active"]],
     ks: Sequence[K],
-    kinds: Sequence[Kind],
+    kinds: Sequence[str],
 ) -> list[LatentSet]:
     """Return the sets of every ranking, kind and K that hold a latent."""
     found = []

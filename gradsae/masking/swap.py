@@ -71,7 +71,9 @@ def steered_activation(text: Text, into: Side, donor: Side, sae: SAE) -> Float[T
     value = donor.text.seen.codes[:, donor.columns].amax(0)
     latents = torch.cat([own[~torch.isin(own, given)], given])
     n_off = len(latents) - len(given)
-    chosen = Chosen(latents=latents, directions=sae.decoder().detach()[latents], reference=value)
+    reference = torch.cat([value.new_zeros(n_off), value])
+    directions = sae.decoder().detach()[latents]
+    chosen = Chosen(latents=latents, directions=directions, reference=reference)
     edited = text.codes_of(latents)
     edited[:, :n_off] = 0.0
     after = torch.arange(len(edited), device=edited.device) >= into.question.shared

@@ -44,7 +44,8 @@ class Masking(Metric):
         masking/swap_gain/R       log p(the other question's answer), steered minus clean, nats;
                                   swap_own/R of the own answer; swap_written/R share where the
                                   other's answer became the greedy one
-    Of grad_times_act and the oracle: masking/additivity (1 = effects add up), masking/interaction
+    Of grad_times_act and the oracle: masking/additivity (1 = effects add up; more: they stand in
+    for each other), masking/interaction
     (0), masking/backup (share of the top K that do more once the others are gone).
 
     Rankings are the estimators, random_matched (matched to grad_times_act), oracle (true effect of
@@ -57,7 +58,7 @@ class Masking(Metric):
     ks: Sequence[K] = (1, 10, 20, 30, 0.5)
     """Whole numbers, or shares of the latents that are open at the last position."""
     main_k: K = 10
-    kinds: Sequence[Kind] = ("top", "bottom", "keep")
+    kinds: Sequence[str] = ("top", "bottom", "keep")
     oracle: bool = True
     """Ablate every active latent alone; the dearest part."""
     written: bool = True

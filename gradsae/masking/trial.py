@@ -14,7 +14,7 @@ from gradsae.interfaces import ModelSource, Skipped
 from gradsae.masking.interplay import Interplay, interplay
 from gradsae.masking.masked import off_latents, score, tokens_written, write_answers
 from gradsae.masking.rankings import ORACLE, mark_target, rank
-from gradsae.masking.sets import K, Kind, LatentSet, count, kept_latents, sets_of, top
+from gradsae.masking.sets import K, LatentSet, count, kept_latents, sets_of, top
 from gradsae.questions.question import Format, Question
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
@@ -32,7 +32,7 @@ class Settings(NamedTuple):
     rankings: Sequence[Estimator]
     ks: Sequence[K]
     main_k: K
-    kinds: Sequence[Kind]
+    kinds: Sequence[str]
     oracle: bool
     written: bool
     n_paired: int
@@ -79,7 +79,8 @@ def attempt(
     """Rank the latents of a question, mask them, and let the model write."""
     seen, fraction = text.seen, text.seen.suffix.fraction
     target = Answer(tokens=question.answer_ids)
-    mark = question.mark and mark_target(question.mark, len(question.answer_ids))
+    n_answer = len(question.answer_ids)
+    mark = None if question.mark is None else mark_target(question.mark, n_answer)
     ranked = rank(
         seen,
         target,

@@ -17,7 +17,6 @@ from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource
 from gradsae.lm import LM
-from gradsae.prompts import token_of
 
 
 class Candidate(NamedTuple):
@@ -46,8 +45,8 @@ class Format:
 
     ask: str = "{context}\nQuestion: {question}\nAnswer:"
     mark: str = ""
-    """One token of the answer's own form that comes before it, for example " [[" where `ask` wants
-    "Result = [[ label ]]". The GradSAE release scores this token in place of the answer."""
+    """What the answer's own form puts before it, for example " [[" where `ask` wants
+    "Result = [[ label ]]". The GradSAE release scores its last token in place of the answer."""
     ends: Sequence[str] = ("\n", ".", ",", ";", "]]", "<|")
     """What ends a written answer."""
 
@@ -147,9 +146,8 @@ def put(lm: LM, candidate: Candidate, form: Format) -> Question:
     """Put a question to a model: tokens of what is asked and of the answer."""
     text = form.ask.format(context=candidate.context, question=candidate.question)
     ids = lm.prompt(text)[0]
-    mark = token_of(lm, form.mark) if form.mark else None
-    if mark is not None:
-        ids = torch.cat([ids, ids.new_tensor([mark])])
+    mark = lm.tokenize(form.mark, special=False)[0] if form.mark else []
+    ids = torch.cat([ids, ids.new_tensor(mark)])
     answer = lm.tokenize(" " + candidate.answers[0].strip(), special=False)[0]
     if not answer:
         raise UserError(f"an answer must have a token, got {candidate.answers[0]!r}")
@@ -159,7 +157,7 @@ def put(lm: LM, candidate: Candidate, form: Format) -> Question:
     )
     return Question(
         asked_ids=ids,
-        mark=mark,
+        mark=mark[-1] if mark else None,
         answer_ids=tuple(answer),
         candidate=candidate,
         shared=n_same,
