@@ -35,6 +35,7 @@ from gradsae.provenance import provenance
 from gradsae.records import Record, load, record_id, save
 from gradsae.sae import SAE
 from gradsae.seeds import Seeds
+from gradsae.steering import budget
 from gradsae.steering import task as steering
 from gradsae.tracking import NoRun, Run, Tracking
 from gradsae.trainers.pretrained import Pretrained
@@ -46,11 +47,12 @@ TASKS = {
     "influence": influence.VERSION,
     "steering": steering.VERSION,
     "masking": masking.VERSION,
+    "steering_budget": budget.VERSION,
 }
 """Version of each task: goes up when the same cell would give other numbers."""
 TRAINING_TASKS = ("recovery", "grid")
 """Tasks that ask what training achieves: its cost is theirs, and force=true trains anew."""
-MODEL_TASKS = ("influence", "steering", "masking")
+MODEL_TASKS = ("influence", "steering", "masking", "steering_budget")
 """Tasks that need a language model; each is a metric whose settings are a group of its name."""
 
 

@@ -7,6 +7,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from gradsae.experiment import MODEL_TASKS
+
 CONF = Path(__file__).parent.parent / "conf"
 OWN = ("source", "model", "corpus", "trainer", "metric", "fit")
 """Groups that shape a cell."""
@@ -36,9 +38,7 @@ def test_every_source_builds(source):
     assert built.name and built.d_in
 
 
-@pytest.mark.parametrize(
-    "group", ["metric", "influence", "steering", "masking", "consistency", "tracking"]
-)
+@pytest.mark.parametrize("group", ["metric", *MODEL_TASKS, "consistency", "tracking"])
 def test_every_task_setting_builds(group):
     for option in options(group):
         value = f"[{option}]" if group == "metric" else option
@@ -59,7 +59,7 @@ def test_every_part_composes_to_a_cell(part):
     from gradsae.experiment import build
 
     cell = build(composed(f"part={part}", "tracking=none"))
-    assert cell.task in ("recovery", "grid", "consistency", "influence", "steering", "masking")
+    assert cell.task in ("recovery", "grid", "consistency", *MODEL_TASKS)
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))

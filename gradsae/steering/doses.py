@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.errors import UserError
-from gradsae.steering.interventions import Chosen, Intervention, Text, rerun
+from gradsae.steering.interventions import Chosen, Intervention, Mode, Text, rerun
 from gradsae.steering.side_effects import kl_rest
 
 STEP = 0.02
@@ -53,7 +53,10 @@ def respond(
 
 
 class Slope(NamedTuple):
-    """Change of the target's log-probability per unit of dose, at the dose that edits nothing."""
+    """Change of the target's log-probability per unit of dose, at the dose that edits nothing.
+
+    The two must agree: it is a check of every edit, and is printed with the scores.
+    """
 
     gradient: float
     difference: float
@@ -61,14 +64,25 @@ class Slope(NamedTuple):
     forward_equivalents: float
 
 
-def slope(text: Text, target: int, chosen: Chosen, *, step: float = STEP) -> Slope:
-    """Return the slope at dose 1 of mode `scale`, in nats, by gradient and by difference."""
-    dose = torch.ones((), device=text.seen.codes.device, requires_grad=True)
+NO_EDIT: dict[Mode, float] = {"scale": 1.0, "add": 0.0}
+"""The dose that edits nothing, of the modes that have one."""
+
+
+def slope(
+    text: Text, target: int, chosen: Chosen, *, mode: Mode = "scale", step: float = STEP
+) -> Slope:
+    """Return the slope at the dose that edits nothing, in nats, by gradient and by difference."""
+    none = NO_EDIT[mode]
+    dose = torch.full((), none, device=text.seen.codes.device, requires_grad=True)
     with torch.enable_grad():
-        activation = text.activation(chosen, dose * text.codes_of(chosen.latents))
+        codes = text.codes_of(chosen.latents)
+        edited = dose * codes
+        if mode == "add":
+            edited = codes + dose * chosen.reference * text.kept[:, None]
+        activation = text.activation(chosen, edited)
         last = text.seen.suffix.logits(activation[None], [-1])[0, -1]
         (gradient,) = torch.autograd.grad(last.double().log_softmax(-1)[target], dose)
-    around = [Intervention(mode="scale", dose=d) for d in (1 - step, 1 + step)]
+    around = [Intervention(mode=mode, dose=d) for d in (none - step, none + step)]
     below_above = respond(text, target, chosen, around, batch_rows=3)
     difference = below_above.effect.diff().item() / (2 * step)
     cost = 3 * text.seen.suffix.fraction + below_above.forward_equivalents

@@ -18,7 +18,7 @@ from gradsae.interfaces import ModelSource
 from gradsae.prompt import SeenPrompt, see_from
 from gradsae.sae import SAE
 
-Mode = Literal["scale", "set"]
+Mode = Literal["scale", "set", "add"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 
@@ -30,6 +30,8 @@ class Intervention:
     scale: the latent's own values times the dose; 1 changes nothing, 0 is off.
     set:   the dose times the latent's reference value at every kept position, whether the latent
            fires there or not. Negative doses push against the latent's direction.
+    add:   the latent's own values plus the dose times its reference value at every kept position;
+           0 changes nothing, and small doses are small edits.
     """
 
     mode: Mode
@@ -51,7 +53,8 @@ class Intervention:
         """Return the edited codes; positions that are not kept stay as they are."""
         if self.mode == "scale":
             return codes * self.dose
-        return torch.where(kept[:, None], self.dose * reference, codes)
+        start = codes if self.mode == "add" else 0.0
+        return torch.where(kept[:, None], start + self.dose * reference, codes)
 
 
 OFF = Intervention(mode="scale", dose=0.0)

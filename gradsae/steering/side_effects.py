@@ -38,6 +38,11 @@ class Damage(NamedTuple):
 
     log_ppl_ratio: Float[Tensor, " doses"]
     """Mean rise of the loss per token, in nats: the log of the ratio of perplexities."""
+    flips: Float[Tensor, " doses"]
+    """Share of positions whose most likely next token became another one, in [0, 1]."""
+    risen: Float[Tensor, " doses"] | None
+    """Share of positions at which the target became more likely, in [0, 1]; half for those that
+    did not move. None where no target was named."""
     forward_equivalents: float
 
 
@@ -58,7 +63,12 @@ class UnrelatedText:
         return sum(text.read_cost for text in self.texts)
 
     def damage(
-        self, chosen: Chosen, interventions: Sequence[Intervention], *, batch_rows: int
+        self,
+        chosen: Chosen,
+        interventions: Sequence[Intervention],
+        *,
+        batch_rows: int,
+        target: int | None = None,
     ) -> Damage:
         """Apply the interventions to the same latents here and compare the model's loss.
 
@@ -66,16 +76,31 @@ class UnrelatedText:
         from the prompt, at every kept position.
         """
         rise, cost, n_tokens = torch.zeros(len(interventions), dtype=torch.float64), 0.0, 0
+        flips, risen = rise.clone(), rise.clone()
         for text in self.texts:
             n_tokens += len(text.seen.token_ids) - 1
+            risen += 0.5 * len(text.seen.token_ids)
             for run in rerun(text, chosen, interventions, batch_rows=batch_rows):
                 after = total_loss(run.edited, text.seen.token_ids)
                 before = total_loss(run.clean[None], text.seen.token_ids)
-                rise[run.which.cpu()] += (after - before).cpu()
+                index = run.which.cpu()
+                rise[index] += (after - before).cpu()
+                flips[index] += (
+                    (run.edited.argmax(-1) != run.clean.argmax(-1)).sum(1).double().cpu()
+                )
+                if target is not None:
+                    gain = _log_prob(run.edited, target) - _log_prob(run.clean, target)
+                    risen[index] += 0.5 * gain.sign().sum(1).double().cpu()
                 cost += run.forward_equivalents
         if not bool(rise.isfinite().all()):
             raise UserError("the loss of steered text is not a finite number: try smaller doses")
-        return Damage(rise / n_tokens, cost)
+        n_positions = n_tokens + len(self.texts)
+        shares = None if target is None else risen / n_positions
+        return Damage(rise / n_tokens, flips / n_positions, shares, cost)
+
+
+def _log_prob(logits: Float[Tensor, "*batch vocab"], token: int) -> Float[Tensor, "*batch"]:
+    return logits[..., token] - logits.logsumexp(-1)
 
 
 def total_loss(

@@ -44,7 +44,28 @@ def summarise(trials: Sequence[Trial], interventions: Sequence[Intervention], se
     _add_controls(out, trials, off, seed)
     _add_slope(out, [trial for trial in trials if trial.selector == MAIN])
     out.series["steering/dose_response"] = {name: [row[name] for row in rows] for name in rows[0]}
+    out.series["steering/trials"] = trials_table(trials, interventions)
     return out
+
+
+def trials_table(
+    trials: Sequence[Trial], interventions: Sequence[Intervention]
+) -> dict[str, list[Any]]:
+    """One row per prompt, selector and intervention: what the means are made of."""
+    rows = [
+        {
+            "prompt": trial.prompt,
+            "selector": trial.selector,
+            "mode": how.mode,
+            "dose": how.dose,
+            "effect": trial.effect[i].item(),
+            "kl_rest": trial.kl_rest[i].item(),
+            "log_ppl_ratio": None if trial.log_ppl_ratio is None else trial.log_ppl_ratio[i].item(),
+        }
+        for trial in trials
+        for i, how in enumerate(interventions)
+    ]
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _add_off_scores(

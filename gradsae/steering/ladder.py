@@ -1,0 +1,51 @@
+"""The small-step protocol: raise the dose in steps and stop when a budget of side effects is spent.
+
+Comparing choices of latents at one dose compares how far they push; at one budget it compares what
+is got for the same harm. Reference: the gate on side effects of SAEBench's unlearning task
+(Karvonen et al. 2025, https://arxiv.org/abs/2503.09532), as a curve in place of a gate.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class AtBudget(NamedTuple):
+    value: float
+    """Effect in nats where the budget is spent; at the last step if that comes first."""
+    reached: bool
+
+
+def at_budget(
+    effect: Float[Tensor, " doses"], kl: Float[Tensor, " doses"], budget: float
+) -> AtBudget:
+    """Return the effect where the KL first reaches a budget, in nats, on a ladder that rises from
+    no edit.
+
+    Between steps the effect is interpolated over the root of the KL: for small doses the effect
+    grows with the dose and the KL with its square.
+    """
+    before = (0.0, 0.0)
+    for gain, cost in zip(effect.tolist(), kl.tolist(), strict=True):
+        if cost > budget:
+            low, high = math.sqrt(before[1]), math.sqrt(cost)
+            share = (math.sqrt(budget) - low) / (high - low)
+            return AtBudget(before[0] + share * (gain - before[0]), True)
+        before = (gain, cost)
+    return AtBudget(before[0], False)
+
+
+def last_safe(costs: Sequence[tuple[Sequence[float], float]]) -> int:
+    """Return how many of the first steps keep every cost within its budget.
+
+    A step that is within it after one that was not does not count: nobody who raises the dose in
+    steps gets there.
+    """
+    n_steps = len(costs[0][0])
+    for step in range(n_steps):
+        if any(values[step] > budget for values, budget in costs):
+            return step
+    return n_steps

@@ -1,0 +1,68 @@
+"""Which score of a latent predicts what steering it achieves? A function of records alone.
+
+For each prompt: the rank correlation, over its steered latents, between the sizes of a score and of
+the effect at a fixed KL; then the mean over prompts, with a bootstrap over prompts. Two scores are
+compared prompt by prompt.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradsae.bootstrap import mean_interval
+from gradsae.influence.agreement import spearman
+from gradsae.interfaces import Skipped
+
+EFFECT = "effect_at_kl"
+
+
+class Statistic(NamedTuple):
+    mean: float
+    low: float | None
+    """95 % bootstrap over prompts; None for a single prompt."""
+    high: float | None
+    n: int
+    """Prompts that have it."""
+
+
+def by_prompt(
+    table: Mapping[str, Sequence[Any]], score: str, *, signed: bool = False
+) -> dict[int, float]:
+    """Return the Spearman correlation of each prompt that has one, in [-1, 1].
+
+    `table` is the series `budget/latents`: a row per prompt and latent.
+    """
+    found: dict[int, float] = {}
+    for prompt in dict.fromkeys(table["prompt"]):
+        rows = [i for i, p in enumerate(table["prompt"]) if p == prompt]
+        pair = [torch.tensor([table[name][i] for i in rows]).double() for name in (score, EFFECT)]
+        estimate, effect = pair if signed else [values.abs() for values in pair]
+        value = spearman(estimate, effect)
+        if not isinstance(value, Skipped):
+            found[prompt] = value
+    return found
+
+
+def predicts(
+    table: Mapping[str, Sequence[Any]], score: str, seed: int = 0, *, signed: bool = False
+) -> Statistic | Skipped:
+    """Return how well a score predicts the effect at a fixed KL."""
+    return _statistic(list(by_prompt(table, score, signed=signed).values()), seed)
+
+
+def predicts_better(
+    table: Mapping[str, Sequence[Any]], score: str, other: str, seed: int = 0
+) -> Statistic | Skipped:
+    """Return by how much `score` predicts better than `other`, paired by prompt."""
+    ours, theirs = by_prompt(table, score), by_prompt(table, other)
+    return _statistic([ours[p] - theirs[p] for p in ours if p in theirs], seed)
+
+
+def _statistic(values: Sequence[float], seed: int) -> Statistic | Skipped:
+    if not values:
+        return Skipped("on no prompt do both the score and the effect vary")
+    each: Tensor = torch.tensor(values, dtype=torch.float64)
+    low, high = mean_interval(each, seed) if len(values) > 1 else (None, None)
+    return Statistic(each.mean().item(), low, high, len(values))
