@@ -19,6 +19,7 @@ from gradsae.kernels.gates import (
     GatedGate,
     JumpReLUGate,
     Magnitude,
+    PeelGate,
     PursuitGate,
     ThresholdGate,
     TopKGate,
@@ -30,7 +31,7 @@ FORMAT = 1
 """Version of the checkpoint folder: `sae.safetensors` and `sae.json`."""
 
 
-GateName = Literal["topk", "relu", "jump", "jumprelu", "gated", "pursuit"]
+GateName = Literal["topk", "relu", "jump", "jumprelu", "gated", "pursuit", "peel"]
 
 
 @final
@@ -42,7 +43,7 @@ class Architecture:
     d_sae: int
     gate: GateName
     k: int | None = None
-    """Open latents per row, or the most of them; only for gate=topk and gate=pursuit."""
+    """Open latents per row, or the most of them; only for gate=topk, pursuit and peel."""
     tied: bool = False
     """Decode with W_enc; then there is no W_dec."""
     scaled: bool = False
@@ -62,12 +63,12 @@ class Architecture:
         checks.whole("d_in", self.d_in, 1)
         checks.whole("d_sae", self.d_sae, 1)
         checks.one_of("gate", self.gate, get_args(GateName))
-        if self.gate in ("topk", "pursuit"):
+        if self.gate in ("topk", "pursuit", "peel"):
             checks.whole(f"k (with gate={self.gate})", self.k, 1, self.d_sae)
         if self.gate == "pursuit":
             checks.share("tolerance (with gate=pursuit)", self.tolerance)
-            if not self.tied or self.scaled:
-                raise ValueError("gate=pursuit needs tied=true and scaled=false")
+        if self.gate in ("pursuit", "peel") and (not self.tied or self.scaled):
+            raise ValueError(f"gate={self.gate} needs tied=true and scaled=false")
         if self.gate == "jumprelu":
             checks.number("bandwidth (with gate=jumprelu)", self.bandwidth, low=0)
         checks.one_of("normalise", self.normalise, MODES)
@@ -79,6 +80,9 @@ class Architecture:
         if self.gate == "pursuit":
             assert self.k is not None and self.tolerance is not None
             return PursuitGate(k=self.k, tolerance=self.tolerance)
+        if self.gate == "peel":
+            assert self.k is not None
+            return PeelGate(k=self.k)
         if self.gate == "jumprelu":
             assert self.bandwidth is not None
             return JumpReLUGate(bandwidth=self.bandwidth, to_input=self.to_input)
@@ -135,8 +139,8 @@ class SAE(nn.Module):
         self.W_dec = None if arch.tied else nn.Parameter(torch.zeros(shape))
         self.b_dec = nn.Parameter(torch.zeros(arch.d_in))
         self.output_scale = nn.Parameter(torch.ones(arch.d_sae)) if arch.scaled else None
-        is_jump = arch.gate == "jumprelu"
-        self.threshold = nn.Parameter(torch.zeros(arch.d_sae)) if is_jump else None
+        has_threshold = arch.gate in ("jumprelu", "peel")
+        self.threshold = nn.Parameter(torch.zeros(arch.d_sae)) if has_threshold else None
         is_gated = arch.gate == "gated"
         self.r_mag = nn.Parameter(torch.zeros(arch.d_sae)) if is_gated else None
         self.b_mag = nn.Parameter(torch.zeros(arch.d_sae)) if is_gated else None

@@ -21,6 +21,7 @@ from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.l1 import L1
 from gradsae.trainers.matryoshka import Matryoshka
 from gradsae.trainers.panneal import PAnneal
+from gradsae.trainers.peel import Peel
 from gradsae.trainers.topk import TopK
 
 RULE = BiasRule(groups=4, htf=0.2, ltf=0.02, bias_init="quantile", bias_every=5)
@@ -43,6 +44,7 @@ TRAINERS = [
     PAnneal(d_sae=24, l1=0.02, optim=OPTIM, tied=True),
     TopK(d_sae=24, k=2, optim=OPTIM, rule=BiasRule(groups=4, bias_every=5)),
     JumpReLU(d_sae=24, coefficient=0.0, bandwidth=0.0, optim=OPTIM, rule=RULE),
+    Peel(d_sae=24, optim=OPTIM, first=4, memory=2000),
 ]
 
 

@@ -54,6 +54,13 @@ def decode(
     return _Decode.apply(codes, codes.values, W_dec, precision)
 
 
+def scatter_outer(
+    codes: SparseCodes, x: Float[Tensor, "batch d_in"]
+) -> Float[Tensor, "d_sae d_in"]:
+    """Return codes' @ x: for each latent, the rows of x where it is open, times its values."""
+    return backend(x).scatter_outer(codes, codes.values, x)
+
+
 def unit_rows_(W: Float[Tensor, "rows d_in"]) -> None:
     """Scale each row to norm 1, in place and outside the graph."""
     backend(W).unit_rows_(W.detach())

@@ -14,6 +14,7 @@ from torch import Tensor
 from gradsae.codes import Codes, DenseCodes
 from gradsae.kernels import select
 from gradsae.kernels.jump import jump
+from gradsae.kernels.peel import peel
 from gradsae.kernels.pursuit import pursue
 
 
@@ -28,7 +29,7 @@ class Encoder(NamedTuple):
     W: Float[Tensor, "d_sae d_in"]
     b: Float[Tensor, " d_sae"]
     threshold: Float[Tensor, " d_sae"] | None = None
-    """Only for JumpReLU."""
+    """Only for JumpReLU and peeling."""
     magnitude: Magnitude | None = None
     """Only for Gated."""
 
@@ -153,6 +154,26 @@ class PursuitGate(Gate):
 
     def activate(self, pre: Codes, encoder: Encoder) -> Codes:
         return pre.with_values(pre.values.relu())
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PeelGate(Gate):
+    """Sparse coding over the rows of W with a threshold for each (see `gradsae.kernels.peel`).
+
+    The bias takes no part. Coefficients get no gradient: they come from least squares, where to
+    first order the error does not change with them.
+    """
+
+    k: int
+    """Most open latents of a row."""
+
+    def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
+        assert encoder.threshold is not None
+        return peel(x, encoder.W, encoder.threshold, self.k)
+
+    def activate(self, pre: Codes, encoder: Encoder) -> Codes:
+        return pre.with_values(pre.values.detach().relu())
 
 
 def per_entry(of_latents: Float[Tensor, " d_sae"], codes: Codes) -> Float[Tensor, "..."]:

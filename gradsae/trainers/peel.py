@@ -1,0 +1,193 @@
+"""Peel: sparse coding whose thresholds, sizes and rates come from the data; no sparsity is set."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from gradsae import checks, kernels
+from gradsae.codes import Codes, SparseCodes
+from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.normalise import MODES, Mode
+from gradsae.optim import Optim
+from gradsae.sae import SAE, Architecture, Pass
+from gradsae.seeds import make_generator
+from gradsae.trainers.common import fresh, fvu, l0, mean, squared_error
+
+NEVER = 1e9
+"""Threshold of a latent that is not there yet, far beyond any row."""
+NOISE_RATE = 0.1
+"""Weight of the newest batch in the running estimate of the noise."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Peel(Trainer):
+    """Hard EM of spike-and-slab sparse coding, with a dictionary that grows.
+
+    The model: latent j is there with probability p_j and then has a size near m_j; what is left is
+    noise of variance s^2 per dimension. A row is explained by the latent that stands out most, and
+    so on, each taken only where being there is the likelier of the two (`gradsae.kernels.peel`):
+
+        threshold_j = m_j / 2 + s^2 / m_j * log((1 - p_j) / p_j)
+
+    p_j, m_j and s^2 are running means over the latest rows. A direction moves by the mean of what
+    is left over where its latent is open, a Newton step on the diagonal of the squared error. Only
+    b_dec is trained by gradient.
+
+    Training begins with few latents, which find what is frequent; their number doubles, and a new
+    one starts as what some row had left over. So does one that has died.
+
+    Ours. Near relatives: binary sparse coding by EM (Henniges et al. 2010), online dictionary
+    learning (Mairal et al. 2009, https://arxiv.org/abs/0908.0050).
+    """
+
+    d_sae: int
+    optim: Optim
+    """Of b_dec."""
+    most: int | None = None
+    """Most open latents of a row, a bound on the cost; None is d_in / 3."""
+    first: int = 16
+    """Latents at the start."""
+    grow_share: float = 0.6
+    """Share of all steps after which all latents are there."""
+    memory: int = 50_000
+    """Rows over which p_j and m_j are averaged."""
+    eager: float = 15.0
+    """Step of a direction at the start over its step at the end, which is batch / memory."""
+    revive_every: int = 20
+    """Steps between looks for the dead."""
+    dead_below: int = 10
+    """Rows of `memory` on which a latent that is not dead is open."""
+    revive_share: float = 0.8
+    """Share of all steps after which the dead are left alone."""
+    normalise: Mode = "unit"
+
+    def __post_init__(self) -> None:
+        checks.whole("d_sae", self.d_sae, 1)
+        for name in ("first", "memory", "revive_every", "dead_below"):
+            checks.whole(name, getattr(self, name), 1)
+        if self.most is not None:
+            checks.whole(f"most (with d_sae={self.d_sae})", self.most, 1, self.d_sae)
+        checks.share("grow_share", self.grow_share)
+        checks.share("revive_share", self.revive_share)
+        checks.number("eager", self.eager, above=0)
+        checks.one_of("normalise", self.normalise, MODES)
+
+    @property
+    def name(self) -> str:
+        return "peel"
+
+    @property
+    def tied(self) -> bool:
+        return True
+
+    def size(self, progress: Progress) -> int:
+        """Return how many latents there are at a step."""
+        doublings = max(0, (self.d_sae - 1).bit_length() - (self.first - 1).bit_length())
+        pace = max(1.0, self.grow_share * progress.n_steps) / max(1, doublings)
+        return min(self.d_sae, self.first << min(doublings, int(progress.step / pace)))
+
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+        d_in, n_first = sample.shape[1], min(self.first, self.d_sae)
+        arch = Architecture(
+            d_in=d_in,
+            d_sae=self.d_sae,
+            gate="peel",
+            k=self.most or min(self.d_sae, max(1, d_in // 3)),
+            tied=True,
+            normalise=self.normalise,
+        )
+        sae, x = fresh(arch, sample, generator, mean)
+        assert sae.threshold is not None
+        for fixed in (sae.W_enc, sae.b_enc, sae.threshold):
+            fixed.requires_grad_(False)  # moved by counting, never by gradient
+        variance = (x - sae.b_dec).square().mean().detach()
+        size = 3 * variance.sqrt()
+        rates = torch.where(torch.arange(self.d_sae) < n_first, 1 / (2 * n_first), 0.0)
+        sae.register_buffer("state_noise", variance)
+        sae.register_buffer("state_rate", rates)
+        sae.register_buffer("state_sum", rates * size)
+        sae.register_buffer("state_square", rates * size**2)
+        sae.threshold.copy_(thresholds(sae))
+        return sae
+
+    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+        left = fvu(out.x_in, squared_error(out.x_in, out.recon_in))
+        return Loss(left, {"fvu": left.detach(), "l0": l0(out.codes)})
+
+    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+        assert sae.threshold is not None
+        left = out.x_in - out.recon_in
+        count(sae, out.codes, left, min(1.0, out.codes.n_rows / self.memory))
+        self._turn(sae, out.codes, left, progress)
+        now, later = self.size(progress), self.size(progress._replace(step=progress.step + 1))
+        index = torch.arange(self.d_sae, device=left.device)
+        if later > now:
+            self._seed(sae, index[now:later], left, progress)
+        due = (progress.step + 1) % self.revive_every == 0
+        if due and progress.step < self.revive_share * progress.n_steps:
+            is_dead = sae.get_buffer("state_rate")[:now] < self.dead_below / self.memory
+            self._seed(sae, index[:now][is_dead][: len(left) // 4], left, progress)
+        sae.threshold.copy_(thresholds(sae))
+
+    def _turn(
+        self, sae: SAE, codes: Codes, left: Float[Tensor, "batch d_in"], progress: Progress
+    ) -> None:
+        """Move every direction towards what is left over where its latent is open."""
+        assert isinstance(codes, SparseCodes)
+        pull = kernels.scatter_outer(codes, left) / len(left)
+        pull /= sae.get_buffer("state_square").clamp_min(1e-9)[:, None]
+        done = progress.step / max(1, progress.n_steps - 1)
+        sae.W_enc.add_(pull, alpha=min(1.0, len(left) / self.memory) * self.eager ** (1 - done))
+        kernels.unit_rows_(sae.W_enc)
+
+    def _seed(
+        self,
+        sae: SAE,
+        latents: Int[Tensor, " n"],
+        left: Float[Tensor, "batch d_in"],
+        progress: Progress,
+    ) -> None:
+        """Start latents as what is left over of rows, drawn by its energy, in the usual size."""
+        if len(latents) == 0:
+            return
+        energy = left.square().sum(1).nan_to_num(0, 0, 0) + 1e-12
+        drawn = make_generator(progress.step, "rows that seed latents")
+        rows = energy.cpu().multinomial(len(latents), len(latents) > len(left), generator=drawn)
+        sae.W_enc[latents] = normalize(left[rows.to(left.device)], dim=1)
+        rate = sae.get_buffer("state_rate")
+        there = rate[: self.size(progress)]
+        usual_rate, usual_size = there.median(), sizes(sae)[: len(there)].median()
+        for power, name in enumerate(("state_rate", "state_sum", "state_square")):
+            sae.get_buffer(name)[latents] = usual_rate * usual_size**power
+
+
+def count(sae: SAE, codes: Codes, left: Float[Tensor, "batch d_in"], weight: float) -> None:
+    """Move the running means of rates, sizes and noise towards those of a batch."""
+    assert isinstance(codes, SparseCodes)
+    zeros = left.new_zeros(sae.arch.d_sae)
+    means = {
+        "state_rate": codes.fired().to(left),
+        "state_sum": zeros.index_add(0, codes.latents, codes.values),
+        "state_square": zeros.index_add(0, codes.latents, codes.values.square()),
+    }
+    for name, total in means.items():
+        sae.get_buffer(name).lerp_(total / codes.n_rows, weight)
+    sae.get_buffer("state_noise").lerp_(left.square().mean(), NOISE_RATE)
+
+
+def sizes(sae: SAE) -> Float[Tensor, " d_sae"]:
+    """Return the mean value of each open latent, m_j."""
+    return sae.get_buffer("state_sum") / sae.get_buffer("state_rate").clamp_min(1e-9)
+
+
+def thresholds(sae: SAE) -> Float[Tensor, " d_sae"]:
+    """Return from where on each latent is likelier there than not; NEVER if it has not been."""
+    rate, size = sae.get_buffer("state_rate").clamp_max(0.5), sizes(sae)
+    odds = torch.log((1 - rate) / rate.clamp_min(1e-9))
+    threshold = size / 2 + sae.get_buffer("state_noise") / size.clamp_min(1e-9) * odds
+    return torch.where(size > 0, threshold, NEVER)
