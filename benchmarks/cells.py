@@ -47,7 +47,10 @@ class Estimate(NamedTuple):
 
 def _inside(score: str) -> str:
     """What the interval of a score within one record is taken over."""
-    kinds = {"influence": "prompts", "steering": "prompts", "lm": "windows"}
+    kinds = {
+        **{"influence": "prompts", "steering": "prompts", "budget": "prompts"},
+        **{"masking": "contexts", "lm": "windows"},
+    }
     return kinds.get(score.partition("/")[0], "rows")
 
 

@@ -4,9 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.cells import Cell, Estimate
-from benchmarks.scores import COLUMNS, CONTROLS, ESTIMATORS, SELECTORS, VARIANTS
+from benchmarks.scores import COLUMNS, CONTROLS, ESTIMATORS, RANKINGS, SELECTORS, VARIANTS
 
-BY_VARIANT = {"influence": ESTIMATORS, "steering": SELECTORS}
+BY_VARIANT = {
+    "influence": ESTIMATORS,
+    "steering": SELECTORS,
+    "masking": RANKINGS,
+    "steering_budget": SELECTORS,
+}
 """Tasks whose methods are the variants of a score; the SAE is only what they are tried on."""
 
 

@@ -180,10 +180,102 @@ SCORES: dict[str, Score] = {
         meaning="Perplexity of unrelated text with the latents off, over that of the clean model; "
         "1 is no damage.",
     ),
+    "masking/drop": Score(
+        header="drop",
+        better="higher",
+        bounds="nats",
+        meaning="Log-probability of the teacher-forced answer minus that with the ranking's first "
+        "latents off, on questions that the unedited model answers right.",
+    ),
+    "masking/mark_drop": Score(
+        header="drop of the mark",
+        better="",
+        bounds="nats",
+        meaning="The same of the answer format's bracket, which the GradSAE release scores.",
+    ),
+    "masking/em": Score(
+        header="EM",
+        better="lower",
+        bounds="0 to 1",
+        meaning="Exact match of what the model writes with these latents off; 1 without a mask.",
+    ),
+    "masking/f1": Score(
+        header="F1",
+        better="lower",
+        bounds="0 to 1",
+        meaning="Token F1 of what the model writes with these latents off; 1 without a mask.",
+    ),
+    "masking/deletion_area": Score(
+        header="deletion",
+        better="lower",
+        bounds="any",
+        meaning="Area of faithfulness over log K while the first K go.",
+    ),
+    "masking/insertion_area": Score(
+        header="insertion",
+        better="higher",
+        bounds="any",
+        meaning="Area of faithfulness over log K while only the first K stay.",
+    ),
+    "masking/oracle_overlap": Score(
+        header="true top K",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Share of the ranking's first latents that are first by true effect.",
+    ),
+    "masking/swap_gain": Score(
+        header="swap",
+        better="higher",
+        bounds="nats",
+        meaning="Rise of another answer on the same context when its question's first latents are "
+        "put in place of the own ones.",
+    ),
+    "budget/effect_at_kl": Score(
+        header="effect at KL",
+        better="higher",
+        bounds="nats",
+        meaning="Rise of the target's log-probability where the KL of the rest reaches its budget.",
+    ),
+    "budget/safe_effect": Score(
+        header="safe effect",
+        better="higher",
+        bounds="nats",
+        meaning="The same at the last dose at which neither KL nor perplexity passed its budget.",
+    ),
+    "budget/safe_dose": Score(
+        header="safe dose",
+        better="",
+        bounds="from 0",
+        meaning="That dose, in units of each latent's largest value on the prompt.",
+    ),
+    "budget/flips": Score(
+        header="flips",
+        better="lower",
+        bounds="0 to 1",
+        meaning="Share of top-1 predictions on unrelated text that changed at it.",
+    ),
+    "budget/stability": Score(
+        header="stability",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Share of positions of unrelated text at which the target moves as it does on the "
+        "prompt; half is chance.",
+    ),
+    "budget/predicts": Score(
+        header="predicts",
+        better="higher",
+        bounds="-1 to 1",
+        meaning="Rank correlation, over latents steered alone, of the size of the score and of the "
+        "effect at the KL budget.",
+    ),
 }
 
 ESTIMATORS = ("grad_times_act", "released_gradsae", "mean_act", "random")
 SELECTORS = ("grad_times_act", "mean_act", "random_matched")
+RANKINGS = (
+    *("oracle", "grad_times_act", "released_mark", "released_gradsae", "mean_act"),
+    *("random_matched", "random"),
+)
 
 VARIANTS = {
     "grad_times_act": "grad x act",
@@ -193,6 +285,9 @@ VARIANTS = {
     "random_matched": "random, matched",
     "random_direction": "random direction",
     "ablation": "ablation (truth)",
+    "oracle": "true effect",
+    "released_mark": "released, on the bracket",
+    "output_score": "output score",
     "chance": "chance",
 }
 
@@ -215,6 +310,15 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "steering": (
         *("steering/effect", "steering/kl_rest", "steering/selectivity", "steering/ppl_ratio"),
+    ),
+    "masking": (
+        *("masking/drop", "masking/mark_drop", "masking/em", "masking/f1"),
+        *("masking/deletion_area", "masking/insertion_area", "masking/oracle_overlap"),
+        "masking/swap_gain",
+    ),
+    "steering_budget": (
+        *("budget/effect_at_kl", "budget/safe_effect", "budget/safe_dose", "budget/flips"),
+        *("budget/stability", "budget/predicts"),
     ),
 }
 """Columns of the tables of a task; of a grid, the default's. Influence and steering have a line per

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import example_masking
 import example_records as example
 import numpy as np
 import pytest
@@ -62,7 +63,8 @@ def few_records() -> list[Record]:
     found += [
         example.grid(TOPK, seed, name) for seed, name in [(100, "regret_grid"), (0, "regret")]
     ]
-    return [*found, example.steering(TOPK, 0)]
+    found += [example_masking.masking(depth, TOPK, 0) for depth in (8, 15)]
+    return [*found, example.steering(TOPK, 0), example_masking.budget(15, TOPK, 0)]
 
 
 @pytest.fixture(autouse=True)

@@ -21,9 +21,11 @@ from benchmarks.figures import (
     frr_curve,
     gba_toy,
     layer_profile,
+    masking,
     recovery,
     regret,
     resonance,
+    steering_budget,
     swept,
     training,
 )
@@ -37,7 +39,7 @@ FIGURES = {
     module.NAME: module
     for module in (
         *(recovery, f1_l0, gba_toy, frr_curve, density, training, frontier, consistency),
-        *(agreement, layer_profile, cost, dose_response, regret),
+        *(agreement, layer_profile, cost, dose_response, masking, steering_budget, regret),
         *(*swept.FIGURES, resonance),
     )
 }

@@ -74,7 +74,7 @@ def _count(cells: Sequence[Cell]) -> str:
 
 
 def _prompts(name: str) -> bool:
-    return name in ("influence/prompts", "steering/prompts")
+    return name in ("influence/prompts", "steering/prompts", "budget/prompts", "masking/questions")
 
 
 def _hardware(records: Sequence[Record]) -> str:

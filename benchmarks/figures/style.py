@@ -30,6 +30,9 @@ LOOKS: dict[str, tuple[str, str]] = {
     "random": (GREY, "x"),
     "random_matched": (GREY, "x"),
     "random_direction": (BLACK, "+"),
+    "oracle": (BLACK, "*"),
+    "released_mark": (SKY, "D"),
+    "output_score": (GREEN, "v"),
 }
 SPARE = [(SKY, "v"), (PURPLE, "P"), (BLACK, "*"), (GREEN, "<"), (VERMILLION, ">")]
 

@@ -16,12 +16,16 @@ RANKED_BY = {
     "consistency": "consistency/pw_mcc",
     "influence": "influence/spearman",
     "steering": "steering/effect",
+    "masking": "masking/drop",
+    "steering_budget": "budget/effect_at_kl",
 }
 TASKS = {
     "recovery": "Recovery: does a training method find the features that are there?",
     "consistency": "Consistency: do two seeds find the same latents?",
     "influence": "Influence: does an estimate find the latents whose ablation moves the model?",
     "steering": "Steering: do the chosen latents move the target, and what else do they move?",
+    "masking": "Masking: do the latents that a ranking names carry the answer to a question?",
+    "steering_budget": "Steering on a budget: what is got before something else gives way?",
 }
 LEFT_OUT = ("grid",)
 """Tasks that choose settings: what comes of them is a figure, not a row to be ranked."""

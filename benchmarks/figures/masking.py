@@ -1,0 +1,105 @@
+"""Masking curves: what is lost of the answer while the first latents of each ranking go."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.cells import Cell
+from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.style import (
+    COLUMN,
+    PAGE,
+    handle,
+    legend_below,
+    look,
+    new_figure,
+    plain_log,
+    shown_labels,
+    where,
+)
+from benchmarks.scores import RANKINGS, VARIANTS
+from benchmarks.worlds import make_worlds
+
+NAME = "masking"
+COMMAND = "python -m benchmarks.run experiment=masking"
+SERIES = "masking/curve"
+ROWS = (
+    ("top", "drop", "answer: drop of\nlog p (nats)"),
+    ("top", "mark_drop", "format's bracket:\ndrop of log p (nats)"),
+    ("top", "em", "exact match of\nwritten answers"),
+    ("keep", "faithfulness", "faithfulness of\nonly the first K"),
+)
+MAX_COLUMNS = 3
+
+
+def draw(cells: Sequence[Cell]) -> Drawing | None:
+    cells = [cell for cell in cells if cell.task == "masking" and cell.series(SERIES)]
+    cells = [cell for world in make_worlds(cells) for cell in world.cells]
+    if not cells:
+        return None
+    shown = cells[:MAX_COLUMNS]
+    rows = [row for row in ROWS if any(_lines(cell, *row[:2]) for cell in shown)]
+    figure, grid = new_figure(
+        *(len(rows), len(shown)),
+        width=max(COLUMN, min(PAGE, 0.8 + 2.1 * len(shown))),
+        height=0.9 + 1.3 * len(rows),
+        sharex="col",
+        sharey="row",
+    )
+    for column, cell in zip(grid.T, shown, strict=True):
+        for axes, (kind, value, _) in zip(column, rows, strict=True):
+            _panel(axes, cell, kind, value)
+        column[0].set_title(f"{shown_labels([cell])[0]}\n{where(cell)}", fontsize=7)
+        column[-1].set_xlabel("latents K")
+    for line, row in zip(grid, rows, strict=True):
+        line[0].set_ylabel(row[2])
+    names = [n for n in RANKINGS if any(n in run["ranking"] for c in shown for run in _runs(c))]
+    handles = [handle(VARIANTS.get(n, n), *look(n), linestyle=_style(n)) for n in names]
+    legend_below(figure, handles, 3)
+    few = f" {len(shown)} of {len(cells)} cells." if len(shown) < len(cells) else ""
+    return Drawing(
+        figure=figure,
+        title="Masking: what goes with the first latents of each ranking.",
+        text="Top K latents off at every position, on questions that the unedited model answers "
+        "right; the answer is teacher-forced, the bracket is the token that the GradSAE release "
+        "scores. Dotted: the K smallest positive ones off, the paper's control. Last row: all but "
+        "the top K off. Random, matched: as strong as the top K of grad x act. Bands: 95 % "
+        f"bootstrap over contexts, first seed.{few}",
+        cells=shown,
+    )
+
+
+def _runs(cell: Cell) -> list[dict[str, list[Any]]]:
+    return cell.series(SERIES)[:1]
+
+
+def _lines(cell: Cell, kind: str, value: str) -> dict[str, list[int]]:
+    """Rows of each ranking that have the value, by rising K."""
+    (run,) = _runs(cell)
+    found: dict[str, list[int]] = {}
+    for i, (name, what) in enumerate(zip(run["ranking"], run["kind"], strict=True)):
+        if what == kind and run[value][i] is not None:
+            found.setdefault(name, []).append(i)
+    return {name: sorted(rows, key=lambda i: run["n_latents"][i]) for name, rows in found.items()}
+
+
+def _panel(axes: Any, cell: Cell, kind: str, value: str) -> None:
+    (run,) = _runs(cell)
+    for style, what in (("-", kind), (":", "bottom" if kind == "top" else "")):
+        for name, rows in _lines(cell, what, value).items():
+            colour, marker = look(name)
+            ks = [run["n_latents"][i] for i in rows]
+            marks = {"marker": marker, "markersize": 3} if style == "-" else {"linewidth": 0.8}
+            line = _style(name) if style == "-" else style
+            axes.plot(ks, [run[value][i] for i in rows], line, color=colour, **marks)
+            ends = [[run[f"drop_{end}"][i] for i in rows] for end in ("low", "high")]
+            whole = all(end is not None for end in (*ends[0], *ends[1]))
+            if value == "drop" and style == "-" and whole:
+                axes.fill_between(ks, *ends, color=colour, alpha=0.12, linewidth=0)
+    plain_log(axes, "x")
+    axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
+    axes.grid()
+
+
+def _style(name: str) -> str:
+    """Random latents share the colour of the matched ones, which are shown here beside them."""
+    return "--" if name == "random" else "-"

@@ -1,0 +1,86 @@
+"""Steering on a budget: effect against side effect, and which score predicts it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.cells import Cell
+from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.style import (
+    PAGE,
+    handle,
+    legend_below,
+    look,
+    new_figure,
+    shown_labels,
+    where,
+    whisker,
+)
+from benchmarks.scores import SELECTORS, VARIANTS
+from benchmarks.worlds import make_worlds
+
+NAME = "steering_budget"
+COMMAND = "python -m benchmarks.run experiment=steering_budget"
+SERIES = "budget/ladder"
+PREDICTS = "budget/predicts"
+MAX_ROWS = 3
+
+
+def draw(cells: Sequence[Cell]) -> Drawing | None:
+    cells = [cell for cell in cells if cell.task == "steering_budget" and cell.series(SERIES)]
+    cells = [cell for world in make_worlds(cells) for cell in world.cells]
+    if not cells:
+        return None
+    shown = cells[:MAX_ROWS]
+    figure, grid = new_figure(len(shown), 3, width=PAGE, height=0.7 + 1.9 * len(shown))
+    for (left, middle, right), cell in zip(grid, shown, strict=True):
+        _effect(left, cell)
+        _bars(middle, cell, "budget/effect_at_kl", "effect at the KL\nbudget (nats)")
+        _bars(right, cell, PREDICTS, "rank correlation with\n|effect at the KL budget|")
+        left.set_title(f"{shown_labels([cell])[0]}, {where(cell)}", fontsize=7, loc="left")
+    names: list[str] = [n for c in shown for n in c.series(SERIES)[0]["selector"]]
+    names = list(dict.fromkeys(names))
+    legend_below(figure, [handle(VARIANTS.get(n, n), *look(n), linestyle="-") for n in names], 3)
+    few = f" {len(shown)} of {len(cells)} cells." if len(shown) < len(cells) else ""
+    return Drawing(
+        figure=figure,
+        title="Steering on a budget.",
+        text="Left: rise of the target's log-probability against the KL of the rest while the dose "
+        "rises. Middle: the rise where the KL budget is spent. Right: how well a score of a single "
+        "latent predicts the size of that rise; random latents of each prompt, steered alone; "
+        f"{bars(shown, f'{PREDICTS}/grad_times_act')}.{few}",
+        cells=shown,
+    )
+
+
+def _effect(axes: Any, cell: Cell) -> None:
+    run = cell.series(SERIES)[0]
+    for name in dict.fromkeys(run["selector"]):
+        rows = [i for i, other in enumerate(run["selector"]) if other == name]
+        colour, marker = look(name)
+        kl, effect = ([run[what][i] for i in rows] for what in ("kl_rest", "effect"))
+        axes.plot(kl, effect, color=colour, marker=marker, markersize=3)
+    axes.set_xscale("log")
+    axes.set_xlabel("KL of the rest (nats)")
+    axes.set_ylabel("effect (nats)")
+    axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
+    axes.grid()
+
+
+def _bars(axes: Any, cell: Cell, score: str, label: str) -> None:
+    """A dot with its interval for each variant, in the usual order, first on top."""
+    names = {
+        name.removeprefix(f"{score}/") for name in cell.first.scores if name.startswith(f"{score}/")
+    }
+    order = [n for n in SELECTORS if n in names] + sorted(names - set(SELECTORS))
+    for at, name in enumerate(reversed(order)):
+        found = cell.estimate(f"{score}/{name}")
+        if found is None:
+            continue
+        colour, marker = look(name)
+        axes.plot([found.mean], [at], color=colour, marker=marker, linestyle="")
+        whisker(axes, at, found, colour, horizontal=True)
+    axes.set_yticks(range(len(order)), [VARIANTS.get(n, n) for n in reversed(order)])
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.set_xlabel(label)
+    axes.axvline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
+    axes.grid(axis="x")

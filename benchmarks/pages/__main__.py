@@ -1,0 +1,43 @@
+"""Write one static HTML page per prompt from records alone: tokens, latents ranked by each method
+beside the truth, and texts before and after steering.
+
+python -m benchmarks.pages [--records local|published|both|DIR] [--out DIR] [--most N]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.pages.page import Page, index, pages_of
+from benchmarks.reading import add_records_argument, command, read
+from gradsae.errors import UserError
+from gradsae.files import check_writable, write_whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pages",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_records_argument(parser)
+    parser.add_argument("--out", default="results/local/pages", type=Path, help="%(default)s")
+    parser.add_argument("--most", default=10, type=int, help="pages of a record (%(default)s)")
+    args = parser.parse_args()
+    pages: list[Page] = []
+    for entry in read(args.records):
+        pages += pages_of(entry.record)[: args.most]
+    if not pages:
+        raise UserError(
+            f"no records of masking, influence or steering in {args.records}; "
+            "`python -m benchmarks.run experiment=masking` makes some"
+        )
+    check_writable(args.out)
+    for page in pages:
+        write_whole(args.out / page.file, page.html)
+    write_whole(args.out / "index.html", index(pages))
+    print(f"{len(pages)} pages, listed in {args.out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

@@ -1,0 +1,215 @@
+"""Pages of a record: the prompts that its series hold, one page each. Nothing is run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.leaderboard.html import Html, element, fingerprint, join
+from benchmarks.scores import VARIANTS, format_score
+from gradsae.records import Record, part
+
+N_FIRST = 10
+"""Ranks that are marked: the top K of most scores."""
+CSS = (Path(__file__).parent / "page.css").read_text()
+TRUTHS = ("oracle", "effect")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    file: str
+    title: str
+    about: str
+    html: str
+
+
+def pages_of(record: Record) -> list[Page]:
+    """Return the pages that a record has something for; none for other tasks."""
+    kinds = {
+        "masking/latents": ("question", _masking_page),
+        "influence/scatter": ("prompt", _influence_page),
+        "steering/samples": ("prompt", _samples_page),
+    }
+    for series, (column, page) in kinds.items():
+        if column in record.series.get(series, {}):
+            return [page(record, value) for value in _distinct(record, series, column)]
+    return []
+
+
+def index(pages: Sequence[Page]) -> str:
+    rows = [
+        element("li", element("a", page.title, href=page.file), element("span", f"  {page.about}"))
+        for page in pages
+    ]
+    return _document("Prompts, one page each", [element("ul", *rows)])
+
+
+def _masking_page(record: Record, question: int) -> Page:
+    """A question: its tokens, its latents, and how much of the answer goes with each ranking."""
+    asked = _only(record, "masking/questions", "question", question)[0]
+    latents = _only(record, "masking/latents", "question", question)
+    tokens = _only(record, "masking/tokens", "question", question)
+    peaks = [row["peak"] for row in latents if row.get("rank.oracle", N_FIRST) <= N_FIRST]
+    answer = element("p", "Answer: ", element("strong", asked["answer"]))
+    chance = f"log p(answer) = {format_score(asked['log_prob'])} nats, without any latent "
+    chance += (
+        f"{format_score(asked['log_prob_without_latents'])}; {asked['n_active']} latents fire."
+    )
+    body = [
+        answer,
+        element("p", chance, class_="quiet"),
+        element("h2", "Tokens"),
+        _tokens(tokens, set(peaks)),
+        element("p", _LEGEND, class_="quiet"),
+        element("h2", "Latents"),
+        _latents(latents, {row["position"]: row["token"] for row in tokens}),
+        element("h2", "What is lost when a ranking's first latents are off (all questions)"),
+        _curve(record),
+    ]
+    return _page(record, f"question {question}", asked["text"].strip().splitlines()[-1], body)
+
+
+_LEGEND = (
+    "Marked: where the ten latents of largest true effect are strongest. In the table below, a "
+    "number is a method's score with its rank; green: among the first ten of that method."
+)
+
+
+def _influence_page(record: Record, prompt: int) -> Page:
+    """A prompt of an influence record: those of its latents that the record lists."""
+    about = _only(record, "influence/per_prompt", "prompt", prompt)
+    rows = _only(record, "influence/scatter", "prompt", prompt)
+    names = [name for name in rows[0] if name not in ("prompt", "latent", "truth", "scalar")]
+    names = [name for name in names if isinstance(rows[0][name], int | float)]
+    for name in names:
+        order = sorted(range(len(rows)), key=lambda i, name=name: -rows[i][name])
+        for rank, i in enumerate(order, 1):
+            rows[i][f"rank.{name}"] = rank
+    rows.sort(key=lambda row: -row[names[0]])
+    text = about[0]["text"] if about else ""
+    n_active = about[0]["n_active"] if about else "?"
+    body = [
+        element("div", text, class_="tokens"),
+        element("p", f"Target: {about[0]['target']!r}" if about else None),
+        element("h2", f"Latents: {len(rows)} of {n_active}"),
+        _latents(rows, {}),
+    ]
+    return _page(record, f"prompt {prompt}", text.strip()[-60:], body)
+
+
+def _samples_page(record: Record, prompt: str) -> Page:
+    """What the model writes after a prompt, before and after steering, side by side."""
+    rows = _only(record, "steering/samples", "prompt", prompt)
+    pieces: list[Html] = [element("div", prompt, class_="tokens")]
+    for row in rows:
+        name = VARIANTS.get(row["selector"], row["selector"])
+        how = (
+            "off"
+            if (row["mode"], row["dose"]) == ("scale", 0)
+            else f"{row['mode']} {row['dose']:g}"
+        )
+        pieces += [
+            element("h2", f"{name}: {how}"),
+            element("p", f"latents {row['latents']}", class_="quiet"),
+            _side_by_side(row["before"], row["after"]),
+        ]
+    place = _distinct(record, "steering/samples", "prompt").index(prompt)
+    return _page(record, f"sample {place}", prompt.strip()[-60:], pieces)
+
+
+def _side_by_side(before: str, after: str) -> Html:
+    boxes = [
+        element("div", element("span", label, class_="label"), text)
+        for label, text in (("before", before), ("after", after))
+    ]
+    return element("div", *boxes, class_="pair")
+
+
+def _tokens(rows: Sequence[dict[str, Any]], peaks: set[int]) -> Html:
+    spans = [
+        element(
+            "span",
+            row["token"],
+            class_="peak" if row["position"] in peaks else None,
+            title=f"position {row['position']}",
+        )
+        for row in rows
+    ]
+    return element("div", *spans, class_="tokens")
+
+
+def _latents(rows: Sequence[dict[str, Any]], tokens: dict[int, str]) -> Html:
+    """One row per latent, in the order of the truth where it is known."""
+    names = [name.removeprefix("rank.") for name in rows[0] if name.startswith("rank.")]
+    names.sort(key=lambda name: name not in TRUTHS)
+    shown = [_name(name) for name in names]
+    head = element("tr", *(element("th", text) for text in ("latent", "strongest at", *shown)))
+    lines = [head]
+    for row in rows:
+        at = row.get("peak")
+        where = "" if at is None else f"{tokens.get(at, '')!r} ({at})"
+        cells = [element("td", str(row["latent"])), element("td", where, class_="text")]
+        for name in names:
+            rank = row[f"rank.{name}"]
+            text = join(
+                format_score(row[name]), element("span", f"{rank}", class_="rank", title="rank")
+            )
+            cells.append(element("td", text, class_="first" if rank <= N_FIRST else None))
+        lines.append(element("tr", *cells))
+    return element("div", element("table", *lines), class_="wide")
+
+
+def _name(name: str) -> str:
+    return "true effect" if name in TRUTHS else VARIANTS.get(name, name)
+
+
+def _curve(record: Record) -> Html:
+    """The drop of the answer's log-probability by ranking and K, means over questions."""
+    run = record.series["masking/curve"]
+    rows = [dict(zip(run, values, strict=True)) for values in zip(*run.values(), strict=True)]
+    rows = [row for row in rows if row["kind"] == "top"]
+    ks = list(dict.fromkeys(row["k"] for row in rows))
+    drop = {(row["ranking"], row["k"]): row["drop"] for row in rows}
+    lines = [element("tr", element("th", "ranking"), *(element("th", f"K = {k}") for k in ks))]
+    for name in dict.fromkeys(row["ranking"] for row in rows):
+        cells = [element("td", format_score(drop.get((name, k)))) for k in ks]
+        lines.append(element("tr", element("td", _name(name)), *cells))
+    return element("div", element("table", *lines), class_="wide")
+
+
+def _page(record: Record, title: str, about: str, body: Sequence[Html]) -> Page:
+    names = (part(record, "model", "name"), part(record, "source", "site"))
+    place = ", ".join(str(name) for name in (*names, part(record, "trainer", "name")) if name)
+    commit = str(record.provenance["commit"] or "unknown")[:7]
+    line = f"{place}; record {record.id}, task {record.task['name']}, commit {commit}"
+    html = _document(f"{record.task['name']}, {title}", [element("p", line, class_="quiet"), *body])
+    file = f"{record.id}-{title.replace(' ', '-')}.html"
+    return Page(file=file, title=f"{record.task['name']}, {place}, {title}", about=about, html=html)
+
+
+def _document(title: str, body: Sequence[Html]) -> str:
+    policy = f"default-src 'none'; style-src {fingerprint(CSS)}"
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        element("meta", name="viewport", content="width=device-width"),
+        element("title", title),
+        Html(f"<style>{CSS}</style>"),
+    )
+    page = element("html", head, element("body", element("h1", title), *body), lang="en")
+    return f"<!doctype html>\n{page}\n"
+
+
+def _distinct(record: Record, series: str, column: str) -> list[Any]:
+    return list(dict.fromkeys(record.series[series][column]))
+
+
+def _only(record: Record, series: str, column: str, value: Any) -> list[dict[str, Any]]:
+    """The rows of a series whose column has one value, each as a mapping."""
+    run = record.series.get(series, {column: []})
+    return [
+        dict(zip(run, values, strict=True))
+        for values in zip(*run.values(), strict=True)
+        if values[list(run).index(column)] == value
+    ]

@@ -1,0 +1,105 @@
+"""Pages per prompt: what is in the records, all of it escaped, and nothing else."""
+
+import re
+import sys
+
+import example_masking as masking
+import example_records as example
+import pytest
+
+from benchmarks.pages import __main__ as command
+from benchmarks.pages.page import index, pages_of
+from gradsae.errors import UserError
+from gradsae.records import Record, save
+
+TOPK = {"name": "topk", "k": 32}
+
+
+def samples() -> Record:
+    found = example.steering(TOPK, 0)
+    rows = {
+        "prompt": ["The war", "The war", "A tax"],
+        "selector": ["grad_times_act", "mean_act", "grad_times_act"],
+        "latents": ["1, 2", "3, 4", "5, 6"],
+        "mode": ["scale", "set", "scale"],
+        "dose": [0.0, 2.0, 4.0],
+        "before": ["<script>x</script>", "b", "c"],
+        "after": ["d", "e", "f"],
+    }
+    found.series["steering/samples"] = rows
+    return found
+
+
+def table_rows(html: str) -> list[list[str]]:
+    rows = re.findall(r"<tr>(.*?)</tr>", html, flags=re.S)
+    return [
+        [re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", r)] for r in rows
+    ]
+
+
+def test_latents_stand_in_the_order_of_the_truth_with_the_rank_of_each_ranking():
+    record = masking.masking(15, TOPK, 0)
+    (page,) = pages_of(record)
+    latents = record.series["masking/latents"]
+    rows = table_rows(page.html)
+    assert rows[0][:4] == ["latent", "strongest at", "true effect", "grad x act"]
+    assert [row[0] for row in rows[1:31]] == [str(latent) for latent in latents["latent"]]
+    assert rows[1][2].endswith("1") and rows[30][2].endswith("30")
+    assert rows[1][3].endswith(str(latents["rank.grad_times_act"][0]))
+
+
+def test_the_first_ten_of_each_ranking_are_marked():
+    record = masking.masking(15, TOPK, 0)
+    (page,) = pages_of(record)
+    n_rankings = sum(name.startswith("rank.") for name in record.series["masking/latents"])
+    assert page.html.count('class="first"') == 10 * n_rankings
+
+
+def test_text_of_a_record_is_escaped_and_no_script_may_run():
+    (page,) = pages_of(masking.masking(15, TOPK, 0))
+    assert "<b>cat" not in page.html and "&lt;b&gt;cat" in page.html
+    first = pages_of(samples())[0]
+    assert "<script>" not in first.html and "default-src &#x27;none&#x27;" not in first.html
+    assert "default-src 'none'; style-src 'sha256-" in first.html
+
+
+def test_samples_stand_side_by_side_on_one_page_per_prompt():
+    pages = pages_of(samples())
+    assert len(pages) == 2
+    assert pages[0].html.count('class="pair"') == 2
+    assert "mean act: set 2" in pages[0].html and "grad x act: off" in pages[0].html
+
+
+def test_an_influence_record_gives_a_page_per_listed_prompt():
+    record = example.influence(15, TOPK, 0, prompts=3)
+    pages = pages_of(record)
+    assert len(pages) == 3
+    scatter = record.series["influence/scatter"]
+    effects = [e for e, p in zip(scatter["effect"], scatter["prompt"], strict=True) if p == 0]
+    first = table_rows(pages[0].html)[1][0]
+    best = effects.index(max(effects))
+    latents = [n for n, p in zip(scatter["latent"], scatter["prompt"], strict=True) if p == 0]
+    assert first == str(latents[best])
+
+
+def test_other_tasks_have_no_pages():
+    assert pages_of(example.recovery(example.TOY, TOPK, 0, (0.9, 0.5), 20)) == []
+    assert pages_of(example.steering(TOPK, 0)) == []  # an old record, without prompts
+
+
+def test_the_command_writes_pages_and_their_list(tmp_path, monkeypatch, capsys):
+    save(masking.masking(15, TOPK, 0), tmp_path / "records")
+    out = tmp_path / "out"
+    words = ["pages", "--records", str(tmp_path / "records"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", words)
+    command.main()
+    (page,) = pages_of(masking.masking(15, TOPK, 0))
+    assert (out / page.file).read_text() == page.html
+    assert page.file in (out / "index.html").read_text()
+    assert "1 pages" in capsys.readouterr().out
+    assert index([page]).count("<li>") == 1
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setattr(sys, "argv", ["pages", "--records", str(empty)])
+    with pytest.raises(UserError, match="no records of masking, influence or steering"):
+        command.main()
