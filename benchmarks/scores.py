@@ -270,7 +270,11 @@ SCORES: dict[str, Score] = {
     ),
 }
 
-ESTIMATORS = ("grad_times_act", "released_gradsae", "mean_act", "random")
+ESTIMATORS = (
+    *("grad_times_act", "positive_mean", "released_gradsae", "abs_grad", "norm_frozen", "relp"),
+    *("relp_frozen_attention", "grad_drop", "curvature_1", "mean_act", "output_score"),
+    *("random_matched", "random"),
+)
 SELECTORS = ("grad_times_act", "mean_act", "random_matched")
 RANKINGS = (
     *("oracle", "grad_times_act", "released_mark", "released_gradsae", "mean_act"),
@@ -279,7 +283,18 @@ RANKINGS = (
 
 VARIANTS = {
     "grad_times_act": "grad x act",
+    "positive_mean": "GradSAE as printed",
     "released_gradsae": "released GradSAE",
+    "abs_grad": "|grad| x act",
+    "norm_frozen": "norms frozen",
+    "relp": "RelP",
+    "relp_frozen_attention": "RelP, attention frozen",
+    "grad_drop": "GradDrop",
+    "curvature_1": "curvature, 1 probe",
+    "ig_3": "joint-path IG, 3 points",
+    "path_ig_1x4": "own-path IG, 4 latents",
+    "screen_verify_10fe": "screen, verify to 10",
+    "output_score": "output score",
     "mean_act": "mean act",
     "random": "random",
     "random_matched": "random, matched",

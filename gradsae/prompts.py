@@ -115,6 +115,9 @@ class GivenPrompts(PromptSet):
     texts: Sequence[str]
     targets: Sequence[str]
     """Exactly as they follow the text: most tokenizers want the space in front (" Paris")."""
+    one_token: bool = field(default=True, metadata=LATER)
+    """Refuse longer targets. If false, an answer of several tokens is teacher-forced, and influence
+    asks about all of them."""
 
     def __post_init__(self) -> None:
         if not self.texts or len(self.texts) != len(self.targets):
@@ -122,6 +125,7 @@ class GivenPrompts(PromptSet):
                 f"texts and targets must be as many, at least 1; got {len(self.texts)} and "
                 f"{len(self.targets)}"
             )
+        checks.flag("one_token", self.one_token)
 
     def draw(self, source: ModelSource, seed: int) -> Drawn:
         return Drawn(list(self._prompts(source.lm())), 0)
@@ -129,7 +133,10 @@ class GivenPrompts(PromptSet):
     def _prompts(self, lm: LM) -> Iterator[Prompt]:
         for i, (text, target) in enumerate(zip(self.texts, self.targets, strict=True)):
             token_ids = lm.prompt(text)[0]
-            yield make_prompt(lm, token_ids, token_of(lm, target), f"text {i}")
+            ids = [token_of(lm, target)] if self.one_token else tokens_of(lm, target)
+            _check_length(lm, len(token_ids) + len(ids) - 1)
+            prompt = make_prompt(lm, token_ids, ids[0], f"text {i}")
+            yield replace(prompt, rest=tuple(ids[1:]))
 
 
 def make_prompt(lm: LM, token_ids: Int[Tensor, " pos"], target: int, origin: str) -> Prompt:
@@ -150,6 +157,14 @@ def token_of(lm: LM, text: str) -> int:
         pieces = ", ".join(repr(lm.text([i])) for i in ids) or "none"
         raise UserError(f"a target must be one token, {text!r} is {len(ids)} ({pieces})")
     return ids[0]
+
+
+def tokens_of(lm: LM, text: str) -> list[int]:
+    """Return the ids of an answer; UserError if it has none."""
+    ids = lm.tokenize(text, special=False)[0]
+    if not ids:
+        raise UserError(f"an answer must be at least one token, got {text!r}")
+    return ids
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Prompts seen through an SAE, and the sets that prompts come from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_prompts import Windows, planted, random_sae, tiny_lm
@@ -172,6 +174,25 @@ def test_given_prompts_keep_their_answers(lm, source):
 def test_a_bad_given_prompt_gets_one_clear_message(source, texts, targets, message):
     with pytest.raises(UserError, match=message):
         GivenPrompts(texts=texts, targets=targets).draw(source, seed=0)
+
+
+def test_answers_of_several_tokens_are_kept_where_they_are_asked_for(lm, source):
+    given = GivenPrompts(texts=["hello"], targets=["you!"], one_token=False)
+    (prompt,) = given.draw(source, seed=0).prompts
+    assert lm.text([prompt.target, *prompt.rest]) == "you!"
+    assert lm.text(prompt.token_ids) == "hello"
+    with pytest.raises(UserError, match="an answer must be at least one token, got ''"):
+        replace(given, targets=[""]).draw(source, seed=0)
+    with pytest.raises(UserError, match="68 tokens is longer than the context of tiny"):
+        replace(given, texts=["x"], targets=["y" * 68]).draw(source, seed=0)
+
+
+def test_greedy_answers_are_the_models_own_continuation(lm, source):
+    drawn = CutPrompts(n_prompts=1, length=8, answer_length=3).draw(source, seed=0)
+    (prompt,) = drawn.prompts
+    written = lm.generate(prompt.token_ids[None], 3)[0, 8:].tolist()
+    assert [prompt.target, *prompt.rest] == written
+    assert drawn.n_tried == 1 + 2  # each token of the rest took a pass
 
 
 def test_as_many_targets_as_texts_are_needed():
