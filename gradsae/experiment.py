@@ -37,7 +37,7 @@ from gradsae.sae import SAE
 from gradsae.seeds import Seeds
 from gradsae.steering import budget
 from gradsae.steering import task as steering
-from gradsae.tracking import NoRun, Run, Tracking
+from gradsae.tracking import MAX_KEYS, MAX_ROWS, NoRun, Run, Tracking
 from gradsae.trainers.pretrained import Pretrained
 
 TASKS = {
@@ -348,8 +348,14 @@ def _peak_bytes(device: torch.device) -> int:
 
 
 def _mirror(tracked: Run, record: Record) -> None:
-    """Show the record in the tracker: scores as summary, small tables as tables."""
-    tracked.summary({name: float(value) for name, value in record.scores.items()})
+    """Show the record in the tracker: scores as summary, small tables as tables.
+
+    A tracker takes so many keys; where there are more scores, all of them are a table besides.
+    """
+    scores = [(name, float(value)) for name, value in record.scores.items()]
+    tracked.summary(dict(scores[:MAX_KEYS]))
+    if len(scores) > MAX_KEYS:
+        tracked.table("scores", ["score", "value"], scores[:MAX_ROWS])
     for name, columns in record.series.items():
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         tracked.table(name, list(columns), rows)

@@ -146,6 +146,14 @@ def see_from(source: ModelSource, sae: SAE, token_ids: Int[Tensor, " pos"]) -> S
     return _seen(lm, site, sae, suffix, dropped)
 
 
+def check_weights(sae: SAE) -> None:
+    """Raise UserError if a weight is not finite: a gate would pass over such latents in silence."""
+    for name, weight in sae.named_parameters():
+        n_bad = int((~weight.isfinite()).sum())
+        if n_bad:
+            raise UserError(f"the SAE's {name} has {n_bad} entries that are not finite")
+
+
 def _row(lm: LM, token_ids: Int[Tensor, " pos"]) -> Int[Tensor, "1 pos"]:
     return token_ids[None].to(lm.device)
 

@@ -362,3 +362,11 @@ def test_the_settings_of_the_table_run_on_a_tiny_model(lm, name, request):
 def test_scalars_and_truths_are_there_once(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(TASK, **changes)
+
+
+def test_an_sae_with_a_weight_that_is_not_finite_is_an_error_before_any_prompt(source):
+    sick = random_sae()
+    with torch.no_grad():
+        sick.b_enc[7] = math.nan
+    with pytest.raises(UserError, match="b_enc has 1 entries that are not finite"):
+        TASK.measure(sick, source, 0)

@@ -8,7 +8,7 @@ from tiny_prompts import Windows, planted, random_sae, tiny_lm
 
 from gradsae.codes import from_dense
 from gradsae.errors import UserError
-from gradsae.prompt import NoActiveLatentError, SeenPrompt, see, see_from
+from gradsae.prompt import NoActiveLatentError, SeenPrompt, check_weights, see, see_from
 from gradsae.prompts import CutPrompts, GivenPrompts, make_prompt, token_of
 from gradsae.sae import SAE
 from gradsae.sites import Site, parse_site
@@ -116,6 +116,16 @@ def test_a_model_in_bfloat16_is_read_in_float32(lm, tokens):
 def test_an_sae_of_another_width_is_rejected(lm, tokens):
     with pytest.raises(UserError, match=r"d_in=16, but resid_post\.1 of tiny has 32"):
         seen_at(lm, "resid_post", tokens, random_sae(d_in=16))
+
+
+@pytest.mark.parametrize("weight", ["W_enc", "W_dec"])
+def test_an_sae_with_weights_that_are_not_finite_is_named(weight):
+    sick = random_sae()
+    with torch.no_grad():
+        getattr(sick, weight)[3, 5] = torch.nan
+    with pytest.raises(UserError, match=f"the SAE's {weight} has 1 entries that are not finite"):
+        check_weights(sick)
+    check_weights(random_sae())
 
 
 def test_a_prompt_without_open_latents_is_named(lm, tokens):

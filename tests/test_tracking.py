@@ -4,7 +4,7 @@ import json
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from example_records import record as example
 
 from gradsae.errors import UserError
+from gradsae.experiment import _mirror
 from gradsae.tracking import MAX_KEYS, MAX_ROWS, NoRun, Run, Tracking
 
 CONF = Path(__file__).parents[1] / "conf" / "tracking"
@@ -162,3 +164,29 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(UserError, match=r"cannot write to .*taken"):
         start(Tracking(mode="offline", dir=str(tmp_path / "taken")))
+
+
+def test_a_record_of_many_scores_is_mirrored_whole_and_stops_no_run():
+    """The first ones as keys, all of them as a table: an influence table has hundreds."""
+    seen: dict[str, Any] = {}
+
+    class Watching(Run):
+        def log(self, step: int, scores: Mapping[str, float | int]) -> None: ...
+
+        def histogram(self, name: str, values: Any) -> None: ...
+
+        def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+            seen[name] = rows
+
+        def summary(self, scores: Mapping[str, float | int]) -> None:
+            assert len(scores) <= MAX_KEYS
+            seen["summary"] = scores
+
+        def finish(self, failed: bool = False) -> None: ...
+
+        def __exit__(self, *error: Any) -> None: ...
+
+    scores = {f"influence/spearman/e{i}": i / 1000 for i in range(MAX_KEYS + 50)}
+    _mirror(Watching(), example("influence", {}, {"name": "topk"}, 0, scores=scores))
+    assert len(seen["summary"]) == MAX_KEYS
+    assert dict(seen["scores"]) == scores

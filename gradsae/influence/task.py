@@ -14,7 +14,7 @@ from gradsae.influence.summary import summarise
 from gradsae.influence.target import ANY_SCALAR, AnyScalar, make_target, prob
 from gradsae.influence.truth import About, Asked, Truth
 from gradsae.interfaces import LATER, Metric, ModelSource, Scores, Skipped, Source
-from gradsae.prompt import NoActiveLatentError, SeenPrompt, see_from
+from gradsae.prompt import NoActiveLatentError, SeenPrompt, check_weights, see_from
 from gradsae.prompts import Prompt, PromptSet
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
@@ -92,6 +92,7 @@ class Influence(Metric):
         """`seed` fixes the prompts, the random estimator, every subsample and the bootstrap."""
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model whose output could move")
+        check_weights(sae)
         drawn = self.prompts.draw(source, seed)
         cases = []
         for i, prompt in enumerate(tqdm(drawn.prompts, desc="influence", disable=None)):
