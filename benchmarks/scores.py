@@ -294,6 +294,7 @@ VARIANTS = {
     "ig_3": "joint-path IG, 3 points",
     "path_ig_1x4": "own-path IG, 4 latents",
     "screen_verify_10fe": "screen, verify to 10",
+    "screen_size_verify_10fe": "screen and size, verify to 10",
     "output_score": "output score",
     "mean_act": "mean act",
     "random": "random",

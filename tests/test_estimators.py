@@ -11,6 +11,7 @@ from tiny_prompts import (
     estimate,
     linear_tail,
     planted,
+    quadratic,
     random_sae,
     tiny_lm,
 )
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from gradsae.influence.agreement import spearman
 from gradsae.influence.estimators.abs_grad import AbsGrad
-from gradsae.influence.estimators.curvature import Curvature, reliability, self_curvature
+from gradsae.influence.estimators.curvature import Curvature
 from gradsae.influence.estimators.grad_drop import GradDrop
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient
@@ -26,7 +27,7 @@ from gradsae.influence.estimators.integrated_gradients import IntegratedGradient
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.estimators.norm_frozen import NormFrozen
 from gradsae.influence.estimators.output_score import OutputScore
-from gradsae.influence.estimators.path_ig import PathIG, path_scores
+from gradsae.influence.estimators.path_ig import PathIG
 from gradsae.influence.estimators.positive_mean import PositiveMean
 from gradsae.influence.estimators.random import Random
 from gradsae.influence.estimators.random_matched import RandomMatched
@@ -42,6 +43,7 @@ DRAWING = (Random(), RandomMatched(), Curvature(), PathIG(budget=2))
 ESTIMATORS = (
     *(GradTimesAct(), ReleasedGradSAE(), PositiveMean(), AbsGrad(), MeanAct()),
     *(IntegratedGradients(n_points=3), ScreenThenVerify(budget=4), ScreenThenVerify(max_cost=4.0)),
+    ScreenThenVerify(budget=4, first="both"),
     *(NormFrozen(), RelP(), RelP(freeze_attention=True), GradDrop(), OutputScore()),
     *DRAWING,
 )
@@ -252,19 +254,6 @@ def test_stated_costs_are_what_is_run(generator, estimator, n_forwards, n_backwa
     assert estimator.forward_equivalents(seen) == pytest.approx(cost)
 
 
-def quadratic(generator: torch.Generator, n_active: int) -> tuple[SeenPrompt, Tensor]:
-    """m = x H x / 2, no error term; and what each latent writes, summed over positions."""
-    root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
-    hessian = root @ root.T
-    seen = planted(
-        torch.rand(3, n_active, generator=generator, dtype=torch.float64),
-        torch.randn(n_active, 6, generator=generator, dtype=torch.float64),
-        lambda x: torch.einsum("bpd, de, bqe -> b", x, hessian, x)[:, None] / 2,
-    )
-    written = seen.codes.sum(0)[:, None] * seen.directions
-    return seen, torch.einsum("ad, de, ae -> a", written, hessian, written)
-
-
 def test_one_midpoint_is_exact_for_one_latent_on_a_quadratic_tail(generator):
     seen, _ = quadratic(generator, 1)
     target = NextToken(token=0, scalar="logit")
@@ -301,106 +290,3 @@ def test_verified_scores_are_the_truth_and_the_rest_is_the_gradient(seen):
     checked[screen.topk(4).indices] = True
     torch.testing.assert_close(found[checked], truth[checked], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found[~checked], screen[~checked])
-
-
-def test_what_is_paid_for_is_verified_and_no_more(seen):
-    """Screen 1 + 2 s, the unedited row s, then latents at s x the positions they are open on."""
-    fraction, target = seen.suffix.fraction, NextToken(token=7)
-    screen, truth = estimate(GradTimesAct(), seen, target), effects(seen, target)
-    order = screen.argsort(descending=True)
-    price = fraction * (1 - seen.first_open(order) / len(seen.codes))
-    max_cost = 1 + 3 * fraction + price[:3].sum().item() + 0.01
-    estimator = ScreenThenVerify(max_cost=max_cost)
-    found = estimate(estimator, seen, target)
-    torch.testing.assert_close(found[order[:3]], truth[order[:3]], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found[order[3:]], screen[order[3:]])
-    assert estimator.forward_equivalents(seen) == pytest.approx(max_cost)
-    everything = ScreenThenVerify(max_cost=1000.0)
-    torch.testing.assert_close(estimate(everything, seen, target), truth, atol=1e-5, rtol=1e-5)
-    assert everything.forward_equivalents(seen) < 100
-    too_little = ScreenThenVerify(max_cost=1.5)
-    torch.testing.assert_close(estimate(too_little, seen, target), screen)
-
-
-def test_a_screen_without_units_cannot_share_a_list_with_effects():
-    with pytest.raises(ValueError, match="in units of the target, got mean_act"):
-        ScreenThenVerify(screen=MeanAct())
-
-
-def test_with_one_latent_the_curvature_makes_a_quadratic_exact(generator):
-    seen, curvature = quadratic(generator, 1)
-    target = NextToken(token=0, scalar="logit")
-    torch.testing.assert_close(estimate(Curvature(), seen, target), effects(seen, target))
-    found = self_curvature(seen, target, 1, make_generator(0, "test"))
-    torch.testing.assert_close(found, curvature)
-    ratio = reliability(estimate(GradTimesAct(), seen, target), found)
-    torch.testing.assert_close(ratio, torch.full_like(ratio, 0.5))  # x H x / 2: no linear part
-
-
-def test_probes_average_to_the_curvature_of_each_latent_alone(generator):
-    """Other latents come in with random signs: their share falls as one over root probes."""
-    seen, curvature = quadratic(generator, 4)
-    target = NextToken(token=0, scalar="logit")
-    found = self_curvature(seen, target, 400, make_generator(0, "test"))
-    size = curvature.norm()
-    assert (found - curvature).norm() < 0.15 * size
-    one = self_curvature(seen, target, 1, make_generator(0, "test"))
-    assert (one - curvature).norm() > 0.3 * size
-
-
-def test_a_latents_own_path_leads_to_its_ablation_and_not_to_a_share(seen):
-    target, columns = NextToken(token=7), torch.arange(5)
-    truth = effects(seen, target)[:5]
-    gaps = [(path_scores(seen, target, columns, n) - truth).norm().item() for n in (1, 8)]
-    assert gaps[1] < 0.1 * gaps[0] and gaps[1] < 0.02 * truth.norm().item()
-    joint = estimate(IntegratedGradients(n_points=8), seen, target)[:5]
-    assert (joint - truth).norm() > 20 * gaps[1]
-
-
-def test_flagged_latents_are_integrated_and_the_rest_is_the_gradient(seen):
-    target = NextToken(token=7)
-    screen, found = estimate(GradTimesAct(), seen, target), estimate(PathIG(budget=3), seen, target)
-    changed = (found != screen).nonzero()[:, 0]
-    assert len(changed) == 3
-    torch.testing.assert_close(found[changed], path_scores(seen, target, changed, 2))
-
-
-def test_matched_random_keeps_the_scores_and_loses_their_places(generator):
-    seen = linear_tail(generator)
-    target = NextToken(token=0)
-    screen = estimate(GradTimesAct(), seen, target)
-    found = estimate(RandomMatched(group=5), seen, target)
-    torch.testing.assert_close(found.sort().values, screen.sort().values)
-    written = (seen.codes.norm(dim=0) * seen.directions.norm(dim=1)).argsort()
-    pairs = estimate(RandomMatched(group=2), seen, target)
-    for pair in written.split(2):
-        torch.testing.assert_close(pairs[pair].sort().values, screen[pair].sort().values)
-
-
-def test_the_positive_mean_keeps_what_the_released_order_inflates():
-    """Positions +5 and -4 average to 0.5; with the ReLU first they make 2.5, above a steady 1."""
-    weight = torch.tensor([[5.0, 1.0, -1.0], [-4.0, 1.0, -1.0]])
-
-    def function(x: Tensor) -> Tensor:
-        total = (x * weight).sum((1, 2)) / 100
-        return torch.stack([total, torch.zeros_like(total)], dim=1)
-
-    seen, target = planted(torch.ones(2, 3), torch.eye(3), function), NextToken(token=0)
-    found = estimate(PositiveMean(), seen, target)
-    assert found.argmax() == 1 and found[2] == 0
-    torch.testing.assert_close(found[0] / found[1], torch.tensor(0.5))
-    assert estimate(ReleasedGradSAE(), seen, target).argmax() == 0
-    sizes = estimate(AbsGrad(), seen, target)
-    torch.testing.assert_close(sizes / sizes[1], torch.tensor([4.5, 1.0, 1.0]))
-
-
-def test_the_output_score_is_high_where_a_latent_brings_out_what_it_reads_as(lm, source):
-    """Last site: a direction that is one token's unembedding raises it; random ones do nothing."""
-    source = Windows(lm, "resid_post.3")
-    seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
-    directions = 1e-3 * torch.randn_like(seen.directions)
-    directions[2] = lm.model.lm_head.weight[65] * lm.model.model.norm.weight
-    seen = replace(seen, codes=torch.ones_like(seen.codes), directions=directions)
-    found = estimate(OutputScore(n_tokens=1, dose=200.0), seen, NextToken(token=0))
-    assert found.argmax() == 2 and found[2] > 0.5
-    assert bool((found[torch.arange(seen.n_active) != 2].abs() < 0.1).all())

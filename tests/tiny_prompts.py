@@ -147,3 +147,16 @@ def linear_tail(generator: torch.Generator) -> SeenPrompt:
         lambda x: torch.einsum("bpd, pdv -> bv", x, unembed),
         error=0.3,
     )
+
+
+def quadratic(generator: torch.Generator, n_active: int) -> tuple[SeenPrompt, Tensor]:
+    """m = x H x / 2, no error term; and what each latent writes, summed over positions."""
+    root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    hessian = root @ root.T
+    seen = planted(
+        torch.rand(3, n_active, generator=generator, dtype=torch.float64),
+        torch.randn(n_active, 6, generator=generator, dtype=torch.float64),
+        lambda x: torch.einsum("bpd, de, bqe -> b", x, hessian, x)[:, None] / 2,
+    )
+    written = seen.codes.sum(0)[:, None] * seen.directions
+    return seen, torch.einsum("ad, de, ae -> a", written, hessian, written)

@@ -18,9 +18,9 @@ from gradsae.influence.ablation import (
     no_op_noise,
     rounding_noise,
 )
-from gradsae.influence.at_k import recall_after_checks
 from gradsae.influence.calibration import completeness_gap
-from gradsae.influence.compare import FEW, compare
+from gradsae.influence.checked import Checked, checked
+from gradsae.influence.compare import FEW, Scored, compare
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import Target, evaluate_all
 from gradsae.influence.truth import Asked
@@ -29,10 +29,6 @@ from gradsae.prompt import SeenPrompt
 from gradsae.prompts import Prompt
 from gradsae.seeds import make_generator
 
-Scored = Mapping[str, Float[Tensor, " units"] | Skipped]
-
-CHECKS = (0, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200)
-"""Numbers of exact checks at which the recall is reported."""
 SINGLES = "ablation"
 """Plain ablation, standing as an estimator of the other truths."""
 
@@ -45,6 +41,7 @@ class Settings(NamedTuple):
     batch_rows: int
     max_latents: int | None
     seed: int
+    also_max_cost: float | None = None
 
 
 class Question(NamedTuple):
@@ -58,17 +55,6 @@ class Question(NamedTuple):
     """Further scalars of the same logits, by name."""
     truths: Mapping[str, Asked | Skipped] = {}
     """Further truths, by name."""
-
-
-class Checked(NamedTuple):
-    """Recall after some exact checks of one estimator's ranking."""
-
-    estimator: str
-    k: int
-    checks: int
-    cost: float
-    """Forward-equivalents of the estimator and the checks."""
-    recall: float
 
 
 @final
@@ -116,10 +102,18 @@ class Notebook:
     errors: dict[str, float] = field(default_factory=dict)
     spent: float = 0.0
 
-    def estimate(self, seen: SeenPrompt, target: Target) -> dict[str, Tensor | Skipped]:
-        """Run every estimator that has something to say; the run to the site is shared."""
+    def estimate(
+        self, seen: SeenPrompt, target: Target, *, also: bool = True
+    ) -> dict[str, Tensor | Skipped]:
+        """Run every estimator that has something to say; the run to the site is shared.
+
+        Of further scalars and truths (`also`), those that are not too dear.
+        """
         found: dict[str, Tensor | Skipped] = {}
+        limit = self.settings.also_max_cost if also else None
         for e in self.settings.estimators:
+            if limit is not None and e.forward_equivalents(seen) > limit:
+                continue
             if unfit := e.unfit(target):
                 found[e.name] = unfit
                 continue
@@ -163,7 +157,7 @@ def study(seen: SeenPrompt, question: Question, index: int, settings: Settings) 
     effects = [truth.effect.cpu() for truth in truths]
     whole = len(columns) == n_active
     joint = _joint(seen, target)
-    scores = book.estimate(seen, target)
+    scores = book.estimate(seen, target, also=False)
     estimates = _at(scores, columns)
     book.note("", estimates, effects[0], whole=whole, only=None)
     book.agreement |= _gaps(scores, joint, settings.estimators)
@@ -220,28 +214,6 @@ def _ask(
     if measured.error is not None:
         size = measured.effect[0].abs().mean().clamp_min(1e-30)
         book.errors[name] = (measured.error[0].mean() / size).item()
-
-
-def checked(
-    seen: SeenPrompt,
-    estimates: Scored,
-    effect: Float[Tensor, " active"],
-    ks: Sequence[int],
-    cost: Mapping[str, float],
-) -> list[Checked]:
-    """Return the recall of the true top K after exact checks of each ranking's first latents."""
-    rows = []
-    for name, estimate in estimates.items():
-        if isinstance(estimate, Skipped):
-            continue
-        order = estimate.argsort(descending=True, stable=True).to(seen.codes.device)
-        for n in (n for n in CHECKS if n <= len(effect)):
-            spent = ablation.forward_equivalents(seen, order[:n]) - 1 if n else 0.0
-            for k in ks:
-                recall = recall_after_checks(estimate, effect, k, n)
-                if not isinstance(recall, Skipped):
-                    rows.append(Checked(name, k, n, cost[name] + spent, recall))
-    return rows
 
 
 def chosen_columns(

@@ -10,6 +10,8 @@ from gradsae.influence import agreement, at_k, calibration
 from gradsae.interfaces import Skipped
 
 Agreement = dict[str, float | Skipped]
+Scored = Mapping[str, Float[Tensor, " units"] | Skipped]
+"""Estimates by the name of the estimator, or why one says nothing."""
 Measure = Callable[[Tensor, Tensor], float | Skipped]
 
 OVER_ALL: dict[str, Measure] = {
@@ -36,7 +38,7 @@ PARTLY = Skipped("only a part of the active latents was ablated")
 
 
 def compare(
-    estimates: Mapping[str, Float[Tensor, " units"] | Skipped],
+    estimates: Scored,
     effect: Float[Tensor, " units"],
     ks: Sequence[int],
     *,

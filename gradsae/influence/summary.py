@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from gradsae.bootstrap import mean_interval
-from gradsae.influence.case import Case, Checked
+from gradsae.influence.case import Case
+from gradsae.influence.checked import Checked
 from gradsae.interfaces import Scores, Skipped
 from gradsae.lm import LM
 from gradsae.seeds import make_generator

@@ -62,6 +62,9 @@ class Influence(Metric):
     truths: Sequence[Truth] = field(default=(), metadata=LATER)
     """Asked besides ablation at all positions; their scores are named measure.truth/E, and those of
     further scalars measure.truth.scalar/E. "ablation" then stands among the estimators."""
+    also_max_cost: float | None = field(default=None, metadata=LATER)
+    """Estimators that cost more forward-equivalents than this answer the usual question alone; None
+    for no limit. What they cost falls due for each scalar and truth anew, unlike ablation."""
     ks: Sequence[int] = (10,)
     """Of precision_at_k."""
     batch_rows: int = 32
@@ -78,6 +81,8 @@ class Influence(Metric):
         _once("truths", ["latent", *(truth.name for truth in self.truths)])
         for k in self.ks:
             checks.whole("ks", k, 1)
+        if self.also_max_cost is not None:
+            checks.number("also_max_cost", self.also_max_cost, low=0)
         checks.whole("batch_rows", self.batch_rows, 2)
         if self.max_latents is not None:
             checks.whole("max_latents", self.max_latents, 3)
@@ -120,7 +125,14 @@ class Influence(Metric):
             {scalar: make_target(scalar, tokens, clean) for scalar in self.also},
             self._asked(source, sae, seen, index, seed),
         )
-        settings = Settings(self.estimators, self.ks, self.batch_rows, self.max_latents, seed)
+        settings = Settings(
+            self.estimators,
+            self.ks,
+            self.batch_rows,
+            self.max_latents,
+            seed,
+            self.also_max_cost,
+        )
         return study(seen, question, index, settings)
 
     def _asked(

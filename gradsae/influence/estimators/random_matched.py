@@ -15,6 +15,7 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.estimators.screen_then_verify import written
 from gradsae.influence.target import Target
 from gradsae.prompt import SeenPrompt
 
@@ -41,9 +42,8 @@ class RandomMatched(Estimator):
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
         scores = GradTimesAct().scores(seen, target, generator)
-        written = (seen.codes * seen.scale).norm(dim=0) * seen.directions.norm(dim=1)
         shuffled = scores.clone()
-        for group in written.argsort(stable=True).split(self.group):
+        for group in written(seen).argsort(stable=True).split(self.group):
             order = torch.randperm(len(group), generator=generator).to(group.device)
             shuffled[group] = scores[group[order]]
         return shuffled
