@@ -9,6 +9,7 @@ from test_figures import cells_of
 
 from benchmarks import regret
 from benchmarks.figures import regret as figure
+from benchmarks.leaderboard.board import make_tables
 from benchmarks.regret import CHOOSING, MEAN, REPORTED, Run, choices, regrets, runs
 from gradsae.metrics.grid import SERIES
 from gradsae.records import Record
@@ -145,3 +146,7 @@ def test_the_figure_draws_means_of_seeds_and_of_worlds():
 def test_records_of_other_tasks_are_no_runs(tmp_path: Path):
     other = record("recovery", {}, {"name": "topk"}, 0, scores={"recovery/mcc": 0.5})
     assert runs([other], REPORTED) == []
+
+
+def test_a_grid_is_no_row_of_the_board():
+    assert make_tables(cells_of(chosen())) == []
