@@ -146,6 +146,43 @@ SCORES: dict[str, Score] = {
         meaning="Share of the ten largest estimates that are among the ten largest true effects; "
         "signed, so it is about the latents that support the target.",
     ),
+    "influence/kendall": Score(
+        header="Kendall",
+        better="higher",
+        bounds="-1 to 1",
+        meaning="Kendall's tau-b between estimate and true effect; mean over prompts.",
+    ),
+    "influence/effect_recall_at_10": Score(
+        header="effect@10",
+        better="higher",
+        bounds="at most 1",
+        meaning="True effect of the ten largest estimates over that of the ten largest effects.",
+    ),
+    "influence/ndcg_at_10": Score(
+        header="NDCG@10",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Discounted gain of the ten largest estimates over the best possible; gains are "
+        "the positive true effects.",
+    ),
+    "influence/false_negatives_at_10": Score(
+        header="missed@10",
+        better="lower",
+        bounds="0 to 1",
+        meaning="Share of the ten largest true effects that the estimate ranks below 50.",
+    ),
+    "influence/calibration_slope": Score(
+        header="slope",
+        better="",
+        bounds="any, 1 is best",
+        meaning="Slope of true effect on estimate: above 1 the estimate is too small.",
+    ),
+    "influence/relative_error": Score(
+        header="rel. error",
+        better="lower",
+        bounds="from 0",
+        meaning="Sum of absolute errors over sum of absolute true effects; 1 is that of zeros.",
+    ),
     "influence/cost": Score(
         header="cost",
         better="lower",
@@ -295,7 +332,6 @@ VARIANTS = {
     "path_ig_1x4": "own-path IG, 4 latents",
     "screen_verify_10fe": "screen, verify to 10",
     "screen_size_verify_10fe": "screen and size, verify to 10",
-    "output_score": "output score",
     "mean_act": "mean act",
     "random": "random",
     "random_matched": "random, matched",

@@ -22,6 +22,8 @@ from gradsae.influence.calibration import completeness_gap
 from gradsae.influence.checked import Checked, checked
 from gradsae.influence.compare import FEW, Scored, compare
 from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.curvature import Curvature, reliability
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.target import Target, evaluate_all
 from gradsae.influence.truth import Asked
 from gradsae.interfaces import Skipped
@@ -29,6 +31,9 @@ from gradsae.prompt import SeenPrompt
 from gradsae.prompts import Prompt
 from gradsae.seeds import make_generator
 
+FIRST_ORDER, CURVATURE = GradTimesAct().name, f"{Curvature.prefix}_"
+UNRELIABLE = 0.5
+"""Reliability ratio above which the gradient is in doubt."""
 SINGLES = "ablation"
 """Plain ablation, standing as an estimator of the other truths."""
 
@@ -161,6 +166,7 @@ def study(seen: SeenPrompt, question: Question, index: int, settings: Settings) 
     estimates = _at(scores, columns)
     book.note("", estimates, effects[0], whole=whole, only=None)
     book.agreement |= _gaps(scores, joint, settings.estimators)
+    book.agreement |= _unreliable(scores)
     for scalar, effect in list(zip(targets, effects, strict=True))[1:]:
         found = _at(book.estimate(seen, targets[scalar]), columns)
         book.note(f".{scalar}", found, effect, whole=whole, only=FEW)
@@ -252,6 +258,19 @@ def _gaps(
         if e.in_units:
             gap = score if isinstance(score, Skipped) else completeness_gap(score, joint)
             found[f"completeness_gap/{e.name}"] = gap
+    return found
+
+
+def _unreliable(scores: Scored) -> dict[str, float | Skipped]:
+    """Share of latents whose estimated reliability ratio is above UNRELIABLE, by curvature."""
+    first = scores.get(FIRST_ORDER)
+    if first is None or isinstance(first, Skipped):
+        return {}
+    found: dict[str, float | Skipped] = {}
+    for name, second in scores.items():
+        if name.startswith(CURVATURE) and not isinstance(second, Skipped):
+            doubtful = reliability(first, 2 * (first - second)) > UNRELIABLE
+            found[f"unreliable/{name}"] = doubtful.double().mean().item()
     return found
 
 

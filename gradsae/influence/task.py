@@ -35,6 +35,8 @@ class Influence(Metric):
         influence/ndcg_at_k/E       [0, 1], 1      influence/false_negatives_at_k/E  [0, 1], 0
         influence/kendall/E         [-1, 1], 1     influence/calibration_slope/E   any, 1
         influence/relative_error/E  from 0, 0      influence/completeness_gap/E    from 0, target
+        influence/unreliable/E      [0, 1]: of a curvature E, the share of latents whose ratio of
+                                    second to first order is above 1/2; probes' noise is part of it
         influence/cost/E            full forward passes per prompt, a backward counts as two; of a
                                     re-run only the share of blocks and positions that is run
     Intervals: 95 % bootstrap over prompts. Beside them:

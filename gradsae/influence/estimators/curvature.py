@@ -15,7 +15,7 @@ each latent); random signs: Hutchinson 1990.
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,8 @@ STEP = 0.125
 class Curvature(Estimator):
     """Signed, in units of the target."""
 
+    prefix: ClassVar[str] = "curvature"
+
     n_probes: int = 1
 
     def __post_init__(self) -> None:
@@ -44,7 +46,7 @@ class Curvature(Estimator):
 
     @property
     def name(self) -> str:
-        return f"curvature_{self.n_probes}"
+        return f"{self.prefix}_{self.n_probes}"
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
