@@ -8,15 +8,10 @@ from pathlib import Path
 from benchmarks.reading import command
 
 FOLDER = Path(__file__).resolve().parent.parent / "conf" / "experiment"
-FIELDS = ("Question", "Cost")
 
 
 def header(text: str) -> dict[str, str]:
-    """Fields of the comment at the top of an experiment's YAML: `# Name: words, words`.
-
-    >>> header("# @package _global_\\n# Cost:   3 min\\n#         and 1 GB\\nseed: 1\\n# Cost: 9")
-    {'Cost': '3 min and 1 GB'}
-    """
+    """Fields of the comment at the top of an experiment's YAML: `# Name: words, words`."""
     fields: dict[str, str] = {}
     name = ""
     for line in text.splitlines():

@@ -202,6 +202,11 @@ def test_a_caption_names_the_command_without_the_words_that_change_no_record(dra
     assert f"Records made by `{typed}`; drawn by" in said
 
 
+def test_a_header_ends_with_its_comment_and_joins_the_lines_of_a_field():
+    text = "# @package _global_\n# Cost:   3 min\n#         and 1 GB\nseed: 1\n# Cost: 9"
+    assert experiments.header(text) == {"Cost": "3 min and 1 GB"}
+
+
 @pytest.mark.parametrize("name", [*SWEEPS, "resonance"])
 def test_an_experiment_says_its_question_its_figure_its_seeds_and_its_cost(name):
     text = (experiments.FOLDER / f"{name}.yaml").read_text()

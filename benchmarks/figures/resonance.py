@@ -69,7 +69,9 @@ def _map(
     rates: Sequence[float],
 ) -> None:
     import numpy as np
+    from matplotlib import colormaps
 
+    shades = colormaps["viridis"]
     values = np.full((len(widths), len(rates)), np.nan)
     for y, width in enumerate(widths):
         for x, rate in enumerate(rates):
@@ -77,11 +79,12 @@ def _map(
             if estimate is None:
                 continue
             values[y, x] = estimate.mean
-            colour = "white" if estimate.mean < 0.6 else "black"
-            axes.text(x, y + 0.14, f"{estimate.mean:.2f}", ha="center", fontsize=6, color=colour)
             note = f"{_half(estimate)}|{chance.get((width, rate), 0.0):.2f}"
-            axes.text(x, y - 0.3, note, ha="center", fontsize=4, color=colour)
-    axes.imshow(values, origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
+            patch = {"facecolor": shades(estimate.mean), "linewidth": 0, "pad": 0.5}
+            style = {"color": "white" if estimate.mean < 0.6 else "black", "bbox": patch}
+            axes.text(x, y + 0.14, f"{estimate.mean:.2f}", ha="center", fontsize=6, **style)
+            axes.text(x, y - 0.3, note, ha="center", fontsize=4, **style)
+    axes.imshow(values, origin="lower", aspect="auto", cmap=shades, vmin=0, vmax=1)
     axes.set_yticks(range(len(widths)), widths)
     axes.set_xticks(range(len(rates)), [f"{rate:.2g}" for rate in rates])
 

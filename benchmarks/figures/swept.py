@@ -63,7 +63,7 @@ SWEEPS = (
     Sweep(
         name="sparsity",
         title="Active features per row.",
-        text="Exactly s of 128 features are active on a row; TopK and BatchTopK are given s.",
+        text="Exactly s of 128 features are active on a row; TopK is given s.",
         axis="s, active features per row",
         x=lambda cell: cell.part("source", "l0"),
         free=("l0",),
