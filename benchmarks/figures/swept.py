@@ -145,7 +145,7 @@ def draw(sweep: Sweep, cells: Sequence[Cell]) -> Drawing | None:
             column[0].set_title(str(facet).replace("_", " "))
     for axes, score in zip(grid[:, 0], SHOWN, strict=True):
         axes.set_ylabel(SCORES[score].header)
-    legend_below(figure, _legend(sweep, cells), 3)
+    legend_below(figure, _legend(sweep, cells), 3 if sweep.line is None else 2)
     return Drawing(
         figure=figure,
         title=sweep.title,
