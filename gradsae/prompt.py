@@ -69,7 +69,7 @@ class OpenTail(Tail, Protocol):
 
     @property
     def later_layers(self) -> Sequence[int]:
-        """Blocks after the site's own."""
+        """Blocks after the site."""
         ...
 
     def backward(self, rules: Rules) -> AbstractContextManager[None]:

@@ -104,8 +104,9 @@ class Suffix:
 
     @property
     def later_layers(self) -> range:
-        """Blocks after the site's own."""
-        return range(self.site.layer + 1, self.decoder.n_layers)
+        """Blocks after the site; after `attn_out` that is the MLP of its own block too."""
+        first_later = self.site.layer + (self.site.kind != "attn_out")
+        return range(first_later, self.decoder.n_layers)
 
     @contextmanager
     def backward(self, rules: Rules) -> Iterator[None]:
@@ -117,7 +118,8 @@ class Suffix:
             block = self.decoder.module(Site("resid_post", layer))
             adds = [block.get_submodule(path) for path in halves]
             hooks += rules.in_block(layer, block, adds)
-        with self.decoder.hooked(hooks):
+        own = self.decoder.module(self.site)  # stands for the edit, which no rule may touch
+        with self.decoder.hooked((module, hook) for module, hook in hooks if module is not own):
             yield
 
     @torch.no_grad()

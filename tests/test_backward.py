@@ -119,14 +119,15 @@ def test_frozen_attention_has_no_gradient_through_queries_and_keys(lm):
     assert not torch.allclose(plain, frozen, rtol=1e-3)
 
 
-def without_block(lm, seen: SeenPrompt, layer: int) -> Tensor:
+def without_block(lm, seen: SeenPrompt, layer: int, *, mlp_only: bool = False) -> Tensor:
     """Gradient x activation with one block's halves detached by torch hooks of our own."""
     block = lm.model.model.layers[layer]
+    halves = (block.mlp,) if mlp_only else (block.self_attn, block.mlp)
 
     def detach(_module, _args, output):
         return (output[0].detach(), *output[1:]) if isinstance(output, tuple) else output.detach()
 
-    handles = [m.register_forward_hook(detach) for m in (block.self_attn, block.mlp)]
+    handles = [m.register_forward_hook(detach) for m in halves]
     scores = estimate(GradTimesAct(), seen, TARGET)
     for handle in handles:
         handle.remove()
@@ -137,6 +138,26 @@ def test_grad_drop_drops_each_later_block_in_turn(lm):
     seen = seen_by(lm, "resid_post.0")
     expected = torch.stack([without_block(lm, seen, layer).abs() for layer in (1, 2, 3)]).mean(0)
     torch.testing.assert_close(estimate(GradDrop(), seen, TARGET), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_after_attention_the_mlp_of_the_same_block_is_the_first_to_be_dropped(lm):
+    seen = seen_by(lm, "attn_out.2")
+    own, last = without_block(lm, seen, 2, mlp_only=True), without_block(lm, seen, 3)
+    expected = (own.abs() + last.abs()) / 2
+    torch.testing.assert_close(estimate(GradDrop(), seen, TARGET), expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["attn_out", "mlp_out"])
+def test_no_rule_touches_the_edit_even_where_the_site_is_a_norm(kind):
+    """In Gemma 3 both halves end in a norm; freezing that would cut the edit off."""
+    lm = random_lm("gemma3", initializer_range=0.3)
+    seen = seen_by(lm, f"{kind}.3")
+    found = estimate(NormFrozen(), seen, TARGET)
+    assert found.abs().max() > 1e-4
+    tail, edited = suffix_of(seen), seen.without(torch.arange(2))
+    before = tail.logits(edited)
+    with tail.backward(EVERYTHING):
+        assert torch.equal(tail.logits(edited), before)
 
 
 def test_after_the_last_block_there_is_nothing_to_drop(lm):
