@@ -298,6 +298,13 @@ SCORES: dict[str, Score] = {
         meaning="Share of positions of unrelated text at which the target moves as it does on the "
         "prompt; half is chance.",
     ),
+    "budget/slope_gap": Score(
+        header="slope gap",
+        better="lower",
+        bounds="from 0",
+        meaning="Share by which finite differences at dose 0 depart from the gradient: a check of "
+        "the edits.",
+    ),
     "budget/predicts": Score(
         header="predicts",
         better="higher",
@@ -370,7 +377,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "steering_budget": (
         *("budget/effect_at_kl", "budget/safe_effect", "budget/safe_dose", "budget/flips"),
-        *("budget/stability", "budget/predicts"),
+        *("budget/stability", "budget/predicts", "budget/slope_gap"),
     ),
 }
 """Columns of the tables of a task; of a grid, the default's. Influence and steering have a line per

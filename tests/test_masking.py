@@ -327,7 +327,7 @@ def test_bad_fields_are_rejected(changes, message):
         task(**changes)
 
 
-@pytest.mark.parametrize("name", ["default", "quick", "squad"])
+@pytest.mark.parametrize("name", ["default", "quick", "squad", "texts"])
 def test_the_configs_build(name):
     config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     assert isinstance(instantiate(config), Masking)

@@ -100,6 +100,7 @@ def test_questions_that_are_too_long_are_never_run(source, monkeypatch):
 def test_what_a_model_writes_is_cut_at_its_first_end():
     assert Format(ends=("]]", "\n")).cut(" Paris ]]\nmore") == "Paris"
     assert Format(ends=("]]",)).cut(" Paris") == "Paris"
+    assert Format(ends=(" ",)).cut(" 1200 men") == "1200"
 
 
 def rows(folder, lines: list[dict]) -> SquadQuestions:

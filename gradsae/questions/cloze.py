@@ -1,4 +1,8 @@
-"""Questions from texts: which name or number follows some words of a passage?"""
+"""Questions from texts: some words of a passage again; which name or number follows them there?
+
+Small models fail at questions in words about a text, but copy well: the format should put the words
+where the text could go on ("{context}\\n\\n{question}"), with a space among its ends.
+"""
 
 import re
 from collections.abc import Iterator
@@ -40,8 +44,7 @@ class ClozeQuestions(QuestionSet):
             found = list(self._gaps(passage))
             for i in torch.randperm(len(found), generator=generator).tolist():
                 before, word = found[i]
-                question = f'Which word comes after "{before}" in the text?'
-                yield Candidate(index, passage, question, (word,))
+                yield Candidate(index, passage, before, (word,))
 
     def _gaps(self, passage: str) -> Iterator[tuple[str, str]]:
         """Words in front and the word that is asked about; both are there once."""

@@ -59,6 +59,7 @@ class Format:
 
     def cut(self, text: str) -> str:
         """Return the answer in what a model wrote: up to the first end, stripped."""
+        text = text.lstrip()
         places = [place for end in self.ends if (place := text.find(end)) >= 0]
         return text[: min(places, default=len(text))].strip()
 
