@@ -339,6 +339,7 @@ VARIANTS = {
     "path_ig_1x4": "own-path IG, 4 latents",
     "screen_verify_10fe": "screen, verify to 10",
     "screen_size_verify_10fe": "screen and size, verify to 10",
+    "screen_by_size_verify_10fe": "screen, verify the largest to 10",
     "mean_act": "mean act",
     "random": "random",
     "random_matched": "random, matched",

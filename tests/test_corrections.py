@@ -78,9 +78,21 @@ def test_with_both_orders_the_largest_latents_are_checked_too():
     target = NextToken(token=0, scalar="logit")
     truth = torch.tensor([0.5, 9.0, 0.2])
     assert estimate(ScreenThenVerify(budget=2), seen, target)[1] == 0
+    by_size = ScreenThenVerify(budget=1, first="size")
+    torch.testing.assert_close(estimate(by_size, seen, target)[1], truth[1])
+    assert by_size.name == "screen_by_size_verify_1"
     both = ScreenThenVerify(budget=2, first="both")
     torch.testing.assert_close(estimate(both, seen, target), truth)
     assert both.name == "screen_size_verify_2"
+
+
+def test_a_latent_that_opens_late_is_checked_before_a_larger_one_that_is_dearer():
+    """No gradient in either; latent 0 writes 2 from the first position on, latent 1 in the last."""
+    codes = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    seen = planted(codes, torch.eye(2), lambda x: ((x - codes) ** 2).sum(1) @ torch.ones(2, 1))
+    target = NextToken(token=0, scalar="logit")
+    found = estimate(ScreenThenVerify(budget=1, first="size"), seen, target)
+    torch.testing.assert_close(found, torch.tensor([0.0, -1.0]))
 
 
 def test_a_screen_without_units_cannot_share_a_list_with_effects():

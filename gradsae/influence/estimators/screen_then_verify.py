@@ -5,8 +5,9 @@ of a ranked list). Differs from the paper: verified and unverified scores are in
 stay in one list.
 
 The gradient errs by the curvature, and that grows with the square of what a latent writes: in early
-layers of SmolLM2 the latents that it misses are large ones. With `first: both` every second check
-goes to the largest latent not yet checked.
+layers of SmolLM2 the latents that it misses are large ones. `first: size` checks those that write
+most for what a check of them costs (best for the rank correlation), `first: both` them and the best
+by the screen in turn (best for the top).
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from gradsae.influence.target import Target
 from gradsae.interfaces import LATER
 from gradsae.prompt import SeenPrompt
 
-First = Literal["score", "both"]
+First = Literal["score", "both", "size"]
 
 
 @final
@@ -37,7 +38,7 @@ class ScreenThenVerify(Estimator):
     screen: Estimator = field(default=GradTimesAct(), metadata=LATER)
     """What ranks them; its scores must be in units of the target."""
     first: First = field(default="score", metadata=LATER)
-    """Who is checked first: the best by the screen, or in turn the best and the largest."""
+    """Who is checked first: the best by the screen, the largest for their cost, or both in turn."""
     max_cost: float | None = field(default=None, metadata=LATER)
     """Verify as many as this many forward-equivalents pay for, screen included; then `budget` is
     not used. A latent costs the share of positions from where it first opens."""
@@ -54,8 +55,8 @@ class ScreenThenVerify(Estimator):
     def name(self) -> str:
         screen = "screen" if isinstance(self.screen, GradTimesAct) else self.screen.name
         size = self.budget if self.max_cost is None else f"{self.max_cost:g}fe"
-        both = "_size" if self.first == "both" else ""
-        return f"{screen}{both}_verify_{size}"
+        first = {"score": screen, "both": f"{screen}_size", "size": f"{screen}_by_size"}[self.first]
+        return f"{first}_verify_{size}"
 
     @property
     def is_first_order(self) -> bool:
@@ -73,13 +74,13 @@ class ScreenThenVerify(Estimator):
     def _first(self, seen: SeenPrompt, scores: Float[Tensor, " active"]) -> Int[Tensor, " checked"]:
         """The latents to verify: the first `budget`, or those of the list that can be paid."""
         order = scores.argsort(descending=True, stable=True)
-        if self.first == "both":
-            order = in_turn(order, written(seen).argsort(descending=True, stable=True))
+        if self.first != "score":
+            by_size = (written(seen) / position_share(seen)).argsort(descending=True, stable=True)
+            order = by_size if self.first == "size" else in_turn(order, by_size)
         if self.max_cost is None:
             return order[: self._n_checked(seen)]
         left = self.max_cost - self.screen.forward_equivalents(seen) - seen.suffix.fraction
-        begins = [seen.suffix.begin(start) for start in seen.first_open(order).tolist()]
-        price = seen.suffix.fraction * (1 - torch.tensor(begins) / len(seen.codes))
+        price = seen.suffix.fraction * position_share(seen)[order]
         return order[: int((price.cumsum(0) <= left).sum())]
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
@@ -97,6 +98,13 @@ class ScreenThenVerify(Estimator):
 def written(seen: SeenPrompt) -> Float[Tensor, " active"]:
     """Return the norm of what each latent writes, over all positions, in raw units."""
     return (seen.codes * seen.scale).norm(dim=0) * seen.directions.norm(dim=1)
+
+
+def position_share(seen: SeenPrompt) -> Float[Tensor, " active"]:
+    """Return the share of positions that an ablation of each latent runs."""
+    opens = seen.first_open(torch.arange(seen.n_active, device=seen.codes.device))
+    begins = torch.tensor([seen.suffix.begin(start) for start in opens.tolist()])
+    return (1 - begins / len(seen.codes)).to(seen.codes)
 
 
 def in_turn(one: Int[Tensor, " n"], other: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
