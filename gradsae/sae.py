@@ -125,7 +125,8 @@ class SAE(nn.Module):
     """recon = decode(gate(W_enc (x - b_dec) + b_enc)) + b_dec, inside a normaliser.
 
     Parameters: W_enc and W_dec [d_sae, d_in], b_enc [d_sae], b_dec [d_in], output_scale [d_sae],
-    threshold [d_sae], r_mag and b_mag [d_sae] (of gate=gated, whose b_enc opens the gate).
+    threshold [d_sae], r_mag and b_mag [d_sae] (of gate=gated, whose b_enc opens the gate), size []
+    (of gate=peel).
     A method may register buffers of its own (names starting with `state_`); they are saved.
     """
 
@@ -141,6 +142,7 @@ class SAE(nn.Module):
         self.output_scale = nn.Parameter(torch.ones(arch.d_sae)) if arch.scaled else None
         has_threshold = arch.gate in ("jumprelu", "peel")
         self.threshold = nn.Parameter(torch.zeros(arch.d_sae)) if has_threshold else None
+        self.size = nn.Parameter(torch.zeros(())) if arch.gate == "peel" else None
         is_gated = arch.gate == "gated"
         self.r_mag = nn.Parameter(torch.zeros(arch.d_sae)) if is_gated else None
         self.b_mag = nn.Parameter(torch.zeros(arch.d_sae)) if is_gated else None
@@ -182,7 +184,15 @@ class SAE(nn.Module):
         if self.r_mag is not None and self.b_mag is not None:
             magnitude = Magnitude(self.r_mag, self.b_mag)
         return kernels.encode(
-            x_in, self.W_enc, self.b_enc, b_pre, used, self.threshold, precision, magnitude
+            x_in,
+            self.W_enc,
+            self.b_enc,
+            b_pre,
+            used,
+            self.threshold,
+            precision,
+            magnitude,
+            self.size,
         )
 
     def decode_in(self, codes: Codes, precision: Precision = "fp32") -> Float[Tensor, "batch d_in"]:

@@ -9,12 +9,13 @@ from toy import OPTIM, ToyStream, start, train
 from gradsae.interfaces import Progress
 from gradsae.kernels.peel import peel
 from gradsae.sae import Architecture
-from gradsae.trainers.peel import NEVER, Peel, sizes, thresholds
+from gradsae.trainers.peel import NEVER, Peel, set_thresholds
 
+ONE = torch.ones(())
 TRAINER = Peel(d_sae=24, optim=OPTIM, first=4, memory=2000)
 
 
-def plain_peel(x, atoms, threshold, k):
+def plain_peel(x, atoms, threshold, size, k):
     """One row at a time, by the definition."""
     left, chosen = x.clone(), []
     while len(chosen) < k:
@@ -23,13 +24,14 @@ def plain_peel(x, atoms, threshold, k):
         best = int(margin.argmax())
         if margin[best] <= 0:
             break
-        left -= (atoms[best] @ left) * atoms[best]
+        left -= min(atoms[best] @ left, 1.3 * size) * atoms[best]
         chosen.append(best)
     code = torch.zeros(len(atoms), dtype=x.dtype)
     if chosen:
         P = atoms[chosen]
         ridge = 0.01 * torch.eye(len(chosen), dtype=x.dtype)
-        code[chosen] = torch.linalg.solve(P @ P.mT + ridge, P @ x)
+        fit = torch.linalg.solve(P @ P.mT + ridge, P @ x)
+        code[chosen] = torch.where(fit > 0.5 * size, fit.clamp_max(1.3 * size), 0.0)
     return code
 
 
@@ -41,19 +43,20 @@ def test_peeling_is_the_plain_loop(gram_atoms, generator, monkeypatch):
     atoms /= atoms.norm(dim=1, keepdim=True)
     x = torch.randn(40, 8, generator=generator, dtype=torch.float64)
     threshold = 0.4 + torch.rand(30, generator=generator, dtype=torch.float64)
-    found = peel(x, atoms, threshold, k=4)
-    expected = torch.stack([plain_peel(row, atoms, threshold, 4) for row in x])
+    size = torch.tensor(1.1, dtype=torch.float64)
+    found = peel(x, atoms, threshold, size, k=4)
+    expected = torch.stack([plain_peel(row, atoms, threshold, size, 4) for row in x])
     torch.testing.assert_close(found.to_dense(), expected)
     assert set(found.offsets.diff().tolist()) == {0, 1, 2, 3, 4}
 
 
 def test_an_atom_with_an_infinite_threshold_is_never_taken():
-    codes = peel(torch.eye(3), torch.eye(3), torch.tensor([0.5, math.inf, 2.0]), k=3)
+    codes = peel(torch.eye(3), torch.eye(3), torch.tensor([0.5, math.inf, 2.0]), ONE, k=3)
     assert codes.latents.tolist() == [0]
 
 
 def test_a_row_that_nothing_explains_is_closed():
-    assert peel(torch.zeros(5, 3), torch.eye(3), torch.ones(3), k=2).n_open().sum() == 0
+    assert peel(torch.zeros(5, 3), torch.eye(3), torch.ones(3), ONE, k=2).n_open().sum() == 0
 
 
 def test_the_threshold_is_where_being_there_is_as_likely_as_not():
@@ -62,7 +65,9 @@ def test_the_threshold_is_where_being_there_is_as_likely_as_not():
     sae.get_buffer("state_rate").fill_(0.02)
     sae.get_buffer("state_sum").fill_(0.02 * 0.7)
     sae.get_buffer("state_noise").fill_(0.09)
-    c, s = thresholds(sae)[0].item(), math.sqrt(0.09)
+    set_thresholds(sae)
+    assert sae.threshold is not None
+    c, s = sae.threshold[0].item(), math.sqrt(0.09)
     there = 0.02 * math.exp(-((c - 0.7) ** 2) / (2 * s * s))
     absent = 0.98 * math.exp(-(c**2) / (2 * s * s))
     assert there == pytest.approx(absent, rel=1e-4)
@@ -104,14 +109,15 @@ def test_a_dead_latent_starts_again_as_what_a_row_had_left():
     sae, x = start(trainer).sae, ToyStream().next()
     for name in ("state_rate", "state_sum", "state_square"):
         sae.get_buffer(name)[3] = 0
+    set_thresholds(sae)
     with torch.no_grad():
-        sae.threshold.copy_(thresholds(sae))  # pyright: ignore[reportOptionalMemberAccess]
         out = sae(x)
         trainer.after_step(sae, out, Progress(0, 1000))
         left = out.x_in - out.recon_in
     cosine = torch.nn.functional.cosine_similarity(left, sae.W_enc[3][None])
     assert cosine.max().item() == pytest.approx(1.0, abs=1e-5)
-    assert sizes(sae)[3] == sizes(sae).median()
+    rate, total = sae.get_buffer("state_rate"), sae.get_buffer("state_sum")
+    assert total[3] / rate[3] == pytest.approx((total.sum() / rate.sum()).item(), rel=1e-4)
 
 
 def test_the_directions_of_separate_features_are_found_with_nothing_set():

@@ -31,9 +31,10 @@ def encode(
     threshold: Float[Tensor, " d_sae"] | None = None,
     precision: Precision = "fp32",
     magnitude: Magnitude | None = None,
+    size: Float[Tensor, ""] | None = None,
 ) -> Encoded:
     """Return the codes of `gate` over W_enc (x - b_pre) + b_enc, with gradient to all but x."""
-    encoder = Encoder(W_enc, b_enc, threshold, magnitude)
+    encoder = Encoder(W_enc, b_enc, threshold, magnitude, size)
     with torch.no_grad():
         centred = factor(x if b_pre is None else x - b_pre, precision)
         pre = gate.select(centred, encoder)

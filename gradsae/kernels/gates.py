@@ -32,6 +32,8 @@ class Encoder(NamedTuple):
     """Only for JumpReLU and peeling."""
     magnitude: Magnitude | None = None
     """Only for Gated."""
+    size: Float[Tensor, ""] | None = None
+    """Only for peeling: in which latents are expected to come."""
 
 
 class Gate(ABC):
@@ -169,8 +171,8 @@ class PeelGate(Gate):
     """Most open latents of a row."""
 
     def select(self, x: Float[Tensor, "batch d_in"], encoder: Encoder) -> Codes:
-        assert encoder.threshold is not None
-        return peel(x, encoder.W, encoder.threshold, self.k)
+        assert encoder.threshold is not None and encoder.size is not None
+        return peel(x, encoder.W, encoder.threshold, encoder.size, self.k)
 
     def activate(self, pre: Codes, encoder: Encoder) -> Codes:
         return pre.with_values(pre.values.detach().relu())

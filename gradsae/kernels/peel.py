@@ -2,8 +2,9 @@
 look again.
 
 Matching pursuit (Mallat and Zhang 1993, https://doi.org/10.1109/78.258082) that asks of each atom
-whether it is there at all, instead of how many atoms there should be; a least-squares fit over the
-chosen atoms ends it.
+whether it is there at all, instead of how many atoms there should be. Atoms are expected in one
+size: one that stands for two features at once, and so would come in the size of both, cannot
+explain them. A least-squares fit over the chosen atoms ends it.
 """
 
 import torch
@@ -18,28 +19,34 @@ GRAM_ATOMS = 1 << 13
 """Most atoms whose inner products are all computed beforehand (256 MiB in fp32)."""
 RIDGE = 1e-2
 """Added to the squared norm, 1, of each chosen atom: the fit stays steady for near-equal atoms."""
+LEAST, LARGEST = 0.5, 1.3
+"""Coefficients over the size: below, an atom is dropped after the fit; none is above."""
 
 
 def peel(
     x: Float[Tensor, "batch d_in"],
     atoms: Float[Tensor, "d_sae d_in"],
     threshold: Float[Tensor, " d_sae"],
+    size: Float[Tensor, ""],
     k: int,
 ) -> SparseCodes:
     """Return the coefficients of at most k atoms per row. Rows of `atoms` have norm 1.
 
     An atom can be taken while its inner product with what is left is above its threshold; of those,
-    the one furthest above is. A few coefficients may come out negative.
+    the one furthest above is. Those that the fit makes smaller than LEAST times `size` keep a 0.
     """
     x = x.to(atoms.dtype)
     gram = atoms @ atoms.mT if len(atoms) <= GRAM_ATOMS else None
     n_rows = max(1, ELEMENTS // max(len(atoms), k * max(k, x.shape[1])))
-    chosen = [_choose(rows, atoms, gram, threshold, k) for rows in x.split(n_rows)]
-    values = [_fit(rows, atoms, each) for rows, each in zip(x.split(n_rows), chosen, strict=True)]
+    parts = x.split(n_rows)
+    chosen = [_choose(rows, atoms, gram, threshold, LARGEST * size, k) for rows in parts]
+    fits = [_fit(rows, atoms, each) for rows, each in zip(parts, chosen, strict=True)]
+    values = torch.cat(fits).clamp_max(LARGEST * size)
+    values = torch.where(values > LEAST * size, values, 0.0)
     stored = torch.cat([each >= 0 for each in chosen])
     offsets = torch.cat([stored.new_zeros(1, dtype=torch.int64), stored.sum(1).cumsum(0)])
     return SparseCodes(
-        values=torch.cat(values)[stored],
+        values=values[stored],
         latents=torch.cat(chosen)[stored],
         offsets=offsets,
         d_sae=len(atoms),
@@ -47,7 +54,7 @@ def peel(
 
 
 def _choose(
-    x: Tensor, atoms: Tensor, gram: Tensor | None, threshold: Tensor, k: int
+    x: Tensor, atoms: Tensor, gram: Tensor | None, threshold: Tensor, largest: Tensor, k: int
 ) -> Int[Tensor, "batch k"]:
     """Return the atoms of each row in the order in which they are taken, then -1."""
     chosen = torch.full((len(x), k), -1, device=x.device)
@@ -61,7 +68,8 @@ def _choose(
             break
         chosen[busy, size] = atom
         overlap = atoms[atom] @ atoms.mT if gram is None else gram[atom]
-        margin.addcmul_(overlap, (best + threshold[atom])[:, None], value=-1)
+        amount = torch.minimum(best + threshold[atom], largest)
+        margin.addcmul_(overlap, amount[:, None], value=-1)
         margin.scatter_(1, atom[:, None], -torch.inf)
     return chosen
 

@@ -28,15 +28,20 @@ NOISE_RATE = 0.1
 class Peel(Trainer):
     """Hard EM of spike-and-slab sparse coding, with a dictionary that grows.
 
-    The model: latent j is there with probability p_j and then has a size near m_j; what is left is
-    noise of variance s^2 per dimension. A row is explained by the latent that stands out most, and
-    so on, each taken only where being there is the likelier of the two (`gradsae.kernels.peel`):
+    The model: latent j is there with probability p_j and then has a size near m, the same for all;
+    what is left is noise of variance s^2 per dimension. A row is explained by the latent that
+    stands out most, and so on, each taken only where being there is the likelier of the two
+    (`gradsae.kernels.peel`):
 
-        threshold_j = m_j / 2 + s^2 / m_j * log((1 - p_j) / p_j)
+        threshold_j = m / 2 + s^2 / m * log((1 - p_j) / p_j)
 
-    p_j, m_j and s^2 are running means over the latest rows. A direction moves by the mean of what
-    is left over where its latent is open, a Newton step on the diagonal of the squared error. Only
+    p_j, m and s^2 are running means over the latest rows. A direction moves by the mean of what is
+    left over where its latent is open, a Newton step on the diagonal of the squared error. Only
     b_dec is trained by gradient.
+
+    That features have much the same size is what this method presumes. With a size for each latent,
+    one latent for a parent and its child together explains more at once than one for each, and
+    absorption wins.
 
     Training begins with few latents, which find what is frequent; their number doubles, and a new
     one starts as what some row had left over. So does one that has died.
@@ -55,7 +60,7 @@ class Peel(Trainer):
     grow_share: float = 0.6
     """Share of all steps after which all latents are there."""
     memory: int = 50_000
-    """Rows over which p_j and m_j are averaged."""
+    """Rows over which p_j and m are averaged."""
     eager: float = 15.0
     """Step of a direction at the start over its step at the end, which is batch / memory."""
     revive_every: int = 20
@@ -102,8 +107,8 @@ class Peel(Trainer):
             normalise=self.normalise,
         )
         sae, x = fresh(arch, sample, generator, mean)
-        assert sae.threshold is not None
-        for fixed in (sae.W_enc, sae.b_enc, sae.threshold):
+        assert sae.threshold is not None and sae.size is not None
+        for fixed in (sae.W_enc, sae.b_enc, sae.threshold, sae.size):
             fixed.requires_grad_(False)  # moved by counting, never by gradient
         variance = (x - sae.b_dec).square().mean().detach()
         size = 3 * variance.sqrt()
@@ -112,7 +117,7 @@ class Peel(Trainer):
         sae.register_buffer("state_rate", rates)
         sae.register_buffer("state_sum", rates * size)
         sae.register_buffer("state_square", rates * size**2)
-        sae.threshold.copy_(thresholds(sae))
+        set_thresholds(sae)
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
@@ -132,7 +137,7 @@ class Peel(Trainer):
         if due and progress.step < self.revive_share * progress.n_steps:
             is_dead = sae.get_buffer("state_rate")[:now] < self.dead_below / self.memory
             self._seed(sae, index[:now][is_dead][: len(left) // 4], left, progress)
-        sae.threshold.copy_(thresholds(sae))
+        set_thresholds(sae)
 
     def _turn(
         self, sae: SAE, codes: Codes, left: Float[Tensor, "batch d_in"], progress: Progress
@@ -161,9 +166,9 @@ class Peel(Trainer):
         sae.W_enc[latents] = normalize(left[rows.to(left.device)], dim=1)
         rate = sae.get_buffer("state_rate")
         there = rate[: self.size(progress)]
-        usual_rate, usual_size = there.median(), sizes(sae)[: len(there)].median()
+        usual = there.median(), mean_size(sae)
         for power, name in enumerate(("state_rate", "state_sum", "state_square")):
-            sae.get_buffer(name)[latents] = usual_rate * usual_size**power
+            sae.get_buffer(name)[latents] = usual[0] * usual[1] ** power
 
 
 def count(sae: SAE, codes: Codes, left: Float[Tensor, "batch d_in"], weight: float) -> None:
@@ -180,14 +185,17 @@ def count(sae: SAE, codes: Codes, left: Float[Tensor, "batch d_in"], weight: flo
     sae.get_buffer("state_noise").lerp_(left.square().mean(), NOISE_RATE)
 
 
-def sizes(sae: SAE) -> Float[Tensor, " d_sae"]:
-    """Return the mean value of each open latent, m_j."""
-    return sae.get_buffer("state_sum") / sae.get_buffer("state_rate").clamp_min(1e-9)
+def mean_size(sae: SAE) -> Float[Tensor, ""]:
+    """Return the mean value of an open latent, m."""
+    return sae.get_buffer("state_sum").sum() / sae.get_buffer("state_rate").sum().clamp_min(1e-9)
 
 
-def thresholds(sae: SAE) -> Float[Tensor, " d_sae"]:
-    """Return from where on each latent is likelier there than not; NEVER if it has not been."""
-    rate, size = sae.get_buffer("state_rate").clamp_max(0.5), sizes(sae)
+@torch.no_grad()
+def set_thresholds(sae: SAE) -> None:
+    """Set from where on each latent is likelier there than not; NEVER if it has not been there."""
+    assert sae.threshold is not None and sae.size is not None
+    rate, size = sae.get_buffer("state_rate").clamp_max(0.5), mean_size(sae)
     odds = torch.log((1 - rate) / rate.clamp_min(1e-9))
     threshold = size / 2 + sae.get_buffer("state_noise") / size.clamp_min(1e-9) * odds
-    return torch.where(size > 0, threshold, NEVER)
+    sae.size.copy_(size)
+    sae.threshold.copy_(torch.where(rate > 0, threshold, NEVER))
