@@ -28,7 +28,7 @@ def make_run(directions: Tensor, name: str = "a", **fields: Any) -> Run:
 
 
 def own(found: Scores) -> dict[str, float]:
-    return {k: v for k, v in found.scores.items() if not k.endswith("chance")}
+    return {k: v for k, v in found.scores.items() if not k.endswith(("chance", "/own"))}
 
 
 def test_the_same_dictionary_in_another_order_and_size_agrees_fully(generator):
@@ -130,6 +130,16 @@ def test_the_mean_largest_cosine_is_that_of_the_drawn_angles():
     found = consistency([make_run(first), make_run(second)], 0).scores
     assert found["consistency/max_cosine"] == pytest.approx(0.5)
     assert found[MCS] == 0
+
+
+def test_a_run_that_crowds_is_seen_against_itself_and_no_latent_matches_itself():
+    """Two of four latents are 10 degrees apart, the others at right angles; one is dead."""
+    near = torch.tensor([0.17365, 0.98481, 0, 0, 0])
+    W = torch.stack([torch.eye(5)[1], near, *torch.eye(5)[2:]])
+    run = make_run(W, live=torch.tensor([True, True, True, True, False]))
+    found = consistency([run, make_run(torch.eye(5))], 0).scores
+    assert found[f"{MCS}/own"] == pytest.approx((0.5 + 0) / 2)
+    assert found["consistency/max_cosine/own"] == pytest.approx((2 * 0.98481 / 4 + 0) / 2, abs=1e-4)
 
 
 def test_random_dictionaries_score_at_chance(generator):

@@ -57,7 +57,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "cosine above 0.9, both ways, mean over pairs of seeds, against how many are selected: "
         "the top share of the live latents, at least one, by the rule under the panel; at the "
         "right end all of them. Bars, at 1 %, 5 % and all: 95 % jackknife interval over seeds. "
-        "Chance: as many random directions.",
+        "Hollow: all latents of an SAE against itself, none matching itself; a crowded dictionary is "
+        "found in any other that crowds likewise. Chance: as many random directions.",
         cells=cells,
     )
 
@@ -73,6 +74,8 @@ def _panel(axes: Any, world: World, rule: str) -> None:
         for alpha, score in scores.items():
             if found := cell.estimate(score):
                 whisker(axes, alpha, found, colour, horizontal=False)
+        if (own := cell.mean(f"{MCS}/own")) is not None:
+            axes.plot([1.0], [own], color=colour, marker=marker, markerfacecolor="none")
     chance = [x for cell in world.cells if (x := cell.mean(f"{MCS}/chance")) is not None]
     if chance:
         axes.axhline(max(chance), color=GREY, linestyle=":", linewidth=0.8)

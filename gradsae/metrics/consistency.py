@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from scipy.special import stdtrit  # scipy.stats would take a second to import
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from gradsae.bootstrap import LEVEL
 from gradsae.interfaces import Scores
 from gradsae.metrics.common import control_name, random_directions
-from gradsae.metrics.matching import max_cosines, one_to_one
+from gradsae.metrics.matching import BLOCK, max_cosines, one_to_one
 from gradsae.metrics.selection import RULES, Run, n_kept, ranked
 from gradsae.seeds import make_generator
 
@@ -107,6 +108,25 @@ def over_pairs(values: dict[tuple[int, int], float], n_runs: int) -> Estimate:
     return Estimate(mean, variance**0.5)
 
 
+def own_cosines(run: Run) -> Float[Tensor, " n_live"]:
+    """Return the largest cosine of each live latent with another of its own run; -1 if alone."""
+    W = normalize(run.directions[run.live], dim=1)
+    best = []
+    for start, rows in zip(range(0, len(W), BLOCK), W.split(BLOCK), strict=True):
+        cosine = (rows @ W.mT).clamp_(-1, 1)
+        cosine.diagonal(start).fill_(-1.0)
+        best.append(cosine.amax(1))
+    return torch.cat(best).double()
+
+
+def own_scores(runs: Sequence[Run]) -> dict[str, float]:
+    """Return what a run would score against itself if no latent might match itself; means."""
+    cosines = [own_cosines(run) for run in runs]
+    shares = [(cosine > TAU).double().mean().item() for cosine in cosines]
+    means = [cosine.mean().item() for cosine in cosines]
+    return {f"{MCS}/own": sum(shares) / len(runs), f"{COSINE}/own": sum(means) / len(runs)}
+
+
 def score_pairs(runs: Sequence[Run]) -> Scores:
     """All consistency scores of some runs, none of them a control."""
     pairs = list(combinations(range(len(runs)), 2))
@@ -165,6 +185,9 @@ def consistency(runs: Sequence[Run], seed: int) -> Scores:
       without a partner counts 0 here.
     - `/chance` of all three: random unit directions, as many as each run has live latents. A rule
       picks among random directions at random, so the first stands for every selection.
+    - `mcs_0.9/own`, `max_cosine/own`: the same of each run against itself, no latent matching
+      itself; mean over runs. A dictionary whose directions crowd (around the mean activation, say)
+      is found in any other that crowds likewise: what seeds share is consistency beyond this.
     - series `consistency/selection`: by rule and top share alpha, the share above 0.9 and the mean
       largest cosine; means over pairs, both ways.
 
@@ -184,9 +207,12 @@ def consistency(runs: Sequence[Run], seed: int) -> Scores:
     found = score_pairs(runs)
     control = score_pairs([random_run(run, generator) for run in runs])
     chance = {control_name(k): control.scores[k] for k in CONTROLLED}
+    own = own_scores(runs)
+    n = found.n | dict.fromkeys(chance, len(runs) * (len(runs) - 1) // 2)
+    n |= dict.fromkeys(own, len(runs))
     return Scores(
-        scores=found.scores | chance,
+        scores=found.scores | chance | own,
         intervals=found.intervals,
-        n=found.n | dict.fromkeys(chance, len(runs) * (len(runs) - 1) // 2),
+        n=n,
         series=found.series,
     )
