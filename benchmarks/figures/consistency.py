@@ -57,8 +57,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "cosine above 0.9, both ways, mean over pairs of seeds, against how many are selected: "
         "the top share of the live latents, at least one, by the rule under the panel; at the "
         "right end all of them. Bars, at 1 %, 5 % and all: 95 % jackknife interval over seeds. "
-        "Hollow: all latents of an SAE against itself, none matching itself; a crowded dictionary is "
-        "found in any other that crowds likewise. Chance: as many random directions.",
+        "Hollow: all latents of an SAE against itself, none matching itself; a crowded dictionary "
+        "is found in any other that crowds likewise. Chance: as many random directions.",
         cells=cells,
     )
 
