@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks import recovery_table
 from benchmarks.cells import Cell, Estimate, make_cells
-from benchmarks.reading import Entry
+from benchmarks.reading import Entry, read
 from benchmarks.recovery_table import BEGIN, END, markdown, number, replaced
 from gradsae.errors import UserError
 from gradsae.records import Record
@@ -94,3 +95,8 @@ def test_only_what_stands_between_the_markers_is_replaced():
     assert replaced(replaced(before, "new"), "new") == replaced(before, "new")
     with pytest.raises(UserError, match="must hold <!-- known_features"):
         replaced("a", "new")
+
+
+def test_the_readme_shows_the_published_records():
+    text = recovery_table.README.read_text()
+    assert replaced(text, markdown(make_cells(read("published")))) == text
