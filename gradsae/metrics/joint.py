@@ -127,7 +127,7 @@ def products(
 
 def _is_filled(matrix: Any) -> bool:
     """Whether a product with the full matrix is the cheaper one."""
-    return len(matrix.data) > FILLED * np.prod(matrix.get_shape())
+    return bool(len(matrix.data) > FILLED * np.prod(matrix.get_shape()))
 
 
 def best_f1(joint: Joint) -> Float[Tensor, " n_features"]:
