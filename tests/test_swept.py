@@ -139,6 +139,19 @@ def test_a_cell_that_a_sister_has_done_is_drawn_and_others_of_hers_are_not():
     assert {cell.part("source", "l0") for cell in shown} == {4}
 
 
+def test_a_sisters_variant_of_a_method_is_not_drawn_on_the_line_of_the_method():
+    usual, variant = ({**GBA, "scale_init": scale} for scale in (0.05, 1.0))
+    records = [
+        example.swept("noise", usual, 0, noise=0.1),
+        example.swept("noise", TOPK, 0, noise=0.1),  # has no scale: anything is like it in that
+        example.swept("initialisation", usual, 0, noise=0.0),
+        example.swept("initialisation", variant, 0, noise=0.0),
+    ]
+    shown = swept.cells_of(SWEEPS["noise"], cells_of(records))
+    assert {cell.part("trainer", "scale_init") for cell in shown} == {0.05, None}
+    assert len(shown) == 3
+
+
 def test_a_world_with_pairs_is_not_drawn_as_one_without():
     pairs = example.swept("cooccurrence", TOPK, 0, paired=0.5)
     records = [pairs, example.swept("sparsity", TOPK, 0, l0=2)]

@@ -165,7 +165,16 @@ def cells_of(sweep: Sweep, cells: Sequence[Cell]) -> list[Cell]:
     """
     cells = [c for c in cells if c.task == "recovery" and c.part("experiment") in NAMES]
     own = [cell for cell in cells if cell.part("experiment") == sweep.name]
-    return [cell for cell in cells if any(_alike(sweep, cell, one) for one in own)]
+    methods = {cell.method for cell in own}
+    return [
+        cell
+        for cell in cells
+        if any(
+            _alike(sweep, cell, one)
+            for one in own
+            if one.method == cell.method or cell.method not in methods
+        )
+    ]
 
 
 def _alike(sweep: Sweep, cell: Cell, one: Cell) -> bool:
