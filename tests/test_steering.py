@@ -17,12 +17,11 @@ from gradsae.influence.target import NextToken
 from gradsae.interfaces import Skipped
 from gradsae.prompt import SeenPrompt
 from gradsae.sae import SAE
-from gradsae.steering import selectors
 from gradsae.steering.doses import respond, slope
 from gradsae.steering.interventions import OFF, Chosen, Intervention, Text, read, rerun
 from gradsae.steering.matched import Matched, match, random_directions, strength
 from gradsae.steering.samples import continue_steered
-from gradsae.steering.selectors import MAIN, RANKINGS, Selection, select, top
+from gradsae.steering.selectors import MAIN, Selection, select, top
 from gradsae.steering.side_effects import UnrelatedText, kl_rest
 
 NO_OP = Intervention(mode="scale", dose=1.0)
@@ -170,7 +169,8 @@ def test_effect_is_the_gain_in_log_probability_whatever_the_batch(text):
 def test_slope_at_the_no_op_dose_is_the_gradient(text):
     columns = torch.tensor([0, 3, 5])
     found = slope(text, 5, text.choose(columns))
-    by_ranking = selectors.grad_times_act(text.seen, 5)[columns].sum().item()
+    scores = GradTimesAct().scores(text.seen, NextToken(token=5), torch.Generator())
+    by_ranking = scores[columns].sum().item()
     assert found.gradient == pytest.approx(by_ranking, rel=1e-4)
     assert found.difference == pytest.approx(found.gradient, rel=0.02, abs=1e-4)
 
@@ -186,7 +186,7 @@ def test_slope_of_a_linear_model_matches_the_softmax_derivative(generator):
 
 def test_a_planted_latent_gains_with_every_dose_and_beats_its_matched_control(generator):
     text, _ = linear_text(generator)
-    scores = selectors.grad_times_act(text.seen, 3)
+    scores = GradTimesAct().scores(text.seen, NextToken(token=3), generator)
     main = top(scores, 1)
     assert main.tolist() == [0]
     doses = scale(0.0, 0.5, 1.0, 2.0, 4.0)
@@ -308,13 +308,16 @@ def test_random_directions_keep_norms_and_nothing_else(generator):
     assert torch.equal(drawn.latents, chosen.latents)
 
 
-def test_built_in_rankings_are_those_of_influence(text, generator):
-    target = NextToken(token=5)
+def test_rankings_choose_the_top_of_their_estimator_at_its_cost(text, generator):
+    found = select(text, 5, [MAIN, "mean_act"], generator, k=4, n_nearest=3)
     for name, estimator in ((MAIN, GradTimesAct()), ("mean_act", MeanAct())):
-        expected = estimator.scores(text.seen, target, generator)
-        torch.testing.assert_close(RANKINGS[name].scores(text.seen, 5), expected)
-        own = RANKINGS[name].suffix_runs * text.seen.suffix.fraction + text.read_cost
-        assert own == pytest.approx(estimator.forward_equivalents(text.seen))
+        scores = estimator.scores(text.seen, NextToken(token=5), generator)
+        one = found[name]
+        assert isinstance(one, Selection)
+        expected = text.choose(scores.argsort(descending=True)[:4])
+        assert sorted(one.chosen.latents.tolist()) == sorted(expected.latents.tolist())
+        spent = one.forward_equivalents + text.read_cost
+        assert spent == pytest.approx(estimator.forward_equivalents(text.seen))
 
 
 def test_every_selector_chooses_k_latents(text, generator):

@@ -252,8 +252,10 @@ def test_a_shard_is_written_while_the_next_is_read(lm, tmp_path, monkeypatch):
 
 def test_a_complete_store_is_not_read_again(lm, tmp_path, monkeypatch):
     harvested(lm, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     kill_after(monkeypatch, 0)
     job(lm, tmp_path).run()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_left_over_partial_file_is_removed(lm, tmp_path):

@@ -1,10 +1,6 @@
-"""Selectors: which latents of a prompt are steered. Rankings pick the top, controls are matched.
+"""Selectors: which latents of a prompt are steered, by an estimator or as a matched control."""
 
-The two rankings that every run compares are written out here, in a few lines each, since steering
-does not import influence; a test holds them equal to the estimators of the same names there.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -14,8 +10,11 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.errors import UserError
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.estimators.mean_act import MeanAct
+from gradsae.influence.target import NextToken
 from gradsae.interfaces import Skipped
-from gradsae.prompt import SeenPrompt
 from gradsae.steering.interventions import Chosen, Text
 from gradsae.steering.matched import match, random_directions, strength
 
@@ -24,35 +23,7 @@ MAIN = "grad_times_act"
 CONTROLS = ("random_matched", "random_direction")
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """A way to order the active latents of a prompt."""
-
-    scores: Callable[[SeenPrompt, int], Float[Tensor, " active"]]
-    """(prompt, target token) -> one score per active latent; the largest are steered."""
-    suffix_runs: float
-    """Cost beyond reading the prompt, in re-runs of the suffix; a backward counts as two."""
-
-
-def grad_times_act(seen: SeenPrompt, target: int) -> Float[Tensor, " active"]:
-    """Return the sum over positions of signed gradient of log p(target) x code, in nats."""
-    codes = seen.codes.detach().requires_grad_()
-    with torch.enable_grad():
-        last = seen.suffix.logits(seen.activation(codes)[None], [-1])[0, -1]
-        (grad,) = torch.autograd.grad(last.log_softmax(-1)[target], codes)
-    return (grad * seen.codes).sum(0)
-
-
-def mean_act(seen: SeenPrompt, target: int) -> Float[Tensor, " active"]:
-    """Return the mean code over positions, in the SAE's units; the target plays no part."""
-    return seen.codes.mean(0)
-
-
-RANKINGS: Mapping[str, Ranking] = {
-    MAIN: Ranking(scores=grad_times_act, suffix_runs=3.0),
-    "mean_act": Ranking(scores=mean_act, suffix_runs=0.0),
-}
+RANKINGS: Mapping[str, Estimator] = {e.name: e for e in (GradTimesAct(), MeanAct())}
 
 
 @final
@@ -93,7 +64,8 @@ def select(
     n_nearest: int,
 ) -> dict[str, Selection | Skipped]:
     """Choose k latents by each selector, or say why not."""
-    main = top(RANKINGS[MAIN].scores(text.seen, target), k)
+    asked = NextToken(token=target)
+    main = top(RANKINGS[MAIN].scores(text.seen, asked, generator), k)
     chosen: dict[str, Selection | Skipped] = {}
     for name in selectors:
         if name == "random_matched":
@@ -102,8 +74,9 @@ def select(
             directions = random_directions(text.choose(main), generator)
             chosen[name] = Selection(chosen=directions)
         else:
-            columns = main if name == MAIN else top(RANKINGS[name].scores(text.seen, target), k)
-            cost = RANKINGS[name].suffix_runs * text.seen.suffix.fraction
+            ranking = RANKINGS[name]
+            columns = main if name == MAIN else top(ranking.scores(text.seen, asked, generator), k)
+            cost = ranking.forward_equivalents(text.seen) - text.read_cost
             chosen[name] = Selection(chosen=text.choose(columns), forward_equivalents=cost)
     return chosen
 
