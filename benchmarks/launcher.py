@@ -75,10 +75,10 @@ def due(config: DictConfig) -> "list[Wanted]":
 
     What is wrong is for the job itself to report.
     """
-    from gradsae import experiment
+    from gradsae import cell, experiment
     from gradsae.errors import UserError
 
     try:
-        return experiment.due(experiment.build(config, config.hydra.runtime.choices.experiment))
+        return experiment.due(cell.build(config, config.hydra.runtime.choices.experiment))
     except (UserError, OmegaConfBaseException):
         return []

@@ -20,8 +20,9 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> None:
     """Run one cell and leave a note of its outcome for the report at the end."""
+    from gradsae.cell import build  # torch: not before it is needed
     from gradsae.errors import UserError
-    from gradsae.experiment import build, run  # torch: not before it is needed
+    from gradsae.experiment import run
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     experiment = HydraConfig.get().runtime.choices.get("experiment")

@@ -24,7 +24,7 @@ from benchmarks.tables import console_table
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gradsae.experiment import Cell
+    from gradsae.cell import Cell
     from gradsae.suitability.conditions import Row
     from gradsae.suitability.evidence import Evidence
     from gradsae.suitability.proposal import Setting
@@ -50,8 +50,8 @@ failed: list[str] = []
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> None:
+    from gradsae.cell import build
     from gradsae.errors import UserError
-    from gradsae.experiment import build
 
     try:
         OmegaConf.resolve(cfg)

@@ -179,7 +179,7 @@ class Trainer(ABC):
     def wants_truth(self) -> bool:
         """True for an oracle: its field `truth` must be set to a source with known features.
 
-        Only `gradsae.experiment` sets it, so no other trainer can see what it is to find.
+        Only `gradsae.cell` sets it, so no other trainer can see what it is to find.
         """
         return False
 

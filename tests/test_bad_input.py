@@ -7,8 +7,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from gradsae import sae as saes
+from gradsae.cell import build
 from gradsae.errors import UserError
-from gradsae.experiment import build, run
+from gradsae.experiment import run
 from gradsae.metrics.recovery import Recovery
 from gradsae.sae import SAE, Architecture
 from gradsae.sources.superposition import Superposition

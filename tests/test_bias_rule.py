@@ -8,9 +8,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from toy import OPTIM, ToyStream, start, train
 
+from gradsae.cell import build
 from gradsae.checkpoints import trainer_config
 from gradsae.errors import UserError
-from gradsae.experiment import build, run
+from gradsae.experiment import run
 from gradsae.interfaces import Progress
 from gradsae.sources.superposition import Superposition
 from gradsae.trainers.bias_rule import BiasRule

@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from scipy.optimize import nnls
 from toy import OPTIM, ToyStream, no_log, start
 
-from gradsae.experiment import build, run
+from gradsae.cell import build
+from gradsae.experiment import run
 from gradsae.fit import FitSettings, fit
 from gradsae.kernels.pursuit import pursue
 from gradsae.records import load

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from gradsae.experiment import build
+from gradsae.cell import build
 from gradsae.fit import Training
 from gradsae.interfaces import KnownSource, Progress
 from gradsae.metrics.matching import max_cosines

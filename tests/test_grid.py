@@ -5,8 +5,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_configs import composed, options
 
+from gradsae.cell import build
 from gradsae.errors import UserError
-from gradsae.experiment import build, due, run
+from gradsae.experiment import due, run
 from gradsae.interfaces import Scores
 from gradsae.metrics.grid import SERIES, Grid, changed
 from gradsae.optim import Optim

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from gradsae.experiment import Cell, build
+from gradsae.cell import Cell, build
 from gradsae.fit import Training, fit
 from gradsae.interfaces import KnownSource
 from gradsae.metrics.matching import max_cosines
