@@ -12,6 +12,7 @@ import torch
 from gradsae import checkpoints
 from gradsae.cell import TRAINING_TASKS, Cell
 from gradsae.checkpoints import Checkpoint, Wanted, plain
+from gradsae.errors import DivergedError, UserError
 from gradsae.files import check_writable
 from gradsae.interfaces import ModelSource, Scores, Skipped
 from gradsae.metrics.once import sharing
@@ -45,15 +46,14 @@ def run(cell: Cell) -> Outcome:
     cell.source.d_in()  # harvests, where one is due
     started = time.perf_counter()
     with _track(cell, path.stem) as tracked:
-        measured = cell.wanted() if cell.task == "grid" else cell.wanted()[:1]
-        trained = [_checkpoint(cell, wanted, tracked) for wanted in measured]
-        answer = _measure(cell, trained)
+        outcomes = _settings(cell, tracked) if cell.task == "grid" else [_own(cell, tracked)]
+        answer = _measure(cell, outcomes)
         if isinstance(answer, Skipped):
             return Outcome("does not apply", f"{cell.title}: {answer.reason}")
         seconds = time.perf_counter() - started
         if cell.task in TRAINING_TASKS:  # the cost of the method, whenever it was paid
-            seconds += sum(checkpoint.seconds for checkpoint in trained if checkpoint.found)
-        record = _record(cell, trained, answer, seconds)
+            seconds += sum(each.seconds for each in _trained(outcomes) if each.found)
+        record = _record(cell, outcomes, answer, seconds)
         path = save(record, cell.results / "records")  # first: W&B is only a mirror
         _mirror(tracked, record)
     return Outcome("done", f"{cell.title}: {path.stem}", path)
@@ -88,14 +88,42 @@ def _checkpoint(cell: Cell, wanted: Wanted, tracked: Run) -> Checkpoint:
     )
 
 
-def _measure(cell: Cell, trained: Sequence[Checkpoint]) -> Scores | Skipped:
-    sae, seed = trained[0].sae, cell.seeds.eval
+def _own(cell: Cell, tracked: Run) -> Checkpoint:
+    return _checkpoint(cell, cell.wanted()[0], tracked)
+
+
+def _settings(cell: Cell, tracked: Run) -> list[Checkpoint | Skipped]:
+    """Return the SAE of each setting of a grid, or why it has none; UserError if none has one."""
+    outcomes: list[Checkpoint | Skipped] = []
+    reason = ""
+    for wanted in cell.wanted():
+        try:
+            outcomes.append(_checkpoint(cell, wanted, tracked))
+        except DivergedError as error:
+            reason = str(error)
+            outcomes.append(Skipped(reason))
+    if not _trained(outcomes):
+        n = len(outcomes)
+        raise UserError(f"{cell.title}: none of its {n} settings could be trained; last: {reason}")
+    return outcomes
+
+
+def _trained(outcomes: Sequence[Checkpoint | Skipped]) -> list[Checkpoint]:
+    return [each for each in outcomes if isinstance(each, Checkpoint)]
+
+
+def _measure(cell: Cell, outcomes: Sequence[Checkpoint | Skipped]) -> Scores | Skipped:
+    sae, seed = _trained(outcomes)[0].sae, cell.seeds.eval
     match cell.task:
         case "recovery":
             return _recovery(cell, sae)
         case "grid":
             assert cell.grid is not None
-            return cell.grid.table(cell.trainers(), [_recovery(cell, each.sae) for each in trained])
+            answers = [
+                _recovery(cell, each.sae) if isinstance(each, Checkpoint) else each
+                for each in outcomes
+            ]
+            return cell.grid.table(cell.trainers(), answers)
         case "consistency":
             runs = [sae] + [_checkpoint(cell, other, NoRun()).sae for other in cell.wanted()[1:]]
             return cell.consistency.compare(runs, cell.source, seed)
@@ -122,10 +150,12 @@ def _merge(answers: dict[str, Scores | Skipped]) -> Scores:
     return replace(merged, forward_equivalents=spent)
 
 
-def _record(cell: Cell, trained: Sequence[Checkpoint], answer: Scores, seconds: float) -> Record:
-    series, source = dict(answer.series), cell.source
-    if cell.task == "recovery":
-        series["training/curve"] = dict(trained[0].curve)
+def _record(
+    cell: Cell, outcomes: Sequence[Checkpoint | Skipped], answer: Scores, seconds: float
+) -> Record:
+    series, source, own = dict(answer.series), cell.source, outcomes[0]
+    if cell.task == "recovery" and isinstance(own, Checkpoint):
+        series["training/curve"] = dict(own.curve)
     store = source.activations_id() if isinstance(source, ModelSource) else None
     return Record(
         task=cell.versioned_task(),
@@ -139,11 +169,14 @@ def _record(cell: Cell, trained: Sequence[Checkpoint], answer: Scores, seconds: 
         cost={
             "seconds": round(seconds, 2),
             "forward_equivalents": answer.forward_equivalents,
-            "tokens": len(trained) * cell.fit.steps * cell.fit.batch_size,
+            "tokens": len(_trained(outcomes)) * cell.fit.steps * cell.fit.batch_size,
             "peak_bytes": _peak_bytes(cell.device),
         },
         provenance=provenance(str(cell.device), **source.provenance()),
-        artifacts={"checkpoint": trained[0].id, "activations": store},
+        artifacts={
+            "checkpoint": own.id if isinstance(own, Checkpoint) else None,
+            "activations": store,
+        },
     )
 
 

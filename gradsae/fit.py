@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gradsae import checks
-from gradsae.errors import UserError
+from gradsae.errors import DivergedError, UserError
 from gradsae.files import writing
 from gradsae.interfaces import Progress, Stream, Trainer
 from gradsae.kernels.precision import PRECISIONS, Precision
@@ -83,7 +83,7 @@ class Training:
         """Time of its own steps and its share of the stream's, also of runs before this one."""
         self.curve: dict[str, list[Any]] = {"step": []}
         """The logged steps and the parts of the loss there."""
-        self.error: UserError | None = None
+        self.error: DivergedError | None = None
         """Why it stopped before the end."""
 
     def step(self, x: Float[Tensor, "batch d_in"], progress: Progress) -> dict[str, Tensor]:
@@ -220,7 +220,7 @@ def _is_sound(
     if not seen.isfinite():
         advice = "because the activations of its source are not all finite"
     training.done = step  # never due again
-    training.error = UserError(
+    training.error = DivergedError(
         f"training of {training.trainer.name} diverged at step {step}: {bad[0]} is not finite "
         f"{advice}"
     )

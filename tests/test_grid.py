@@ -8,7 +8,7 @@ from test_configs import composed, options
 from gradsae.cell import build
 from gradsae.errors import UserError
 from gradsae.experiment import due, run
-from gradsae.interfaces import Scores
+from gradsae.interfaces import Scores, Skipped
 from gradsae.metrics.grid import SERIES, Grid, changed
 from gradsae.optim import Optim
 from gradsae.records import Record, load
@@ -94,6 +94,19 @@ def test_the_table_has_a_row_per_setting_and_a_gap_where_a_score_is_absent():
     assert found.scores == answers[0].scores
 
 
+def test_a_failed_setting_keeps_its_row_and_its_reason():
+    grid = Grid(settings=SETTINGS, only=[1, 2])
+    answers = [Skipped("diverged"), Scores(scores={"recovery/mcc": 0.5}), Skipped("diverged, too")]
+    found = grid.table(grid.trainers(TOPK), answers)
+    assert found.scores == {}
+    assert found.series[SERIES]["is_default"] == [True, False, False]
+    assert found.series[SERIES]["recovery.mcc"] == [None, 0.5, None]
+    assert found.skipped == {
+        "grid/setting_0": "k=2, optim.lr=0.001: diverged",
+        "grid/setting_2": "k=4, optim.lr=0.01: diverged, too",
+    }
+
+
 def test_a_row_of_a_grid_is_what_the_same_setting_scores_alone(tmp_path):
     grid = record_of(cell(tmp_path, "trainer=topk", "grid.only=[4]"))
     assert grid.series[SERIES]["k"] == [8, 13]
@@ -101,6 +114,45 @@ def test_a_row_of_a_grid_is_what_the_same_setting_scores_alone(tmp_path):
     scores = record_of(alone).scores
     assert grid.series[SERIES]["recovery.mcc"][1] == scores["recovery/mcc"]
     assert grid.cost["tokens"] == 2 * 3 * 32
+
+
+RUNAWAY = "{k: 3, optim.lr: 1e30}"
+"""Its first step already leaves the finite numbers."""
+
+
+@pytest.mark.parametrize("lr", ["1e-2", "1e30"])
+def test_a_setting_that_diverges_loses_nothing_of_the_others(tmp_path, lr: str):
+    words = ("trainer=topk", "k=2", f"lr={lr}", "grid.only=null")
+    mixed = cell(tmp_path, *words, f"grid.settings=[{RUNAWAY},{{k: 4, optim.lr: 1e-2}}]")
+    record = record_of(mixed)
+    alone = record_of(cell(tmp_path, "trainer=topk", "task=recovery", "k=4", "lr=1e-2"))
+    table = record.series[SERIES]
+    assert table["recovery.mcc"][1:] == [None, alone.scores["recovery/mcc"]]
+    assert (
+        "k=3, optim.lr=1e+30: training of topk diverged at step"
+        in (record.skipped["grid/setting_1"])
+    )
+    default_fails = lr == "1e30"
+    assert ("grid/setting_0" in record.skipped) == default_fails
+    assert (table["recovery.mcc"][0] is None) == default_fails == (record.scores == {})
+    assert (record.artifacts["checkpoint"] is None) == default_fails
+    assert record.cost["tokens"] == (1 if default_fails else 2) * 3 * 32
+
+
+def test_a_grid_without_a_setting_that_can_be_trained_says_so_once(tmp_path):
+    words = ("trainer=topk", "k=2", "lr=1e30", "grid.only=null", f"grid.settings=[{RUNAWAY}]")
+    with pytest.raises(UserError, match=r"none of its 2 settings .* topk diverged at step"):
+        run(cell(tmp_path, *words))
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_full_disk_is_not_a_failed_setting(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gradsae.sae.SAE.save", full)
+    with pytest.raises(UserError, match="No space left"):
+        run(cell(tmp_path, "trainer=topk", "grid.only=[4]"))
 
 
 def test_a_sweep_trains_every_setting_of_a_grid_beforehand(tmp_path):

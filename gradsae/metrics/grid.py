@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, final
 
 from gradsae import checks
-from gradsae.interfaces import Scores, Trainer
+from gradsae.interfaces import Scores, Skipped, Trainer
 
 SERIES = "grid/scores"
 """One row per setting: the varied fields, `is_default`, and the scores, `recovery.mcc` for one."""
@@ -45,19 +45,40 @@ class Grid:
                 found.append(trainer)
         return found
 
-    def table(self, trainers: Sequence[Trainer], answers: Sequence[Scores]) -> Scores:
-        """Return the default's scores, and those of all settings as one series."""
-        default = answers[0]
+    def table(self, trainers: Sequence[Trainer], answers: Sequence[Scores | Skipped]) -> Scores:
+        """Return the default's scores, and those of all settings as one series.
+
+        A setting that failed has a row without scores, and `skipped` says why under the row's
+        number, from 0. At least one must not have failed.
+        """
+        first, *others = [answer for answer in answers if isinstance(answer, Scores)]
         columns: dict[str, list[Any]] = {
             name: [value_of(trainer, name) for trainer in trainers] for name in self.names()
         }
         columns["is_default"] = [i == 0 for i in range(len(trainers))]
-        for name in default.scores:
+        for name in first.scores:
             if name.count("/") == 1:
-                values = [answer.scores.get(name) for answer in answers]
-                columns[name.replace("/", ".")] = values
-        spent = sum(answer.forward_equivalents for answer in answers)
-        return replace(default, series={SERIES: columns}, forward_equivalents=spent)
+                columns[name.replace("/", ".")] = [
+                    answer.scores.get(name) if isinstance(answer, Scores) else None
+                    for answer in answers
+                ]
+        default = first if isinstance(answers[0], Scores) else Scores(scores={})
+        return replace(
+            default,
+            series={SERIES: columns},
+            skipped={**default.skipped, **self._failed(trainers, answers)},
+            forward_equivalents=sum(answer.forward_equivalents for answer in [first, *others]),
+        )
+
+    def _failed(
+        self, trainers: Sequence[Trainer], answers: Sequence[Scores | Skipped]
+    ) -> dict[str, str]:
+        reasons: dict[str, str] = {}
+        for i, (trainer, answer) in enumerate(zip(trainers, answers, strict=True)):
+            if isinstance(answer, Skipped):
+                fields = ", ".join(f"{name}={value_of(trainer, name)}" for name in self.names())
+                reasons[f"grid/setting_{i}"] = f"{fields}: {answer.reason}"
+        return reasons
 
 
 def changed(component: Any, values: Mapping[str, Any]) -> Any:
