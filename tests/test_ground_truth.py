@@ -16,12 +16,13 @@ from gradsae.metrics import joint as joint_module
 from gradsae.metrics.absorption import Absorption, count_contexts
 from gradsae.metrics.activation import ActivationMCC, matched_correlations
 from gradsae.metrics.coverage import Coverage
-from gradsae.metrics.joint import Joint, Truth, best_f1, join, partner_values
+from gradsae.metrics.joint import Joint, best_f1, join, partner_values
 from gradsae.metrics.latents import Latents
 from gradsae.metrics.reconstruction import Reconstruction
 from gradsae.metrics.recovery import Recovery
 from gradsae.metrics.shrinkage import Shrinkage
 from gradsae.metrics.splitting import Splitting, near, score_splitting
+from gradsae.metrics.truth import Truth
 from gradsae.sae import SAE, Architecture
 from gradsae.sources.forest import Forest
 

@@ -196,18 +196,20 @@ def _dense(
     biases: Tensor | None = None,
     extra: list[nn.Parameter] | None = None,
 ) -> Work:
+    """Return a step that returns its squared error: the mean over rows, before the update."""
     x = batch(shape)
     W_enc, W_dec = nn.Parameter(_weights(shape)), nn.Parameter(_weights(shape))
     b_enc = nn.Parameter(torch.zeros(shape.d_sae) if biases is None else biases)
     b_dec = nn.Parameter(torch.zeros(shape.d_in))
     adam = torch.optim.Adam([W_enc, W_dec, b_enc, b_dec, *(extra or [])], lr=1e-7, fused=True)
 
-    def work() -> None:
+    def work() -> Tensor:
         pre = torch.addmm(b_enc, x - b_dec, W_enc.mT)
         codes = encode(pre, b_enc)
         error = (codes @ W_dec + b_dec - x).square().sum(1).mean()
         adam.zero_grad(set_to_none=True)
         (error + penalty(codes, pre, W_dec)).backward()
         adam.step()
+        return error.detach()
 
     return work

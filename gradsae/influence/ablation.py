@@ -7,7 +7,7 @@ Positive means that the latent supports the target. The SAE's error is held fixe
 with a zero baseline is one of several truths: the others are in `gradsae.influence.truths`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -61,21 +61,47 @@ def ablate_all(
     *,
     batch_rows: int,
 ) -> list[Ablation]:
-    """The same for several targets at once: the runs are shared, and each result states them.
-
-    Latents that open late go together, and a batch begins where its first latent opens. The first
-    row of every batch is unedited: an effect is a difference between two rows of one call, so that
-    what differs between batches (kernels, where they begin) cancels.
-    """
-    effect = seen.codes.new_empty(len(targets), len(columns))
-    suffix_runs, opens = 0.0, seen.first_open(columns).clamp_max(first_read(seen, targets))
-    for part in opens.argsort(stable=True).split(batch_rows - 1):
-        start = int(opens[part[0]])
-        edited = torch.cat([seen.clean[None], seen.without(columns[part])])
-        value = evaluate_all(seen, targets, edited, start=start)
-        effect[:, part] = (value[:, :1] - value[:, 1:]).to(effect.dtype)
-        suffix_runs += len(edited) * (1 - seen.suffix.begin(start) / len(seen.codes))
+    """The same for several targets at once: the runs are shared, and each result states them."""
+    effect, suffix_runs = effects_of(
+        seen,
+        targets,
+        lambda part: seen.without(columns[part]),
+        begins=seen.first_open(columns),
+        batch_rows=batch_rows,
+    )
     return [Ablation(columns=columns, effect=each, suffix_runs=suffix_runs) for each in effect]
+
+
+def effects_of(
+    seen: SeenPrompt,
+    targets: Sequence[Target],
+    edited: Callable[[Int[Tensor, " batch"]], Float[Tensor, "batch pos d_in"]],
+    *,
+    begins: Int[Tensor, " edits"],
+    batch_rows: int,
+) -> tuple[Float[Tensor, "n_targets edits"], float]:
+    """Return what each edit takes from each target, and the suffix runs that it took.
+
+    `edited` returns the activations of some edits, `begins` the first position that each changes.
+
+    Edits that begin late go together, and a batch begins where its first edit does. The first row
+    of every batch is unedited: an effect is a difference between two rows of one call, so that what
+    differs between batches (kernels, where they begin) cancels.
+    """
+    effect, suffix_runs = seen.codes.new_empty(len(targets), len(begins)), 0.0
+    begins = begins.clamp_max(first_read(seen, targets))
+    for part in begins.argsort(stable=True).split(batch_rows - 1):
+        start = int(begins[part[0]])
+        rows = torch.cat([seen.clean[None], edited(part)])
+        value = evaluate_all(seen, targets, rows, start=start)
+        effect[:, part] = (value[:, :1] - value[:, 1:]).to(effect.dtype)
+        suffix_runs += runs_from(seen, len(rows), start)
+    return effect, suffix_runs
+
+
+def runs_from(seen: SeenPrompt, n_rows: int, start: int) -> float:
+    """Return what `n_rows` runs of the suffix from position `start` on cost, in whole ones."""
+    return n_rows * (1 - seen.suffix.begin(start) / len(seen.codes))
 
 
 def first_read(seen: SeenPrompt, targets: Sequence[Target]) -> int:

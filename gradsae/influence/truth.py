@@ -40,6 +40,11 @@ class About:
         order = torch.randperm(n, generator=generator)
         return order[: self.max_units].sort().values.to(self.seen.codes.device)
 
+    def orders(self, n: int, generator: torch.Generator) -> Int[Tensor, "n active"]:
+        """Return `n` random orders of the prompt's active latents."""
+        drawn = [torch.randperm(self.seen.n_active, generator=generator) for _ in range(n)]
+        return torch.stack(drawn).to(self.seen.codes.device)
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,15 +1,12 @@
 """Folders of dictionary_learning: `ae.pt` and `config.json`.
 
-`ae.pt` is a pickle of tensors. It is read by torch's restricted unpickler (`weights_only=True`),
-which builds tensors and plain containers and calls nothing else; a file that asks for more is
-refused. An `ae.safetensors` of the same names beside it is taken instead.
+`ae.pt` is a pickle of tensors (see `tensors`). An `ae.safetensors` of the same names beside it is
+taken instead.
 """
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gradsae.errors import UserError
@@ -20,10 +17,10 @@ from gradsae.interchange.released import (
     need,
     place_of,
     read_json,
-    read_safetensors,
     shape_of,
     threshold_of,
 )
+from gradsae.interchange.tensors import read_first
 from gradsae.sae import Architecture, GateName
 
 CONFIG, PICKLE, SAFETENSORS = "config.json", "ae.pt", "ae.safetensors"
@@ -50,7 +47,6 @@ def read(folder: Path) -> Released:
     The same function and codes as their `load_dictionary`: it brings the directions of an
     AutoEncoder to norm 1. Raises UserError: damaged or incomplete file, unknown class.
     """
-    path = folder / (SAFETENSORS if (folder / SAFETENSORS).exists() else PICKLE)
     (trainer,) = need(read_json(folder / CONFIG), ("trainer",), folder / CONFIG)
     kind = trainer.get("dict_class")
     if kind not in GATES:
@@ -58,7 +54,7 @@ def read(folder: Path) -> Released:
             f"{folder / CONFIG}: dict_class={kind!r} has no counterpart here; known are "
             f"{', '.join(GATES)}"
         )
-    found = read_safetensors(path) if path.name == SAFETENSORS else _from_pickle(path)
+    path, found = read_first(folder, SAFETENSORS, PICKLE)
     weights = _our_weights(found, path)
     d_sae, d_in = shape_of(weights["W_enc"], path)
     is_jump = GATES[kind] == "jumprelu"
@@ -107,18 +103,3 @@ def _place(trainer: dict[str, Any]) -> Place:
     words = {"resid": "resid_post", "mlp": "mlp_out", "attn": "attn_out"}
     kind = next((kind for word, kind in words.items() if name.startswith(word)), None)
     return place_of(None, trainer.get("lm_name"))._replace(kind=kind, layer=layer)
-
-
-def _from_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: weights are missing") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: damaged, or more than a dictionary of tensors ({first})"
-        ) from None
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise UserError(f"{path}: must hold a dictionary of tensors and nothing else")
-    return {str(name): tensor for name, tensor in found.items()}

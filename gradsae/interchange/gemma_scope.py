@@ -7,11 +7,7 @@ add a `config.json`. Reference: Lieberum et al. 2024, https://arxiv.org/abs/2408
 """
 
 import re
-import zipfile
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from gradsae.errors import UserError
 from gradsae.interchange.released import (
@@ -21,10 +17,10 @@ from gradsae.interchange.released import (
     need,
     place_of,
     read_json,
-    read_safetensors,
     shape_of,
     threshold_of,
 )
+from gradsae.interchange.tensors import read_first
 from gradsae.sae import Architecture
 
 NPZ, SAFETENSORS, CONFIG = "params.npz", "params.safetensors", "config.json"
@@ -37,8 +33,7 @@ def read(folder: Path) -> Released:
 
     Raises UserError: damaged or incomplete file, a transcoder, a rescaled SAE.
     """
-    path = folder / (NPZ if (folder / NPZ).exists() else SAFETENSORS)
-    found = _from_npz(path) if path.name == NPZ else read_safetensors(path)
+    path, found = read_first(folder, NPZ, SAFETENSORS)
     found = {name.lower(): tensor for name, tensor in found.items()}
     W_enc, W_dec, b_enc, b_dec, threshold = need(found, PARTS, path)
     odd = set(found) - {*PARTS, "scaling_factor"}
@@ -52,17 +47,6 @@ def read(folder: Path) -> Released:
     weights = {"W_enc": W_enc.mT, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
     weights["threshold"] = threshold_of(threshold, d_sae)
     return Released(assemble(arch, weights, folder), _place(folder))
-
-
-def _from_npz(path: Path) -> dict[str, Tensor]:
-    """Plain arrays only: numpy is told to refuse pickled ones."""
-    import numpy as np
-
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged weights ({error})") from None
 
 
 def _place(folder: Path) -> Place:

@@ -98,15 +98,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path}: must hold a JSON object, got a {type(found).__name__}")
     return found
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: weights are missing") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged weights ({error})") from None

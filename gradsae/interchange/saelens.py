@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gradsae.errors import UserError
 from gradsae.files import check_writable, writing
-from gradsae.interchange.released import Released, need, place_of, read_json, read_safetensors
+from gradsae.interchange.released import Released, need, place_of, read_json, threshold_of
+from gradsae.interchange.tensors import read_safetensors
 from gradsae.sae import SAE, Architecture
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -161,8 +162,7 @@ def _our_weights(
     if gate == "jumprelu":
         trained = config["architecture"] == "jumprelu"
         level = theirs["threshold" if trained else "topk_threshold"]
-        # They clip codes at zero as well, which a threshold of zero says.
-        weights["threshold"] = level.clamp_min(0).expand_as(weights["b_enc"])
+        weights["threshold"] = threshold_of(level, len(weights["b_enc"]))
     return {name: tensor.float().contiguous() for name, tensor in weights.items()}
 
 

@@ -13,9 +13,9 @@ from gradsae.interchange.released import (
     need,
     place_of,
     read_json,
-    read_safetensors,
     shape_of,
 )
+from gradsae.interchange.tensors import read_safetensors
 from gradsae.sae import Architecture
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"

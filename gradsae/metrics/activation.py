@@ -15,7 +15,8 @@ from gradsae.codes import SparseCodes
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.assignment import best_matching
 from gradsae.metrics.common import as_control, chance_control, merge
-from gradsae.metrics.joint import Joint, as_matrix, join, known_rows, products
+from gradsae.metrics.joint import Joint, as_matrix, join, products
+from gradsae.metrics.truth import known_rows
 from gradsae.sae import SAE
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, directions, merge
-from gradsae.metrics.joint import SPARSE_PAIRS, Truth, best_f1, join, known_rows
+from gradsae.metrics.joint import SPARSE_PAIRS, best_f1, join
 from gradsae.metrics.matching import max_cosines
 from gradsae.metrics.recovery import feature_rate_errors
+from gradsae.metrics.truth import Truth, known_rows
 from gradsae.sae import SAE
 
 DECADES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -8,19 +8,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae import checks
 from gradsae.codes import Codes, SparseCodes
-from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
+from gradsae.interfaces import Scores, Skipped, Source
 from gradsae.metrics.common import (
     as_control,
     chance_control,
     count_fired,
     directions,
     encode,
-    held_out,
     merge,
 )
-from gradsae.metrics.matching import MAX_PAIRS, one_to_one
+from gradsae.metrics.matching import MAX_PAIRS, OnMatched, one_to_one
+from gradsae.metrics.truth import known_rows
 from gradsae.sae import SAE
 from gradsae.seeds import make_generator
 
@@ -156,7 +155,7 @@ def score_detectors(
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Detection(Metric):
+class Detection(OnMatched):
     """Each true feature's latent as a detector of "the feature is active" on held-out rows.
 
     The latent is the feature's partner in the one-to-one matching of largest summed signed cosine
@@ -173,26 +172,15 @@ class Detection(Metric):
     its nearest feature: features that no latent is near cost nothing there.
     """
 
-    n_rows: int = 16_384
-    max_pairs: int = MAX_PAIRS
-    """Largest n_features * live latents matched on the table of all cosines (see Recovery)."""
-
-    def __post_init__(self) -> None:
-        checks.whole("n_rows", self.n_rows, 1)
-        checks.whole("max_pairs", self.max_pairs, 1)
-
     def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
-        if not isinstance(source, KnownSource):
-            return Skipped(f"the true features of {source.name} are not known")
-        x, truth, _ = held_out(source, self.n_rows, seed)
-        if truth is None:
-            return Skipped(f"held-out rows of {source.name} come without their true codes")
-        if not bool((truth.values > 0).any()):
-            return Skipped("no true feature is active on the held-out rows")
-        control = chance_control(sae, seed)
+        truth = known_rows(source, self.n_rows, seed)
+        if isinstance(truth, Skipped):
+            return truth
         lot = make_generator(seed, "eval shuffled latents")
-        found = score_detectors(sae, x, truth, source.features(), lot, self.max_pairs)
-        chance = score_detectors(control, x, truth, source.features(), lot, self.max_pairs)
-        rows = Scores(scores={}, n={"detection/rows": len(x)})
+        found, chance = (
+            score_detectors(each, truth.x, truth.codes, truth.features, lot, self.max_pairs)
+            for each in (sae, chance_control(sae, seed))
+        )
+        rows = Scores(scores={}, n={"detection/rows": len(truth.x)})
         shuffled = as_control(found["shuffled"], "shuffled")
         return merge([found["matched"], as_control(chance["matched"]), shuffled, rows])

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gradsae.codes import Codes, SparseCodes
-from gradsae.interfaces import KnownSource, Skipped, Source
 from gradsae.metrics.assignment import ENTRIES
-from gradsae.metrics.common import directions, encode, held_out
+from gradsae.metrics.common import directions, encode
 from gradsae.metrics.detection import matched_latents, slice_rows
+from gradsae.metrics.truth import Truth, joined
 from gradsae.sae import SAE
 
 MAX_ENTRIES = 2**25
@@ -31,16 +31,6 @@ SPARSE_PAIRS = 2**22
 """Largest table of cosines held whole for a one-to-one matching here; see `one_to_one`."""
 
 
-class Truth(NamedTuple):
-    """Held-out rows of a source whose features and coefficients are known; all on the CPU."""
-
-    x: Float[Tensor, "batch d_in"]
-    codes: SparseCodes
-    """True coefficients, those above zero."""
-    features: Float[Tensor, "n_features d_in"]
-    """Unit-norm true directions."""
-
-
 class Joint(NamedTuple):
     """What an SAE makes of the first rows of a truth; both hold open entries only."""
 
@@ -49,39 +39,6 @@ class Joint(NamedTuple):
     truth: SparseCodes
     scale: Float[Tensor, " batch"]
     """Raw units per normalised unit, of each row."""
-
-
-def known_rows(source: Source, n_rows: int, seed: int) -> Truth | Skipped:
-    """Return held-out rows with their true coefficients, or why there are none."""
-    if not isinstance(source, KnownSource):
-        return Skipped(f"the true features of {source.name} are not known")
-    x, truth, _ = held_out(source, n_rows, seed)
-    if truth is None:
-        return Skipped(f"held-out rows of {source.name} come without their true codes")
-    if not bool((truth.values > 0).any()):
-        return Skipped("no true feature is active on the held-out rows")
-    return Truth(x.cpu(), joined([truth], truth.d_sae), source.features().cpu().float())
-
-
-def joined(parts: list[Codes], d_sae: int) -> SparseCodes:
-    """Return the open entries of several codes, rows one after the other, on the CPU."""
-    values, latents, n_open = [torch.zeros(0)], [torch.zeros(0).long()], [torch.zeros(1).long()]
-    for codes in parts:
-        if isinstance(codes, SparseCodes):
-            is_open = codes.values > 0
-            values.append(codes.values[is_open].detach().float().cpu())
-            latents.append(codes.latents[is_open].cpu())
-        else:
-            places = (codes.values > 0).nonzero(as_tuple=True)
-            values.append(codes.values[places].detach().float().cpu())
-            latents.append(places[1].cpu())
-        n_open.append(codes.n_open().cpu())
-    return SparseCodes(
-        values=torch.cat(values),
-        latents=torch.cat(latents),
-        offsets=torch.cat(n_open).cumsum(0),
-        d_sae=d_sae,
-    )
 
 
 def join(sae: SAE, truth: Truth, max_entries: int = MAX_ENTRIES) -> Joint:

@@ -10,8 +10,9 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, directions, merge
-from gradsae.metrics.joint import Joint, Truth, join, known_rows
+from gradsae.metrics.joint import Joint, join
 from gradsae.metrics.splitting import near
+from gradsae.metrics.truth import Truth, known_rows
 from gradsae.sae import SAE
 
 

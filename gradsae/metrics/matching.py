@@ -4,6 +4,7 @@ Two answers: the largest cosine (many to one, bounded memory) and the best one-t
 The sign counts: codes are non-negative, so a latent that points the other way is no match.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from gradsae import checks
+from gradsae.interfaces import Metric
 from gradsae.metrics.assignment import largest_sum
 
 BLOCK = 4096
@@ -83,3 +86,18 @@ def one_to_one(
     columns = torch.from_numpy(largest_sum(a, b, absolute=absolute))
     cosine = (a * b[columns.to(b.device)]).sum(1).clamp_(-1, 1).cpu()
     return Matching(torch.arange(len(a)), columns, cosine.abs_() if absolute else cosine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnMatched(Metric):
+    """A metric of latents that are matched with the true features, on held-out rows."""
+
+    n_rows: int = 16_384
+    """Held-out rows: they say which latents fire, and how often."""
+    max_pairs: int = MAX_PAIRS
+    """Largest n_features * d_sae matched on the table of all cosines; above it the same matching
+    is found in bounded memory (`assignment.py`)."""
+
+    def __post_init__(self) -> None:
+        checks.whole("n_rows", self.n_rows, 1)
+        checks.whole("max_pairs", self.max_pairs, 1)

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae import checks
 from gradsae.codes import SparseCodes
-from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
+from gradsae.interfaces import KnownSource, Scores, Skipped, Source
 from gradsae.metrics.common import (
     as_control,
     chance_control,
@@ -18,7 +17,8 @@ from gradsae.metrics.common import (
     held_out,
     merge,
 )
-from gradsae.metrics.matching import MAX_PAIRS, max_cosines, one_to_one
+from gradsae.metrics.matching import MAX_PAIRS, OnMatched, max_cosines, one_to_one
+from gradsae.metrics.truth import unknown
 from gradsae.sae import SAE
 
 TAUS = (0.8, 0.9, 0.95)
@@ -157,7 +157,7 @@ def score_dictionary(
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Recovery(Metric):
+class Recovery(OnMatched):
     """How close the latents' directions, and how often they fire, come to the true features.
 
     The cosine is signed: a latent that points the other way recovers nothing. Denominators: all
@@ -184,19 +184,9 @@ class Recovery(Metric):
     biases do not depend on its directions (all but GBA with bias_init=quantile).
     """
 
-    n_rows: int = 16_384
-    """Held-out rows: they say which latents fire, and how often."""
-    max_pairs: int = MAX_PAIRS
-    """Largest n_features * d_sae matched on the table of all cosines; above it the same matching
-    is found in bounded memory (`assignment.py`)."""
-
-    def __post_init__(self) -> None:
-        checks.whole("n_rows", self.n_rows, 1)
-        checks.whole("max_pairs", self.max_pairs, 1)
-
     def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, KnownSource):
-            return Skipped(f"the true features of {source.name} are not known")
+            return unknown(source)
         x, truth, _ = held_out(source, self.n_rows, seed)
         features = source.features()
         control_sae = chance_control(sae, seed)

@@ -11,7 +11,8 @@ from gradsae import checks
 from gradsae.codes import SparseCodes
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, directions, merge, ratio_interval
-from gradsae.metrics.joint import Truth, join, known_rows, partner_values, partners
+from gradsae.metrics.joint import join, partner_values, partners
+from gradsae.metrics.truth import Truth, known_rows
 from gradsae.sae import SAE
 
 

@@ -12,6 +12,7 @@ from gradsae import checks
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.matching import BLOCK
+from gradsae.metrics.truth import unknown
 from gradsae.sae import SAE
 
 
@@ -91,7 +92,7 @@ class Splitting(Metric):
 
     def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, KnownSource):
-            return Skipped(f"the true features of {source.name} are not known")
+            return unknown(source)
         features = source.features()
         control = chance_control(sae, seed)
         found, chance = (

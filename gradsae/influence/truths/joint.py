@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.influence.ablation import first_read
-from gradsae.influence.target import Target, evaluate_all
+from gradsae.influence.ablation import effects_of
+from gradsae.influence.target import Target
 from gradsae.influence.truth import About, Asked, Measured, Truth
 from gradsae.interfaces import Skipped
 from gradsae.prompt import SeenPrompt
@@ -40,11 +40,9 @@ class Joint(Truth):
         return f"joint_{self.size}"
 
     def ask(self, about: About, generator: torch.Generator) -> "Sets | Skipped":
-        n = about.seen.n_active
-        if n <= self.size:
+        if about.seen.n_active <= self.size:
             return Skipped(f"no more than {self.size} active latents to draw sets from")
-        drawn = [torch.randperm(n, generator=generator)[: self.size] for _ in range(self.n_sets)]
-        return Sets(seen=about.seen, members=torch.stack(drawn).to(about.seen.codes.device))
+        return Sets(seen=about.seen, members=about.orders(self.n_sets, generator)[:, : self.size])
 
 
 @final
@@ -67,16 +65,14 @@ class Sets(Asked):
 
     @torch.no_grad()
     def measure(self, targets: Sequence[Target], *, batch_rows: int) -> Measured:
-        seen, n_pos = self.seen, len(self.seen.codes)
-        effect, suffix_runs = seen.codes.new_empty(len(targets), self.n_units), 0.0
-        opens = seen.first_open(self.members.flatten()).view_as(self.members).amin(1)
-        opens = opens.clamp_max(first_read(seen, targets))
-        for part in opens.argsort(stable=True).split(batch_rows - 1):
-            start = int(opens[part[0]])
-            kept = torch.ones(len(part), 1, seen.n_active).to(seen.codes)
-            kept[:, 0].scatter_(1, self.members[part], 0.0)
-            edited = torch.cat([seen.clean[None], seen.activation(seen.codes * kept)])
-            value = evaluate_all(seen, targets, edited, start=start)
-            effect[:, part] = (value[:, :1] - value[:, 1:]).to(effect.dtype)
-            suffix_runs += len(edited) * (1 - seen.suffix.begin(start) / n_pos)
+        opens = self.seen.first_open(self.members.flatten()).view_as(self.members).amin(1)
+        effect, suffix_runs = effects_of(
+            self.seen, targets, self._without, begins=opens, batch_rows=batch_rows
+        )
         return Measured(effect=effect, suffix_runs=suffix_runs)
+
+    def _without(self, part: Int[Tensor, " batch"]) -> Float[Tensor, "batch pos d_in"]:
+        """Return one activation per set: all its latents switched off at every position."""
+        kept = torch.ones(len(part), 1, self.seen.n_active).to(self.seen.codes)
+        kept[:, 0].scatter_(1, self.members[part], 0.0)
+        return self.seen.activation(self.seen.codes * kept)

@@ -20,10 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.influence.ablation import first_read
+from gradsae.influence.ablation import first_read, runs_from
 from gradsae.influence.target import Target, evaluate_all
 from gradsae.influence.truth import About, Asked, Measured, Truth
-from gradsae.interfaces import Skipped
 from gradsae.prompt import SeenPrompt
 
 
@@ -41,10 +40,8 @@ class Shapley(Truth):
     def name(self) -> str:
         return f"shapley_{self.n_pairs}"
 
-    def ask(self, about: About, generator: torch.Generator) -> "Walks | Skipped":
-        n = about.seen.n_active
-        orders = [torch.randperm(n, generator=generator) for _ in range(self.n_pairs)]
-        return Walks(seen=about.seen, orders=torch.stack(orders).to(about.seen.codes.device))
+    def ask(self, about: About, generator: torch.Generator) -> "Walks":
+        return Walks(seen=about.seen, orders=about.orders(self.n_pairs, generator))
 
 
 @final
@@ -82,12 +79,11 @@ class Walks(Asked):
         """Return what each latent takes with it when it goes in this order, and the cost."""
         seen = self.seen
         start = min(int(seen.first_open(order).min()), first_read(seen, targets))
-        share = 1 - seen.suffix.begin(start) / len(seen.codes)
         effect, suffix_runs = seen.codes.new_empty(len(targets), len(order)), 0.0
         for part, edited in self._states(order, batch_rows):
             value = evaluate_all(seen, targets, edited, start=start)
             effect[:, part] = (value[:, :-1] - value[:, 1:]).to(effect.dtype)
-            suffix_runs += len(edited) * share
+            suffix_runs += runs_from(seen, len(edited), start)
         return effect, suffix_runs
 
     def _states(
