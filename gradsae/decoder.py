@@ -97,6 +97,7 @@ class Decoder:
         attention_mask: Tensor | None,
         *,
         stop: bool,
+        past: Any = None,
     ) -> dict[str, Any]:
         """Outputs of the watched modules, and the input of "block"; `last` is the last to run."""
         seen: dict[str, Any] = {}
@@ -106,7 +107,7 @@ class Decoder:
                 handle = module.register_forward_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
             with suppress(_Stop):
-                self.forward(token_ids, attention_mask, [-1])
+                self.forward(token_ids, attention_mask, [-1], past)
         return seen
 
     def forward(

@@ -72,8 +72,27 @@ class OpenTail(Tail, Protocol):
         """Blocks after the site."""
         ...
 
+    @property
+    def n_layers(self) -> int:
+        """Blocks of the whole model."""
+        ...
+
     def backward(self, rules: Rules) -> AbstractContextManager[None]:
         """Let gradients through the later blocks follow other rules for a while."""
+        ...
+
+    def tap(self, layer: int | None) -> AbstractContextManager[list[Tensor]]:
+        """Collect the stream after a later block from each run of a while; nothing if None."""
+        ...
+
+    def share_to(self, layer: int) -> float:
+        """Share of the whole model that `advance` to this block runs per row, in [0, 1]."""
+        ...
+
+    def advance(
+        self, activation: Float[Tensor, "batch pos d_in"], layer: int, *, start: int = 0
+    ) -> Float[Tensor, "batch left d_in"]:
+        """The stream after a later block, from `start` (or `begin(start)`) on; see `logits`."""
         ...
 
     def lens(self, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n vocab"]:

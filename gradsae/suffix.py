@@ -90,8 +90,8 @@ class Suffix:
         if activation.shape[1:] != self.clean.shape:
             expected = ("batch", *self.clean.shape)
             raise ValueError(f"activation must be {expected}, got {tuple(activation.shape)}")
-        start = self.begin(start)
-        if start == 0 or self._clean_past is None:
+        start, past = self._past(start, len(activation))
+        if past is None:
             return self._run(activation, 0, None, positions)
         n_pos = len(self.clean)
         read = [
@@ -99,8 +99,40 @@ class Suffix:
         ]
         if min(read) < start:
             raise ValueError(f"logits are read at {min(read)}, before start={start}")
-        past = self._clean_past.cache(start, len(activation))
         return self._run(activation, start, past, [p - start for p in read])
+
+    @torch.no_grad()
+    def advance(
+        self, activation: Float[Tensor, "batch pos d_in"], layer: int, *, start: int = 0
+    ) -> Float[Tensor, "batch left d_in"]:
+        """The residual stream after a later block, at the positions from `begin(start)` on.
+
+        As `logits`, but nothing after that block is run.
+        """
+        start, past = self._past(start, len(activation))
+        block = self.decoder.module(Site("resid_post", layer))
+        with self._replaced(activation, start) as token_ids:
+            seen = self.decoder.capture({"at": block}, block, token_ids, None, stop=True, past=past)
+        return first(seen["at"])
+
+    def share_to(self, layer: int) -> float:
+        """Forward-equivalents of `advance` to this block, per row."""
+        return self.fraction - (self.decoder.n_layers - 1 - layer) / self.decoder.n_layers
+
+    @contextmanager
+    def tap(self, layer: int | None) -> Iterator[list[Tensor]]:
+        """Collect what a later block hands on in each run of a while, with its graph."""
+        found: list[Tensor] = []
+        hooks: list[tuple[nn.Module, Callable[..., Any]]] = []
+        if layer is not None:
+            block = self.decoder.module(Site("resid_post", layer))
+            hooks = [(block, lambda _module, _args, output: found.append(first(output)))]
+        with self.decoder.hooked(hooks):
+            yield found
+
+    @property
+    def n_layers(self) -> int:
+        return self.decoder.n_layers
 
     @property
     def later_layers(self) -> range:
@@ -133,6 +165,19 @@ class Suffix:
         self, activation: Tensor, start: int, past: Any, positions: Sequence[int] | None
     ) -> Tensor:
         """Logits at positions counted from `start`, after the tokens that `past` holds."""
+        with self._replaced(activation, start) as token_ids:
+            return self.decoder.forward(token_ids, None, positions, past)
+
+    def _past(self, start: int, n_rows: int) -> tuple[int, Any]:
+        """Where a run begins, and a cache of what is before (None at 0)."""
+        start = self.begin(start)
+        if start == 0 or self._clean_past is None:
+            return 0, None
+        return start, self._clean_past.cache(start, n_rows)
+
+    @contextmanager
+    def _replaced(self, activation: Tensor, start: int) -> Iterator[Tensor]:
+        """Let the model begin at the site for a while; yields the tokens from `start` on."""
         value = activation[:, start:].to(self._block_input.dtype)
         blocks = self.decoder.model.get_submodule(self.decoder.layout.blocks)
         with ExitStack() as stack:
@@ -140,8 +185,7 @@ class Suffix:
                 stack.enter_context(_patched(block, self._hand_through))
             for module, forward in self._replacements(blocks[self.site.layer], value, start):
                 stack.enter_context(_patched(module, forward))
-            token_ids = self.token_ids[:, start:].expand(len(value), -1)
-            return self.decoder.forward(token_ids, None, positions, past)
+            yield self.token_ids[:, start:].expand(len(value), -1)
 
     @cached_property
     def _clean_past(self) -> CleanPast | None:

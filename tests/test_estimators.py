@@ -27,6 +27,7 @@ from gradsae.influence.estimators.integrated_gradients import IntegratedGradient
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.estimators.norm_frozen import NormFrozen
 from gradsae.influence.estimators.output_score import OutputScore
+from gradsae.influence.estimators.part_then_verify import PartThenVerify
 from gradsae.influence.estimators.path_ig import PathIG
 from gradsae.influence.estimators.positive_mean import PositiveMean
 from gradsae.influence.estimators.random import Random
@@ -43,7 +44,7 @@ DRAWING = (Random(), RandomMatched(), Curvature(), PathIG(budget=2))
 ESTIMATORS = (
     *(GradTimesAct(), ReleasedGradSAE(), PositiveMean(), AbsGrad(), MeanAct()),
     *(IntegratedGradients(n_points=3), ScreenThenVerify(budget=4), ScreenThenVerify(max_cost=4.0)),
-    ScreenThenVerify(budget=4, first="both"),
+    *(ScreenThenVerify(budget=4, first="both"), PartThenVerify(max_cost=6.0, until=0.6)),
     *(NormFrozen(), RelP(), RelP(freeze_attention=True), GradDrop(), OutputScore()),
     *DRAWING,
 )

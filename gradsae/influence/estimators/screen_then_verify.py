@@ -80,8 +80,7 @@ class ScreenThenVerify(Estimator):
         if self.max_cost is None:
             return order[: self._n_checked(seen)]
         left = self.max_cost - self.screen.forward_equivalents(seen) - seen.suffix.fraction
-        price = seen.suffix.fraction * position_share(seen)[order]
-        return order[: int((price.cumsum(0) <= left).sum())]
+        return payable(order, seen.suffix.fraction * position_share(seen), left)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         """At most: as if every verified latent opened at the first position, or `max_cost`."""
@@ -105,6 +104,13 @@ def position_share(seen: SeenPrompt) -> Float[Tensor, " active"]:
     opens = seen.first_open(torch.arange(seen.n_active, device=seen.codes.device))
     begins = torch.tensor([seen.suffix.begin(start) for start in opens.tolist()])
     return (1 - begins / len(seen.codes)).to(seen.codes)
+
+
+def payable(
+    order: Int[Tensor, " active"], price: Float[Tensor, " active"], left: float
+) -> Int[Tensor, " first"]:
+    """Return the first of an order that can be paid together; `price` is by latent."""
+    return order[: int((price[order].cumsum(0) <= left).sum())]
 
 
 def in_turn(one: Int[Tensor, " n"], other: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
