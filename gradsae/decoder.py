@@ -79,6 +79,7 @@ class Decoder:
         *,
         edit: Edit | None,
         positions: Sequence[int] | None,
+        past: Any = None,
     ) -> Tensor:
         """Float32 logits [batch n_positions vocab], with the site's activation edited."""
         with ExitStack() as stack:
@@ -87,7 +88,7 @@ class Decoder:
                 self.check_site(site)
                 handle = self.module(site).register_forward_hook(_editing(change))
                 stack.callback(handle.remove)
-            return self.forward(token_ids, attention_mask, positions)
+            return self.forward(token_ids, attention_mask, positions, past)
 
     def capture(
         self,

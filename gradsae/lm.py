@@ -166,13 +166,17 @@ class LM:
         *,
         edit: Edit | None = None,
         positions: Sequence[int] | None = None,
+        past: Any = None,
     ) -> Float[Tensor, "batch n_positions vocab"]:
         """Float32 logits at `positions` (negative ones count from the end), or at all.
 
         An edit that returns what it was given leaves every bit as it was. Differentiable with
-        respect to tensors that the edit uses. UserError where logits are not finite.
+        respect to tensors that the edit uses. `past` is a transformers cache with the tokens before
+        these, to which these are added. UserError where logits are not finite.
         """
-        return self.decoder.logits(token_ids, attention_mask, edit=edit, positions=positions)
+        return self.decoder.logits(
+            token_ids, attention_mask, edit=edit, positions=positions, past=past
+        )
 
     def loss(
         self,

@@ -1,4 +1,4 @@
-"""Keys and values of a prompt's clean pass: what lets a re-run begin in the middle of it."""
+"""Keys and values of a pass: what lets a re-run begin in its middle, or go on after its end."""
 
 from dataclasses import dataclass
 from inspect import signature
@@ -22,16 +22,16 @@ def empty_cache(model: nn.Module) -> Any:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CleanPast:
-    """The clean keys and values of the blocks from one on."""
+class Past:
+    """The keys and values that a pass left in the blocks from one on."""
 
     n_before: int
     """Blocks before the first that has them; those are never run on this past."""
     layers: list[tuple[Tensor, Tensor]]
-    """Keys and values [1 heads pos d_head] of each block after them."""
+    """Keys and values [rows heads pos d_head] of each block after them."""
 
     def cache(self, start: int, n_rows: int) -> Any:
-        """Return a cache that holds the positions before `start`, the same in every row."""
+        """Return a cache that holds the positions before `start`; one row stands for all."""
         from transformers import DynamicCache
 
         cache = DynamicCache()
@@ -43,8 +43,13 @@ class CleanPast:
             cache.update(keys, values, layer)
         return cache
 
+    def after(self, earlier: "Past") -> "Past":
+        """Return these keys and values with those of the blocks before them from another pass."""
+        n_earlier = self.n_before - earlier.n_before
+        return Past(n_before=earlier.n_before, layers=earlier.layers[:n_earlier] + self.layers)
 
-def kept_in(cache: Any, n_before: int, n_layers: int, n_pos: int) -> CleanPast | None:
+
+def kept_in(cache: Any, n_before: int, n_layers: int, n_pos: int) -> Past | None:
     """Return what a pass left in its cache; None unless every block from `n_before` on filled it.
 
     Blocks without attention, or that share keys, leave gaps: such a model must be run whole.
@@ -54,4 +59,4 @@ def kept_in(cache: Any, n_before: int, n_layers: int, n_pos: int) -> CleanPast |
         return None
     if any(layer.get_seq_length() != n_pos for layer in layers):
         return None
-    return CleanPast(n_before=n_before, layers=[(layer.keys, layer.values) for layer in layers])
+    return Past(n_before=n_before, layers=[(layer.keys, layer.values) for layer in layers])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gradsae.backward import Rules
 from gradsae.decoder import Decoder, first, with_first
-from gradsae.past import CleanPast, empty_cache, kept_in
+from gradsae.past import Past, empty_cache, kept_in
 from gradsae.sites import Site
 
 REUSE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -87,12 +87,35 @@ class Suffix:
         `activation`. `start` says that no row differs from `clean` before that position and that no
         logits are read there: those positions are not run again (see `begin`).
         """
+        start, past = self._past(start, len(activation))
+        return self._logits(activation, positions, start, past)
+
+    def logits_and_past(
+        self,
+        activation: Float[Tensor, "batch pos d_in"],
+        positions: Sequence[int],
+        *,
+        start: int = 0,
+    ) -> tuple[Float[Tensor, "batch n_positions vocab"], Past | None]:
+        """The same, and each row's keys and values of the blocks after the site, for more tokens.
+
+        Those are None for a model that takes no key-value cache or keeps another state.
+        """
+        if self._clean_past is None:
+            return self._logits(activation, positions, 0, None), None
+        start, cache = self._past(start, len(activation))
+        cache = empty_cache(self.decoder.model) if cache is None else cache
+        return self._logits(activation, positions, start, cache), self._kept_in(cache)
+
+    def _logits(
+        self, activation: Tensor, positions: Sequence[int] | None, start: int, past: Any
+    ) -> Tensor:
+        """Logits of a run from `start` on; `past` holds what is before, and is added to."""
         if activation.shape[1:] != self.clean.shape:
             expected = ("batch", *self.clean.shape)
             raise ValueError(f"activation must be {expected}, got {tuple(activation.shape)}")
-        start, past = self._past(start, len(activation))
-        if past is None:
-            return self._run(activation, 0, None, positions)
+        if start == 0:
+            return self._run(activation, 0, past, positions)
         n_pos = len(self.clean)
         read = [
             p + n_pos if p < 0 else p for p in (range(n_pos) if positions is None else positions)
@@ -188,21 +211,26 @@ class Suffix:
             yield self.token_ids[:, start:].expand(len(value), -1)
 
     @cached_property
-    def _clean_past(self) -> CleanPast | None:
+    def _clean_past(self) -> Past | None:
         """None unless the last position, run on clean keys and values, gives the clean logits."""
-        model, n_pos = self.decoder.model, len(self.clean)
-        cache = empty_cache(model)
+        n_pos = len(self.clean)
+        cache = empty_cache(self.decoder.model)
         if cache is None:
             return None
         with torch.no_grad():
             whole = self._run(self.clean[None], 0, cache, [-1])
-            past = kept_in(cache, self.site.layer + 1, self.decoder.n_layers, n_pos)
+            past = self._kept_in(cache)
             if past is None:
                 return None
             again = self._run(self.clean[None], n_pos - 1, past.cache(n_pos - 1, 1), [-1])
         misfit = (again - whole).abs().max()
         fits = misfit <= REUSE_TOLERANCE[self.clean.dtype] * whole.abs().max()
         return past if bool(fits) else None
+
+    def _kept_in(self, cache: Any) -> Past | None:
+        """Keys and values of the blocks after the site's, from a cache that a run has filled."""
+        n_before, n_layers = self.site.layer + 1, self.decoder.n_layers
+        return None if cache is None else kept_in(cache, n_before, n_layers, len(self.clean))
 
     def _hand_through(self, *args: Any, **kwargs: Any) -> Any:
         return with_first(self._outputs["block"], args[0] if args else kwargs["hidden_states"])

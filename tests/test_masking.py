@@ -18,11 +18,12 @@ from gradsae.influence.target import Answer, NextToken
 from gradsae.interfaces import Scores, Skipped
 from gradsae.masking import answers, curves
 from gradsae.masking.interplay import interplay
-from gradsae.masking.masked import masking, off_latents, score, write_answers
-from gradsae.masking.rankings import mark_target, released_mark
-from gradsae.masking.sets import LatentSet, bottom, count, kept_latents, overlap, sets_of, top
-from gradsae.masking.swap import Side, steered_activation, swap
+from gradsae.masking.masked import masks, masks_later, run, score, unique_rows
+from gradsae.masking.rankings import candidates, mark_target, released_mark
+from gradsae.masking.sets import bottom, count, kept_latents, overlap, sets_of, top
+from gradsae.masking.swap import Greedy, Side, steered_activation, swap
 from gradsae.masking.task import Masking
+from gradsae.masking.writing import Writer
 from gradsae.prompt import see_from
 from gradsae.questions import question as questions
 from gradsae.questions.question import Candidate, Questions, put
@@ -124,23 +125,84 @@ def test_a_mask_that_takes_nothing_changes_no_bit(source, seen, asked):
     assert found.drop.tolist() == [[0.0, 0.0]]
 
 
-def test_the_mask_of_generation_is_the_mask_of_scoring(source, asked, seen):
-    sets = [
-        LatentSet(ranking="a", kind="top", k=4, columns=torch.arange(0, seen.n_active, 2)),
-        LatentSet(ranking="a", kind="keep", k=4, columns=torch.arange(4)),
-    ]
-    expected = seen.activation(seen.codes * kept_latents(seen, sets)[:, None, :])
-    tokens = asked.token_ids.expand(2, -1)
-    change = masking(source, SAE, off_latents(seen, sets, SAE.arch.d_sae), tokens)
-    activation = seen.clean.expand(2, -1, -1)
-    torch.testing.assert_close(change(activation), expected, atol=1e-5, rtol=1e-5)
+def test_masks_that_are_there_twice_are_run_once():
+    kept = torch.tensor([[1.0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]])
+    found, place = unique_rows(kept)
+    assert len(found) == 3
+    assert torch.equal(found[place], kept)
 
 
-def test_without_a_mask_the_model_writes_what_it_writes(source, asked):
-    lm, off = source.lm(), torch.zeros(2, SAE.arch.d_sae, dtype=torch.bool)
+def test_checked_latents_are_the_first_by_score_and_the_largest_in_turn():
+    codes = torch.diag(torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0]))
+    hand = planted(codes, torch.eye(5), lambda x: x[:, -1])
+    screen = torch.tensor([0.0, 9.0, 1.0, 8.0, -9.0])
+    assert candidates(hand, screen, 3).tolist() == [0, 1, 3]  # 1, then 0 (largest), then 3
+    assert candidates(hand, screen, None).tolist() == [0, 1, 2, 3, 4]
+
+
+def plain_writing(lm, question, n_tokens: int, edit) -> str:
+    """Whole passes with a hook, token by token: `edit(activation, n_asked)` of one row."""
+    tokens, n_asked = question.asked_ids, len(question.asked_ids)
+    for _ in range(n_tokens):
+
+        def hook(module, args, output):
+            x = output[0] if isinstance(output, tuple) else output
+            edited = edit(x[0], n_asked)[None]
+            return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+        handle = lm.model.model.layers[1].register_forward_hook(hook)
+        with torch.no_grad():
+            best = lm.model(tokens[None]).logits[0, -1].argmax()
+        handle.remove()
+        tokens = torch.cat([tokens, best[None]])
+    return SHORT.cut(lm.text(tokens[n_asked:]).lstrip())
+
+
+def without(off):
+    def edit(x, n_asked):
+        codes = SAE(x).codes.to_dense()
+        codes[0] = 0.0  # position 0 is dropped
+        return x - (codes * off) @ SAE.W_dec
+
+    return edit
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("answer", ["x", "xyz"])
+def test_written_answers_are_those_of_whole_passes_with_hooks(source, monkeypatch, cached, answer):
+    lm = source.lm()
+    question = put(lm, Candidate(0, "abcdefgh", "ijk", (answer,)), SHORT)
+    if not cached:  # as with a model that takes no key-value cache
+        monkeypatch.setattr("gradsae.suffix.empty_cache", lambda model: None)
+    seen = see_from(source, SAE, question.token_ids)
+    kept = (torch.rand(9, seen.n_active, generator=make_generator(3, "test")) < 0.6).float()
+    kept[0] = 1.0
+    kept[1] = 0.0
+    kept[2] = 1.0
+    kept[2, seen.first_open(torch.arange(seen.n_active)).argmax()] = 0.0  # begins late
+    writer = Writer(source=source, sae=SAE, question=question, format=SHORT)
+    target = Answer(tokens=question.answer_ids)
+    later = masks_later(seen, kept, SAE.arch.d_sae)
+    found = run(seen, [target], masks(seen, kept), batch_rows=4, writer=writer, later=later)
+    expected = []
+    for row in kept:
+        off = torch.zeros(SAE.arch.d_sae)
+        off[seen.latents[row == 0]] = 1.0
+        expected.append(plain_writing(lm, question, writer.n_tokens, without(off)))
+    assert found.written == expected
+    assert len(set(expected)) > 3
+    scored = score(seen, [target], kept, batch_rows=16)
+    torch.testing.assert_close(found.value, scored.value, atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_mask_the_model_writes_what_it_writes(source, asked, seen):
+    lm, kept = source.lm(), torch.ones(2, seen.n_active)
     plain = lm.text(lm.generate(asked.asked_ids[None], 6)[0, len(asked.asked_ids) :])
-    (one, two) = write_answers(source, SAE, asked, off, SHORT, batch_rows=1)
-    assert one == two == SHORT.cut(plain.lstrip())
+    writer = Writer(source=source, sae=SAE, question=asked, format=SHORT)
+    later = masks_later(seen, kept, SAE.arch.d_sae)
+    target = Answer(tokens=asked.answer_ids)
+    found = run(seen, [target], masks(seen, kept), batch_rows=2, writer=writer, later=later)
+    assert found.written == [SHORT.cut(plain.lstrip())[: writer.n_tokens]] * 2
 
 
 def test_effects_of_a_linear_model_add_up_and_do_not_interact(generator):
@@ -208,17 +270,59 @@ def test_a_swap_takes_the_own_latents_off_and_puts_the_others_in(source):
         edited[n_shared:, latent] = donor.text.seen.codes[:, column].max()
     expected = text.seen.clean + (edited - codes) @ SAE.W_dec
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    done = swap(source, SAE, into, donor)
-    assert done.gain != 0 and done.own != 0 and done.written is False
+    writer = Writer(source=source, sae=SAE, question=into.question, format=SHORT)
+    one, two = swap(source, SAE, [(into, donor)] * 2, batch_rows=8, writer=writer)
+    assert one == two
+    assert one.gain != 0 and one.own != 0 and one.greedy is False
+
+
+@pytest.mark.parametrize("answers", [("x", "u"), ("xy", "uvw")])
+def test_a_swap_does_what_a_plain_loop_with_hooks_does(source, answers):
+    """One row per pair, scored and written; the answers may be of one token or of several."""
+    lm = source.lm()
+    into, donor = (
+        side(source, put(lm, Candidate(0, "abcdefgh", ask, (a,)), SHORT), columns)
+        for ask, a, columns in (("ijk", answers[0], [0, 5]), ("mno", answers[1], [2, 7]))
+    )
+    off = into.text.seen.latents[into.columns]
+    given = donor.text.seen.latents[donor.columns]
+    value = donor.text.seen.codes[:, donor.columns].amax(0)
+
+    def edit(x, n_asked):
+        codes = SAE(x).codes.to_dense()
+        codes[0] = 0.0
+        edited = codes.clone()
+        edited[:, off] = 0.0
+        edited[into.question.shared :, given] = value
+        return x + (edited - codes) @ SAE.W_dec
+
+    writer = Writer(source=source, sae=SAE, question=into.question, format=SHORT)
+    (done,) = swap(source, SAE, [(into, donor)], batch_rows=8, writer=writer)
+    assert done.text == plain_writing(lm, into.question, writer.n_tokens, edit)
+    for answer, found in ((donor.question, done.gain), (into.question, done.own)):
+        ids, n = torch.tensor(answer.answer_ids), len(answer.answer_ids)
+        tokens = torch.cat([into.question.asked_ids, ids[:-1]])[None]
+        site = source.site()
+        both = [
+            lm.logits(tokens, edit=(site, change))[0, -n:].log_softmax(-1)
+            for change in (lambda x: edit(x[0], 0)[None], lambda x: x)
+        ]
+        steered, clean = (logits[torch.arange(n), ids].sum().item() for logits in both)
+        assert found == pytest.approx(steered - clean, abs=1e-5)
+
+
+def test_greedy_asks_for_every_token():
+    logits = torch.tensor([[[0.0, 1, 2], [3, 1, 2]], [[0, 1, 2], [0, 1, 2]]])
+    assert Greedy(tokens=(2, 0)).value(logits).tolist() == [1.0, 0.0]
 
 
 def test_a_swap_that_gives_and_takes_nothing_has_no_effect(source):
     lm = source.lm()
-    both = (
+    both = [
         side(source, put(lm, Candidate(0, "abcdefgh", ask, (a,)), SHORT), [])
         for ask, a in (("ijk", "xy"), ("mno", "uv"))
-    )
-    done = swap(source, SAE, *both)
+    ]
+    (done,) = swap(source, SAE, [tuple(both)], batch_rows=4)
     assert (done.gain, done.own) == (0.0, 0.0)
 
 
@@ -297,7 +401,7 @@ def test_series_fit_a_record_and_hold_the_tokens_for_the_page(scores, source):
 
 def test_two_questions_on_one_context_are_swapped_and_counted_as_one(source, right):
     both = Questions(of=GIVEN, format=SHORT, n_contexts=1, per_context=2)
-    found = measured(source, questions=both, oracle=False, written=False)
+    found = measured(source, questions=both, oracle=False, n_written=0)
     assert found.n["masking/questions"] == 2
     assert found.n["masking/drop/grad_times_act"] == 1
     assert found.intervals == {}
@@ -319,6 +423,8 @@ def test_a_source_without_a_language_model_is_skipped():
         ({"main_k": 7}, "ks must hold main_k=7"),
         ({"kinds": ["bottom"]}, "kinds top"),
         ({"kinds": ["top", "middle"]}, "one of top, bottom, keep; got 'middle'"),
+        ({"n_checked": 0}, "n_checked must be a whole number from 1, got 0"),
+        ({"n_written": -1}, "n_written must be a whole number from 0, got -1"),
         ({"rankings": [MeanAct()]}, "rankings must hold grad_times_act"),
     ],
 )

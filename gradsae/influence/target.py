@@ -211,7 +211,18 @@ def evaluate_all(
 ) -> Float[Tensor, "n_targets batch"]:
     """Return several targets of each row from one run of the model."""
     positions = sorted({p for target in targets for p in target.positions})
-    logits = seen.suffix.logits(activation, positions, start=start)
+    return values_of(targets, seen.suffix.logits(activation, positions, start=start), positions)
+
+
+def values_of(
+    targets: Sequence[Target],
+    logits: Float[Tensor, "batch n_positions vocab"],
+    positions: Sequence[int],
+) -> Float[Tensor, "n_targets batch"]:
+    """Return several targets of each row from the logits at all of their positions.
+
+    Raises UserError where one is not finite.
+    """
     values = []
     for target in targets:
         own = [positions.index(p) for p in target.positions]

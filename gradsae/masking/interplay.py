@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae.influence.target import Target
-from gradsae.masking.masked import score
+from gradsae.masking.masked import mask_columns, score
 from gradsae.prompt import SeenPrompt
 
 
@@ -29,7 +29,6 @@ class Interplay(NamedTuple):
     """d(S) - d(S without i): what a latent does once the others are gone."""
     pairs: Float[Tensor, " n_pairs"]
     """Interactions of the first few latents."""
-    suffix_runs: float
 
     @property
     def additivity(self) -> float | None:
@@ -48,6 +47,22 @@ class Interplay(NamedTuple):
         return self.pairs.abs().mean().item() / size if size > 0 and len(self.pairs) else None
 
 
+def groups_of(columns: Int[Tensor, " n"], n_paired: int) -> list[list[int]]:
+    """Return the sets that must be off to measure some columns: all, each, all but each, pairs."""
+    members = columns.tolist()
+    pairs = combinations(members[:n_paired], 2)
+    without = ([d for d in members if d != c] for c in members)
+    return [members, *([c] for c in members), *without, *(list(pair) for pair in pairs)]
+
+
+def from_drops(drop: Float[Tensor, " groups"], n: int, n_paired: int) -> Interplay:
+    """Return the interplay of `n` columns from what each of `groups_of` costs the target."""
+    joint, single, without = drop[0], drop[1 : n + 1], drop[n + 1 : 2 * n + 1]
+    both = [single[i] + single[j] for i, j in combinations(range(min(n_paired, n)), 2)]
+    interaction = torch.stack(both) - drop[2 * n + 1 :] if both else drop[:0]
+    return Interplay(joint.item(), single, joint - without, interaction)
+
+
 def interplay(
     seen: SeenPrompt,
     target: Target,
@@ -57,17 +72,6 @@ def interplay(
     batch_rows: int,
 ) -> Interplay:
     """Measure a set of columns; pairs are those of its first `n_paired`."""
-    members, n = columns.tolist(), len(columns)
-    pairs = list(combinations(range(min(n_paired, n)), 2))
-    groups = [members, *([c] for c in members)]
-    groups += [[d for d in members if d != c] for c in members]
-    groups += [[members[i], members[j]] for i, j in pairs]
-    kept = torch.ones(len(groups), seen.n_active).to(seen.codes)
-    for row, group in zip(kept, groups, strict=True):
-        row[group] = 0.0
+    kept = mask_columns(seen.n_active, groups_of(columns, n_paired), seen.codes)
     found = score(seen, [target], kept, batch_rows=batch_rows)
-    drop = found.drop[0].double().cpu()
-    joint, single, without = drop[0], drop[1 : n + 1], drop[n + 1 : 2 * n + 1]
-    both = [single[i] + single[j] for i, j in pairs]
-    interaction = torch.stack(both) - drop[2 * n + 1 :] if pairs else drop[:0]
-    return Interplay(joint.item(), single, joint - without, interaction, found.suffix_runs)
+    return from_drops(found.drop[0].double().cpu(), len(columns), n_paired)

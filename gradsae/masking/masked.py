@@ -1,4 +1,4 @@
-"""What remains under masks: the answer's score, teacher-forced, and the answer that is written.
+"""What remains under edits: the answer's score, teacher-forced, and the answer that is written.
 
 A mask switches latents off at every position, those of newly written tokens included. The SAE's
 error is held fixed: the edit is a difference, as in `gradsae.prompt`.
@@ -8,26 +8,35 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.codes import Codes, SparseCodes
-from gradsae.influence.target import Target, evaluate_all
-from gradsae.interfaces import ModelSource
-from gradsae.masking.sets import LatentSet
+from gradsae.influence.ablation import first_read
+from gradsae.influence.target import Target, values_of
+from gradsae.masking.writing import Begun, Later, Writer
 from gradsae.prompt import SeenPrompt
-from gradsae.questions.question import Format, Question
-from gradsae.sae import SAE
+from gradsae.suffix import Suffix
 
-MORE_TOKENS = 2
-"""Written beyond the length of the answer, for what ends it."""
+
+class Edits(NamedTuple):
+    """Edits of one prompt, a row each; made batch by batch, as their activations may be large."""
+
+    opens: Int[Tensor, " rows"]
+    """First position that each changes, or a later one than any where it changes none."""
+    activation: Callable[[Int[Tensor, " some"]], Float[Tensor, "some pos d_in"]]
+    """The site's activation under some of the edits."""
 
 
 class Joint(NamedTuple):
     value: Float[Tensor, "targets sets"]
-    """Targets under each mask."""
+    """Targets under each edit."""
     clean: Float[Tensor, " targets"]
+    written: list[str]
+    """What the model wrote under each edit; empty without a writer."""
     suffix_runs: float
+    """A row counts as the share of positions that it ran."""
+    written_cost: float = 0.0
+    """Forward-equivalents of written tokens."""
 
     @property
     def drop(self) -> Float[Tensor, "targets sets"]:
@@ -35,7 +44,6 @@ class Joint(NamedTuple):
         return self.clean[:, None] - self.value
 
 
-@torch.no_grad()
 def score(
     seen: SeenPrompt,
     targets: Sequence[Target],
@@ -43,113 +51,97 @@ def score(
     *,
     batch_rows: int,
 ) -> Joint:
-    """Return each target with the codes of a question multiplied by each row of `kept`.
+    """Return each target with the codes of a question multiplied by each row of `kept`."""
+    return run(seen, targets, masks(seen, kept), batch_rows=batch_rows)
 
-    The first row of every batch is unedited; a value is corrected by how far that row is from the
-    first batch's, so that kernels which differ between batch sizes cancel.
-    """
-    value, runs, clean = seen.codes.new_empty(len(targets), len(kept)), 0.0, None
-    for part in torch.arange(len(kept)).split(batch_rows - 1):
-        edited = seen.activation(seen.codes * kept[part][:, None, :])
-        found = evaluate_all(seen, targets, torch.cat([seen.clean[None], edited]))
-        clean = found[:, 0] if clean is None else clean
-        value[:, part] = (clean[:, None] + found[:, 1:] - found[:, :1]).to(value.dtype)
-        runs += len(edited) + 1
-    if clean is None:
-        raise ValueError("score needs at least 1 mask, got none")
-    return Joint(value, clean.to(value.dtype), runs)
+
+def masks(seen: SeenPrompt, kept: Float[Tensor, "sets active"]) -> Edits:
+    """Return the edits that multiply the codes by each row of `kept`: 0 is off, 1 stays."""
+    columns = torch.arange(seen.n_active, device=kept.device)
+    first = seen.first_open(columns)
+    opens = torch.where(kept == 1, len(seen.codes), first).amin(1)
+    return Edits(opens, lambda rows: seen.activation(seen.codes * kept[rows][:, None, :]))
+
+
+def masks_later(seen: SeenPrompt, kept: Float[Tensor, "sets active"], d_sae: int) -> Later:
+    """Return what the same masks do to written tokens."""
+    off = torch.zeros(len(kept), d_sae, dtype=torch.bool, device=kept.device)
+    off[:, seen.latents] = kept == 0
+    return Later(off, torch.zeros_like(off, dtype=seen.codes.dtype))
 
 
 @torch.no_grad()
-def write_answers(
-    source: ModelSource,
-    sae: SAE,
-    question: Question,
-    off: Bool[Tensor, "sets d_sae"],
-    form: Format,
+def run(
+    seen: SeenPrompt,
+    targets: Sequence[Target],
+    edits: Edits,
     *,
     batch_rows: int,
-) -> list[str]:
-    """Return what the model writes greedily with the latents of each row off, cut at its end.
+    writer: Writer | None = None,
+    later: Later | None = None,
+) -> Joint:
+    """Return each target under each edit, and with a writer what the model writes under it.
 
-    Costs a full forward pass a row and token, until every row of a batch has ended.
+    Edits that begin late go together, and a batch begins where its first edit does. The first row
+    of every batch is unedited; a value is corrected by how far that row is from the first batch's,
+    so that what differs between batches (kernels, where they begin) cancels. `writer` needs `later`
+    and a prompt that ends in the writer's question; the scored answer may follow it.
     """
-    written: list[str] = []
-    for part in off.split(batch_rows):
-        written += _write(source, sae, question, part, form)
-    return written
+    n_pos, n_rows = len(seen.codes), len(edits.opens)
+    if n_rows == 0:
+        raise ValueError("run needs at least 1 edit, got none")
+    positions = {p for target in targets for p in target.positions}
+    positions = sorted(positions if writer is None else positions | {writer.position})
+    value, clean = seen.codes.new_empty(len(targets), n_rows), None
+    texts, runs, cost = [""] * n_rows if writer else [], 0.0, 0.0
+    opens = edits.opens.clamp_max(min(first_read(seen, targets), n_pos + positions[0]))
+    for part in opens.argsort(stable=True).split(batch_rows - 1):
+        start = int(opens[part[0]])
+        edited = torch.cat([seen.clean[None], edits.activation(part)])
+        if writer is None or later is None:
+            logits = seen.suffix.logits(edited, positions, start=start)
+        else:
+            logits, begun = _begin(seen, edited, positions, start, writer, later.of(part))
+            answers = writer.write(begun)
+            for row, text in zip(part.tolist(), answers.texts[1:], strict=True):
+                texts[row] = text
+            cost += answers.forward_equivalents
+        found = values_of(targets, logits, positions)
+        clean = found[:, 0] if clean is None else clean
+        value[:, part] = (clean[:, None] + found[:, 1:] - found[:, :1]).to(value.dtype)
+        runs += len(edited) * (1 - seen.suffix.begin(start) / n_pos)
+    assert clean is not None
+    return Joint(value, clean.to(value.dtype), texts, runs, cost)
 
 
-def tokens_written(question: Question) -> int:
-    return len(question.answer_ids) + MORE_TOKENS
+def _begin(
+    seen: SeenPrompt,
+    edited: Float[Tensor, "rows pos d_in"],
+    positions: Sequence[int],
+    start: int,
+    writer: Writer,
+    later: Later,
+) -> tuple[Float[Tensor, "rows n_positions vocab"], Begun]:
+    """Run a batch whose first row is unedited, and keep what the writer goes on from."""
+    assert isinstance(seen.suffix, Suffix)
+    logits, past = seen.suffix.logits_and_past(edited, positions, start=start)
+    none = torch.zeros_like(later.changed[:1])
+    whole = Later(torch.cat([none, later.changed]), torch.cat([none.to(later.value), later.value]))
+    asked = edited[:, : len(writer.question.asked_ids)]
+    return logits, Begun(logits[:, positions.index(writer.position)], asked, past, whole)
 
 
-def _write(
-    source: ModelSource,
-    sae: SAE,
-    question: Question,
-    off: Bool[Tensor, "rows d_sae"],
-    form: Format,
-) -> list[str]:
-    lm, site = source.lm(), source.site()
-    n_asked = len(question.asked_ids)
-    tokens = question.asked_ids.to(lm.device).expand(len(off), -1)
-    texts = [""] * len(off)
-    for _ in range(tokens_written(question)):
-        last = lm.logits(tokens, edit=(site, masking(source, sae, off, tokens)), positions=[-1])
-        tokens = torch.cat([tokens, last[:, -1].argmax(-1, keepdim=True)], dim=1)
-        texts = [lm.text(row[n_asked:]) for row in tokens]
-        if all(_has_ended(text, form) for text in texts):
-            break
-    return [form.cut(text.lstrip()) for text in texts]
+def mask_columns(n_active: int, off: Sequence[Sequence[int]], like: Tensor) -> Tensor:
+    """Return one row per list of columns: 0 for those that are off, 1 for the rest."""
+    kept = torch.ones(len(off), n_active).to(like)
+    for row, columns in zip(kept, off, strict=True):
+        row[list(columns)] = 0.0
+    return kept
 
 
-def _has_ended(text: str, form: Format) -> bool:
-    text = text.lstrip()
-    return any(end in text for end in form.ends)
-
-
-def masking(
-    source: ModelSource,
-    sae: SAE,
-    off: Bool[Tensor, "rows d_sae"],
-    token_ids: Int[Tensor, "rows pos"],
-) -> Callable[[Tensor], Tensor]:
-    """Return the edit of a batch that switches latents off, other ones in each row."""
-
-    def change(activation: Tensor) -> Tensor:
-        rows, n_pos, width = activation.shape
-        clean = activation.float()
-        out = sae(clean.reshape(-1, width))
-        dropped = source.dropped(token_ids, activation)
-        row = torch.arange(rows, device=off.device).repeat_interleave(n_pos)
-        gone = _only(out.codes, off, row, ~dropped.reshape(-1))
-        without = (sae.decode_in(gone) - sae.b_dec) * out.scale
-        return clean - without.view(rows, n_pos, width)
-
-    return change
-
-
-def _only(
-    codes: Codes,
-    off: Bool[Tensor, "rows d_sae"],
-    row: Int[Tensor, " batch"],
-    seen: Bool[Tensor, " batch"],
-) -> Codes:
-    """Return the codes of the latents that are off, on positions that the SAE sees."""
-    if isinstance(codes, SparseCodes):
-        gone = off[row[codes.rows], codes.latents] & seen[codes.rows]
-        return codes.with_values(codes.values * gone)
-    return codes.with_values(codes.values * (off[row] & seen[:, None]))
-
-
-def off_latents(
-    seen: SeenPrompt, sets: Sequence[LatentSet], d_sae: int
-) -> Bool[Tensor, "sets d_sae"]:
-    """Return one row per set: True for a latent that is off, also where it does not fire here."""
-    off = torch.zeros(len(sets), d_sae, dtype=torch.bool, device=seen.codes.device)
-    for row, one in zip(off, sets, strict=True):
-        row[seen.latents[one.columns]] = True
-        if one.kind == "keep":
-            row.logical_not_()
-    return off
+def unique_rows(
+    kept: Float[Tensor, "sets active"],
+) -> tuple[Float[Tensor, "unique active"], Int[Tensor, " sets"]]:
+    """Return the masks without repeats, and the place of each mask among them."""
+    found, place = (kept != 0).unique(dim=0, return_inverse=True)
+    return found.to(kept), place

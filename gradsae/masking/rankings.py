@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.estimators.screen_then_verify import in_turn, written
 from gradsae.influence.target import NextToken, Target
 from gradsae.prompt import SeenPrompt
 
@@ -49,10 +50,11 @@ def rank(
     estimators: Sequence[Estimator],
     *,
     oracle: bool,
+    n_checked: int | None,
     batch_rows: int,
     generator: torch.Generator,
 ) -> Ranked:
-    """Return every ranking of one question and what they cost."""
+    """Return every ranking of one question and what they cost; see `Masking` for the oracle."""
     fraction = seen.suffix.fraction
     scores = {e.name: e.scores(seen, target, generator).detach() for e in estimators}
     spent = sum(e.forward_equivalents(seen) - (1 - fraction) for e in estimators)
@@ -60,12 +62,34 @@ def rank(
         scores[MARK] = released_mark(seen, mark)
         spent += 3 * fraction
     if oracle:
-        columns = torch.arange(seen.n_active, device=seen.codes.device)
+        screen = gradient_times_code(seen, target)
+        columns = candidates(seen, screen, n_checked)
         truth = ablate(seen, target, columns, batch_rows=batch_rows)
-        scores[ORACLE] = truth.effect
-        spent += truth.suffix_runs * fraction
+        scores[ORACLE] = screen.index_copy(0, columns, truth.effect)
+        spent += truth.suffix_runs * fraction + 3 * fraction
     _check(scores)
     return Ranked(scores, spent)
+
+
+def gradient_times_code(seen: SeenPrompt, target: Target) -> Float[Tensor, " active"]:
+    """Return the signed sum of gradient x activation, in units of the target."""
+    return (gradient(seen, target, seen.codes[None])[0] * seen.codes).sum(0)
+
+
+def candidates(
+    seen: SeenPrompt, screen: Float[Tensor, " active"], n_checked: int | None
+) -> Int[Tensor, " checked"]:
+    """Return the columns whose true effect is measured: all, or the most promising ones.
+
+    Those are the first by the screen and the largest by what they write, the next of each in turn:
+    where the gradient misses much of an effect, the latent is a large one.
+    """
+    columns = torch.arange(seen.n_active, device=seen.codes.device)
+    if n_checked is None or n_checked >= seen.n_active:
+        return columns
+    by_score = screen.argsort(descending=True, stable=True)
+    by_size = written(seen).argsort(descending=True, stable=True)
+    return in_turn(by_score, by_size)[:n_checked].sort().values
 
 
 def _check(scores: Mapping[str, Float[Tensor, " active"]]) -> None:

@@ -13,19 +13,16 @@ from gradsae.masking.answers import exact_match, f1
 from gradsae.masking.curves import area, faithfulness
 from gradsae.masking.rankings import ORACLE
 from gradsae.masking.sets import K, LatentSet, overlap
-from gradsae.masking.swap import Swap
-from gradsae.masking.tables import latents_table, questions_table
+from gradsae.masking.tables import (
+    Swapped,
+    latents_table,
+    questions_table,
+    swaps_table,
+    tokens_table,
+)
 from gradsae.masking.trial import Trial
 
 BASELINE = "mean_act"
-
-
-class Swapped(NamedTuple):
-    ranking: str
-    into: int
-    """Index of the question that is steered."""
-    donor: int
-    swap: Swap
 
 
 class Row(NamedTuple):
@@ -103,7 +100,9 @@ def summarise(
     for trial in trials:
         for place, one in enumerate(trial.sets):
             rows[one.ranking, one.kind, one.k].append(Row(trial, place))
-    out = Scores(scores={}, n={"masking/questions": len(trials)})
+    n_written = sum(bool(trial.written) for trial in trials)
+    n = {"masking/questions": len(trials), "masking/questions_written": n_written}
+    out = Scores(scores={}, n=n)
     _add(out, "masking/n_active", gather((t, float(len(t.latents))) for t in trials), seed)
     _add(out, "masking/target_log_prob", gather((t, t.clean) for t in trials), seed)
     for ranking in dict.fromkeys(ranking for ranking, _, _ in rows):
@@ -117,7 +116,9 @@ def summarise(
     out.series["masking/questions"] = questions_table(trials, lm)
     if n_pages:
         out.series["masking/latents"] = latents_table(trials[:n_pages], lm)
-        out.series["masking/tokens"] = _tokens(trials[:n_pages], lm)
+        out.series["masking/tokens"] = tokens_table(trials[:n_pages], lm)
+    if n_pages and swaps:
+        out.series["masking/swaps"] = swaps_table(trials[:n_pages], swaps)
     return out
 
 
@@ -213,10 +214,21 @@ def _add_interplay(out: Scores, trials: Sequence[Trial], seed: int) -> None:
 def _add_swaps(out: Scores, trials: Sequence[Trial], swaps: Sequence[Swapped], seed: int) -> None:
     by_index = {trial.index: trial for trial in trials}
     for ranking in dict.fromkeys(one.ranking for one in swaps):
-        own = [(by_index[one.into], one.swap) for one in swaps if one.ranking == ranking]
-        for what, field in (("gain", "gain"), ("own", "own"), ("written", "written")):
-            values = gather((trial, float(getattr(done, field))) for trial, done in own)
+        mine = [(by_index[s.into], by_index[s.donor], s) for s in swaps if s.ranking == ranking]
+        for what in ("gain", "own", "greedy"):
+            values = gather((into, float(getattr(s.swap, what))) for into, _, s in mine)
             _add(out, f"masking/swap_{what}/{ranking}", values, seed)
+        for what, measure in (("em", exact_match), ("f1", f1)):
+            found = gather((into, _judged(s, donor, measure)) for into, donor, s in mine)
+            _add(out, f"masking/swap_{what}/{ranking}", found, seed)
+        kept = gather((into, _judged(s, into, exact_match)) for into, _, s in mine)
+        _add(out, f"masking/swap_own_em/{ranking}", kept, seed)
+
+
+def _judged(swapped: Swapped, right: Trial, measure: Any) -> float | None:
+    """Return how well what a steered model wrote fits the answer of a question."""
+    text = swapped.swap.text
+    return None if text is None else measure(text, right.question.candidate.answers)
 
 
 def _curve(rows: Mapping[Key, Sequence[Row]], seed: int) -> dict[str, list[Any]]:
@@ -236,6 +248,7 @@ def _curve(rows: Mapping[Key, Sequence[Row]], seed: int) -> dict[str, list[Any]]
             "drop_low": low,
             "drop_high": high,
             "n": len(group),
+            "n_written": sum(row.em is not None for row in group),
         }
         for name, value in line.items():
             table[name].append(value)
@@ -257,14 +270,4 @@ def _overlap_table(rows: Mapping[Key, Sequence[Row]], main_k: K) -> dict[str, li
                 values = (first[1], first[0], second[0], sum(found) / len(found), len(found))
                 for name, value in zip(table, values, strict=True):
                     table[name].append(value)
-    return table
-
-
-def _tokens(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
-    """The tokens of the first questions, one row each, for the page."""
-    table: dict[str, list[Any]] = {"question": [], "position": [], "token": []}
-    for trial in trials:
-        for position, token in enumerate(trial.question.token_ids.tolist()):
-            for name, value in zip(table, (trial.index, position, lm.text([token])), strict=True):
-                table[name].append(value)
     return table

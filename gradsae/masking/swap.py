@@ -2,19 +2,23 @@
 
 Both questions are about one context. On the prompt of the first, its own top K latents are switched
 off at every position, and the top K of the second are set to their largest value on its own prompt,
-at every position after the context. Reference: Shu et al. 2025, https://arxiv.org/abs/2505.08080,
-section 4.3. Differs from the release: after the context instead of at the last position only, and
-activations are put in, where the release puts in scores.
+at every position after the context, those of written tokens included. Reference: Shu et al. 2025,
+https://arxiv.org/abs/2505.08080, section 4.3. Differs from the release: after the context instead
+of at the last position only, and activations are put in, where the release puts in scores.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.influence.target import log_prob
+from gradsae.influence.target import Answer, Target
 from gradsae.interfaces import ModelSource
+from gradsae.masking.masked import Edits, Joint, run
+from gradsae.masking.writing import Later, Writer
 from gradsae.questions.question import Question
 from gradsae.sae import SAE
 from gradsae.steering.interventions import Chosen, Text, read
@@ -27,8 +31,10 @@ class Swap(NamedTuple):
     """Of the other question's answer, teacher-forced; positive where it became more likely."""
     own: float
     """Of the question's own answer."""
-    written: bool
-    """Whether each token of the other's answer became the most likely one."""
+    greedy: bool
+    """Whether each token of the other's answer, teacher-forced, became the most likely one."""
+    text: str | None
+    """The answer that the model wrote; None where it was not asked to."""
     forward_equivalents: float
 
 
@@ -41,27 +47,89 @@ class Side(NamedTuple):
     columns: Int[Tensor, " k"]
 
 
-def swap(source: ModelSource, sae: SAE, into: Side, donor: Side) -> Swap:
-    """Steer the question `into` to the answer of `donor`."""
-    other = torch.cat([into.question.asked_ids, _ids(donor.question.answer_ids[:-1], into)])
-    text = read(source, sae, other)
-    gain, best = _effect(text, into, donor, donor.question.answer_ids, sae)
-    own, _ = _effect(into.text, into, donor, into.question.answer_ids, sae)
-    fraction = text.seen.suffix.fraction
-    return Swap(gain, own, best, 1 - fraction + 4 * fraction)
+@final
+@dataclass(frozen=True, kw_only=True)
+class Greedy(Target):
+    """1 where every token of an answer, teacher-forced, is the most likely one, else 0."""
+
+    tokens: tuple[int, ...]
+
+    @property
+    def token(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.tokens[0]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        return tuple(range(-len(self.tokens), 0))
+
+    def value(self, logits: Float[Tensor, "batch n_positions vocab"]) -> Float[Tensor, " batch"]:
+        best = logits.argmax(-1)
+        return (best == best.new_tensor(self.tokens)).all(1).to(logits.dtype)
+
+
+def swap(
+    source: ModelSource,
+    sae: SAE,
+    sides: Sequence[tuple[Side, Side]],
+    *,
+    batch_rows: int,
+    writer: Writer | None = None,
+) -> list[Swap]:
+    """Steer a question to the answer of another, once for each pair (into, donor) of sides.
+
+    All pairs are about the same two questions and differ in the latents. `writer` is that of the
+    question that is steered.
+    """
+    into, donor = sides[0]
+    of_own = Answer(tokens=into.question.answer_ids)
+    given = donor.question.answer_ids
+    of_other: list[Target] = [Answer(tokens=given), Greedy(tokens=given)]
+    text, price = into.text, 0.0
+    if into.question.answer_ids[:-1] == given[:-1]:  # the teacher-forced text is the same
+        own = other = _run(text, [of_own, *of_other], sides, sae, batch_rows, writer)
+        other = other._replace(value=other.value[1:], clean=other.clean[1:])
+    else:
+        asked = into.question.asked_ids
+        text = read(source, sae, torch.cat([asked, asked.new_tensor(given[:-1])]))
+        own = _run(into.text, [of_own], sides, sae, batch_rows, writer)
+        other = _run(text, of_other, sides, sae, batch_rows, None)
+        price = text.read_cost + other.suffix_runs * text.seen.suffix.fraction
+    price += own.suffix_runs * into.text.seen.suffix.fraction + own.written_cost
+    gain, greedy = (other.value - other.clean[:, None])[0].tolist(), other.value[1].tolist()
+    lost = (own.value - own.clean[:, None])[0].tolist()
+    texts = own.written or [None] * len(sides)
+    each = zip(gain, lost, greedy, texts, strict=True)
+    return [Swap(g, o, best > 0.5, text, price / len(sides)) for g, o, best, text in each]
 
 
 @torch.no_grad()
-def _effect(
-    text: Text, into: Side, donor: Side, answer: tuple[int, ...], sae: SAE
-) -> tuple[float, bool]:
-    """Return the change of the answer's log-probability, and whether it became the greedy one."""
-    steered = steered_activation(text, into, donor, sae)
-    positions = list(range(-len(answer), 0))
-    logits = text.seen.suffix.logits(torch.stack([text.seen.clean, steered]), positions)
-    steps = [log_prob(logits[:, i].double(), token) for i, token in enumerate(answer)]
-    clean, edited = torch.stack(steps).sum(0).tolist()
-    return edited - clean, logits[1].argmax(-1).tolist() == list(answer)
+def _run(
+    text: Text,
+    targets: Sequence[Target],
+    sides: Sequence[tuple[Side, Side]],
+    sae: SAE,
+    batch_rows: int,
+    writer: Writer | None,
+) -> Joint:
+    rows = torch.stack([steered_activation(text, into, donor, sae) for into, donor in sides])
+    is_changed = (rows != text.seen.clean).any(-1)
+    opens = torch.where(is_changed.any(1), is_changed.int().argmax(1), rows.shape[1])
+    later = None if writer is None else _later(sides, sae)
+    edits = Edits(opens, lambda part: rows[part])
+    return run(text.seen, targets, edits, batch_rows=batch_rows, writer=writer, later=later)
+
+
+def _later(sides: Sequence[tuple[Side, Side]], sae: SAE) -> Later:
+    """Return what the swaps do to written tokens: they stand after the context."""
+    like = sides[0][0].text.seen.codes
+    value = like.new_zeros(len(sides), sae.arch.d_sae)
+    changed = torch.zeros_like(value, dtype=torch.bool)
+    for row, (into, donor) in enumerate(sides):
+        given = donor.text.seen.latents[donor.columns]
+        changed[row, into.text.seen.latents[into.columns]] = True
+        changed[row, given] = True
+        value[row, given] = donor.text.seen.codes[:, donor.columns].amax(0)
+    return Later(changed, value)
 
 
 def steered_activation(text: Text, into: Side, donor: Side, sae: SAE) -> Float[Tensor, "pos d_in"]:
@@ -82,7 +150,3 @@ def steered_activation(text: Text, into: Side, donor: Side, sae: SAE) -> Float[T
     lost = torch.isin(given, own) & ~place
     edited[:, n_off:] = edited[:, n_off:].masked_fill(lost, 0.0)
     return text.activation(chosen, edited)
-
-
-def _ids(tokens: tuple[int, ...], into: Side) -> Int[Tensor, " n"]:
-    return into.question.asked_ids.new_tensor(tokens)

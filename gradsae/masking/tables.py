@@ -1,15 +1,24 @@
 """Tables of single questions: what a person reads, and what the page shows."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradsae.lm import LM
 from gradsae.masking.rankings import ORACLE
+from gradsae.masking.swap import Swap
 from gradsae.masking.trial import Trial
 
 MAX_CHARACTERS = 2_000
 N_LISTED = 20
 """Latents of each ranking in the table of latents."""
+
+
+class Swapped(NamedTuple):
+    ranking: str
+    into: int
+    """Index of the question that is steered."""
+    donor: int
+    swap: Swap
 
 
 def questions_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
@@ -49,3 +58,27 @@ def latents_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
             for column, value in zip(columns, values, strict=True):
                 table[column].append(value)
     return table
+
+
+def tokens_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
+    """The tokens of the first questions, one row each, for the page."""
+    table: dict[str, list[Any]] = {"question": [], "position": [], "token": []}
+    for trial in trials:
+        for position, token in enumerate(trial.question.token_ids.tolist()):
+            for name, value in zip(table, (trial.index, position, lm.text([token])), strict=True):
+                table[name].append(value)
+    return table
+
+
+def swaps_table(trials: Sequence[Trial], swaps: Sequence[Swapped]) -> dict[str, list[Any]]:
+    """One row per swap into one of these questions: effects in nats, and what was written."""
+    shown = {trial.index for trial in trials}
+    rows = [one for one in swaps if one.into in shown]
+    return {
+        "ranking": [one.ranking for one in rows],
+        "into": [one.into for one in rows],
+        "donor": [one.donor for one in rows],
+        "gain": [one.swap.gain for one in rows],
+        "own": [one.swap.own for one in rows],
+        "text": [one.swap.text for one in rows],
+    }

@@ -11,15 +11,17 @@ from gradsae import checks
 from gradsae.influence.estimator import Estimator
 from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
 from gradsae.masking.sets import K, Kind, count, top
-from gradsae.masking.summary import Swapped, summarise
+from gradsae.masking.summary import summarise
 from gradsae.masking.swap import Side, swap
+from gradsae.masking.tables import Swapped
 from gradsae.masking.trial import MAIN, Settings, Trial, attempt
+from gradsae.masking.writing import Writer
 from gradsae.prompt import NoActiveLatentError
 from gradsae.questions.question import Question, Questions
 from gradsae.sae import SAE
 from gradsae.steering.interventions import Text, read
 
-VERSION = 1
+VERSION = 2
 """Of the scores' formulas; part of every record."""
 
 
@@ -33,7 +35,8 @@ class Masking(Metric):
                                   ranking found what carries the answer
         masking/bottom_drop/R     the same with the K smallest positive ones off; near 0
         masking/em/R, .../f1/R    exact match and F1, in [0, 1], of the answer that the model writes
-                                  with the top K off; 1 without a mask, as it was kept for that
+                                  with the top K off; 1 without a mask, as it was kept for that;
+                                  of the first `n_written` questions, like all written answers
         masking/mark_drop/R       the drop of the answer format's mark, which the release scores
         masking/advantage/R       drop of R minus that of mean_act, paired; mark_advantage/R of the
                                   mark: what is left of the paper's comparison, and what is not
@@ -42,15 +45,19 @@ class Masking(Metric):
         masking/oracle_overlap/R  share of the top K that are the K largest true effects, [0, 1]
         masking/question_overlap/R   of the top K of two questions on one context
         masking/swap_gain/R       log p(the other question's answer), steered minus clean, nats;
-                                  swap_own/R of the own answer; swap_written/R share where the
-                                  other's answer became the greedy one
+                                  swap_own/R of the own answer; swap_greedy/R share where the
+                                  other's answer, teacher-forced, became the greedy one
+        masking/swap_em/R, .../swap_f1/R   of the answer that the steered model writes, with the
+                                  other question's answer as the right one; swap_own_em/R, with
+                                  its own, which it is without steering
     Of grad_times_act and the oracle: masking/additivity (1 = effects add up; more: they stand in
     for each other), masking/interaction
     (0), masking/backup (share of the top K that do more once the others are gone).
 
     Rankings are the estimators, random_matched (matched to grad_times_act), oracle (true effect of
-    each latent alone) and released_mark (the release's score of the format's mark).
-    Series: curve, overlaps, questions, swaps, latents (of the first questions, for the page).
+    each latent alone; of those that were not checked, grad_times_act) and released_mark (the
+    release's score of the format's mark). A mask that several rankings name is run once.
+    Series: curve, overlaps, questions; of the first questions: latents, tokens, swaps (the page).
     """
 
     questions: Questions
@@ -60,9 +67,12 @@ class Masking(Metric):
     main_k: K = 10
     kinds: Sequence[str] = ("top", "bottom", "keep")
     oracle: bool = True
-    """Ablate every active latent alone; the dearest part."""
-    written: bool = True
-    """Let the model write under every mask of kind top and bottom."""
+    """Ablate active latents alone; the dearest part."""
+    n_checked: int | None = None
+    """So many of them, the first by gradient x activation and the largest in turn; None for all."""
+    n_written: int | None = None
+    """Questions on which the model writes under every mask of kind top and bottom, and under every
+    swap; None for all."""
     swaps: bool = True
     """Local steering between the questions of one context."""
     n_paired: int = 4
@@ -76,8 +86,11 @@ class Masking(Metric):
     def __post_init__(self) -> None:
         for name, low in (("n_paired", 0), ("n_nearest", 1), ("n_pages", 0), ("batch_rows", 2)):
             checks.whole(name, getattr(self, name), low)
-        for name in ("oracle", "written", "swaps"):
+        for name in ("oracle", "swaps"):
             checks.flag(name, getattr(self, name))
+        for name, low in (("n_checked", 1), ("n_written", 0)):
+            if getattr(self, name) is not None:
+                checks.whole(name, getattr(self, name), low)
         for kind in self.kinds:
             checks.one_of("kinds", kind, get_args(Kind))
         for k in self.ks:
@@ -119,21 +132,33 @@ class Masking(Metric):
             text = read(source, sae, question.token_ids)
         except NoActiveLatentError:
             return []
-        form = self.questions.format
-        return [(attempt(source, sae, question, text, index, form, how), text)]
+        writer = self._writer(source, sae, question, index)
+        return [(attempt(question, text, index, writer, how), text)]
 
     def _swap(
         self, source: ModelSource, sae: SAE, tried: Sequence[tuple[Trial, Text]]
     ) -> list[Swapped]:
         """Every ordered pair of one context, by every ranking; not where the answers are one."""
-        found = []
+        found: list[Swapped] = []
         for into, donor in permutations(tried, 2):
-            if into[0].question.answer_ids == donor[0].question.answer_ids:
+            own, index = into[0].question, into[0].index
+            if own.answer_ids == donor[0].question.answer_ids:
                 continue
-            for name in into[0].scores:
-                done = swap(source, sae, self._side(*into, name), self._side(*donor, name))
-                found.append(Swapped(name, into[0].index, donor[0].index, done))
+            names = list(into[0].scores)
+            sides = [(self._side(*into, name), self._side(*donor, name)) for name in names]
+            writer = self._writer(source, sae, own, index)
+            done = swap(source, sae, sides, batch_rows=self.batch_rows, writer=writer)
+            for name, one in zip(names, done, strict=True):
+                found.append(Swapped(name, index, donor[0].index, one))
         return found
+
+    def _writer(
+        self, source: ModelSource, sae: SAE, question: Question, index: int
+    ) -> Writer | None:
+        """Return what lets the model write its answers, for the first questions."""
+        if self.n_written is not None and index >= self.n_written:
+            return None
+        return Writer(source=source, sae=sae, question=question, format=self.questions.format)
 
     def _side(self, trial: Trial, text: Text, name: str) -> Side:
         columns = top(trial.scores[name], count(text.seen, self.main_k))
@@ -146,7 +171,7 @@ class Masking(Metric):
             main_k=self.main_k,
             kinds=self.kinds,
             oracle=self.oracle,
-            written=self.written,
+            n_checked=self.n_checked,
             n_paired=self.n_paired,
             n_nearest=self.n_nearest,
             batch_rows=self.batch_rows,

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import Answer, NextToken, Target
-from gradsae.interfaces import ModelSource, Skipped
-from gradsae.masking.interplay import Interplay, interplay
-from gradsae.masking.masked import off_latents, score, tokens_written, write_answers
+from gradsae.interfaces import Skipped
+from gradsae.masking.interplay import Interplay, from_drops, groups_of
+from gradsae.masking.masked import Joint, mask_columns, masks, masks_later, run, unique_rows
 from gradsae.masking.rankings import ORACLE, mark_target, rank
 from gradsae.masking.sets import K, LatentSet, count, kept_latents, sets_of, top
-from gradsae.questions.question import Format, Question
-from gradsae.sae import SAE
+from gradsae.masking.writing import Writer
+from gradsae.questions.question import Question
 from gradsae.seeds import make_generator
 from gradsae.steering.interventions import Text
 from gradsae.steering.matched import match, strength
@@ -34,7 +34,7 @@ class Settings(NamedTuple):
     main_k: K
     kinds: Sequence[str]
     oracle: bool
-    written: bool
+    n_checked: int | None
     n_paired: int
     n_nearest: int
     batch_rows: int
@@ -68,15 +68,9 @@ class Trial:
 
 
 def attempt(
-    source: ModelSource,
-    sae: SAE,
-    question: Question,
-    text: Text,
-    index: int,
-    form: Format,
-    how: Settings,
+    question: Question, text: Text, index: int, writer: Writer | None, how: Settings
 ) -> Trial:
-    """Rank the latents of a question, mask them, and let the model write."""
+    """Rank the latents of a question, mask them, and let the model write if there is a writer."""
     seen, fraction = text.seen, text.seen.suffix.fraction
     target = Answer(tokens=question.answer_ids)
     n_answer = len(question.answer_ids)
@@ -87,20 +81,17 @@ def attempt(
         mark,
         how.rankings,
         oracle=how.oracle,
+        n_checked=how.n_checked,
         batch_rows=how.batch_rows,
         generator=make_generator(how.seed, f"eval masking {index}"),
     )
     sets = sets_of(seen, ranked.scores, how.ks, how.kinds) + _matched(text, ranked.scores, how)
-    kept = torch.cat([kept_latents(seen, sets), torch.zeros(1, seen.n_active).to(seen.codes)])
     targets: list[Target] = [target]
     if mark is not None:
         targets.append(NextToken(token=mark.token, position=mark.position))
-    found = score(seen, targets, kept, batch_rows=how.batch_rows)
-    drop, spent = found.drop.double().cpu(), ranked.forward_equivalents + text.read_cost
-    written = _write(source, sae, question, text, sets, form, how) if how.written else {}
-    spent += found.suffix_runs * fraction + len(written) * tokens_written(question)
-    interplays = _interplays(text, target, ranked.scores, how)
-    spent += sum(one.suffix_runs for one in interplays.values()) * fraction
+    tops = _tops(text, ranked.scores, how)
+    found = _score(text, targets, sets, tops, writer, how)
+    drop, n = found.drop.double().cpu(), len(sets)
     return Trial(
         index=index,
         question=question,
@@ -108,13 +99,16 @@ def attempt(
         peak=seen.codes.argmax(0).cpu(),
         scores={name: values.cpu() for name, values in ranked.scores.items()},
         sets=sets,
-        drop=drop[0, :-1],
-        mark_drop=drop[1, :-1] if mark is not None else None,
+        drop=drop[0, :n],
+        mark_drop=drop[1, :n] if mark is not None else None,
         clean=found.clean[0].item(),
-        empty=found.clean[0].item() - drop[0, -1].item(),
-        written=written,
-        interplays=interplays,
-        forward_equivalents=spent,
+        empty=found.clean[0].item() - drop[0, n].item(),
+        written={i: found.written[i] for i in _to_write(sets)} if writer else {},
+        interplays=_interplays(drop[0, n + 1 :], tops, how.n_paired),
+        forward_equivalents=ranked.forward_equivalents
+        + text.read_cost
+        + found.suffix_runs * fraction
+        + found.written_cost,
     )
 
 
@@ -131,34 +125,64 @@ def _matched(text: Text, scores: Mapping[str, Tensor], how: Settings) -> list[La
     return sets
 
 
-def _write(
-    source: ModelSource,
-    sae: SAE,
-    question: Question,
+def _tops(
+    text: Text, scores: Mapping[str, Tensor], how: Settings
+) -> dict[str, Int[Tensor, " main_k"]]:
+    """Return the sets whose interplay is measured: of the main ranking and of the truth."""
+    n = count(text.seen, how.main_k)
+    return {name: top(scores[name], n) for name in (MAIN, ORACLE) if name in scores}
+
+
+def _to_write(sets: Sequence[LatentSet]) -> list[int]:
+    """Masks that take latents off; insertion is scored by probability alone."""
+    return [i for i, one in enumerate(sets) if one.kind != "keep"]
+
+
+def _score(
     text: Text,
+    targets: Sequence[Target],
     sets: Sequence[LatentSet],
-    form: Format,
+    tops: Mapping[str, Int[Tensor, " main_k"]],
+    writer: Writer | None,
     how: Settings,
-) -> dict[int, str]:
-    """Written answers of the masks that take latents off; insertion is scored by probability."""
-    places = [i for i, one in enumerate(sets) if one.kind != "keep"]
-    off = off_latents(text.seen, [sets[i] for i in places], sae.arch.d_sae)
-    answers = write_answers(source, sae, question, off, form, batch_rows=how.batch_rows)
-    return dict(zip(places, answers, strict=True))
+) -> Joint:
+    """Score the sets, the mask of everything and the groups of interplay, each mask once."""
+    seen = text.seen
+    groups = [group for columns in tops.values() for group in groups_of(columns, how.n_paired)]
+    nothing_left = list(range(seen.n_active))
+    more = mask_columns(seen.n_active, [nothing_left, *groups], seen.codes)
+    kept, place = unique_rows(torch.cat([kept_latents(seen, sets), more]))
+    write = torch.zeros(len(kept), dtype=torch.bool, device=kept.device)
+    if writer is not None:
+        write[place[_to_write(sets)]] = True
+    parts = []
+    for rows, by in ((write.nonzero()[:, 0], writer), ((~write).nonzero()[:, 0], None)):
+        if len(rows):
+            edits = masks(seen, kept[rows])
+            later = masks_later(seen, kept[rows], by.sae.arch.d_sae) if by else None
+            done = run(seen, targets, edits, batch_rows=how.batch_rows, writer=by, later=later)
+            parts.append((rows, done))
+    return _joined(parts, place)
+
+
+def _joined(parts: Sequence[tuple[Tensor, Joint]], place: Tensor) -> Joint:
+    """Return the scores of all masks from those of the different ones, in the order of `place`."""
+    clean = parts[0][1].clean
+    order = torch.cat([rows for rows, _ in parts]).argsort()
+    drop = torch.cat([done.drop for _, done in parts], dim=1)[:, order][:, place]
+    texts = [text for rows, done in parts for text in done.written or [""] * len(rows)]
+    texts = [texts[i] for i in order[place].tolist()]
+    runs = sum(done.suffix_runs for _, done in parts)
+    cost = sum(done.written_cost for _, done in parts)
+    return Joint(clean[:, None] - drop, clean, texts, runs, cost)
 
 
 def _interplays(
-    text: Text, target: Target, scores: Mapping[str, Tensor], how: Settings
+    drop: Float[Tensor, " groups"], tops: Mapping[str, Int[Tensor, " main_k"]], n_paired: int
 ) -> dict[str, Interplay]:
-    """Of the top sets of the main ranking and of the truth."""
-    return {
-        name: interplay(
-            text.seen,
-            target,
-            top(scores[name], count(text.seen, how.main_k)),
-            n_paired=how.n_paired,
-            batch_rows=how.batch_rows,
-        )
-        for name in (MAIN, ORACLE)
-        if name in scores
-    }
+    found, at = {}, 0
+    for name, columns in tops.items():
+        n_groups = len(groups_of(columns, n_paired))
+        found[name] = from_drops(drop[at : at + n_groups], len(columns), n_paired)
+        at += n_groups
+    return found

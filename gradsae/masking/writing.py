@@ -1,0 +1,156 @@
+"""Written answers: what the model goes on to write, greedily, after an edited question.
+
+The keys and values of the edited question are those of the run that scored it, and those of the
+blocks before the site are clean, so that a written token costs one position. Latents are edited on
+written tokens too. The SAE's error is held fixed: the edit is a difference, as in `gradsae.prompt`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradsae.interfaces import ModelSource
+from gradsae.past import Past, empty_cache, kept_in
+from gradsae.questions.question import Format, Question
+from gradsae.sae import SAE
+
+MORE_TOKENS = 2
+"""Written beyond the length of the answer, for what ends it."""
+
+
+class Later(NamedTuple):
+    """Which latents are given another value on written tokens, one row per edit."""
+
+    changed: Bool[Tensor, "rows d_sae"]
+    value: Float[Tensor, "rows d_sae"]
+    """Their value, in the SAE's units; 0 is off."""
+
+    def of(self, rows: Int[Tensor, " some"]) -> "Later":
+        return Later(self.changed[rows], self.value[rows])
+
+
+class Begun(NamedTuple):
+    """Edited questions that have been read, one row each."""
+
+    logits: Float[Tensor, "rows vocab"]
+    """That predict the first token of the answer."""
+    activation: Float[Tensor, "rows pos d_in"]
+    """The site's, edited, on the tokens of the question."""
+    past: Past | None
+    """Of the blocks after the site; None where the model keeps no keys and values."""
+    later: Later
+
+
+class Answers(NamedTuple):
+    texts: list[str]
+    """Cut at their ends."""
+    forward_equivalents: float
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Writer:
+    """Lets a model write its answers to one question, every row under an edit of its own."""
+
+    source: ModelSource
+    sae: SAE
+    question: Question
+    format: Format
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens written at most."""
+        return len(self.question.answer_ids) + MORE_TOKENS
+
+    @property
+    def position(self) -> int:
+        """Where the first of them is predicted, from the end of `Question.token_ids`."""
+        return -len(self.question.answer_ids)
+
+    @torch.no_grad()
+    def write(self, begun: Begun) -> Answers:
+        """Write until every row has ended its answer or come to `n_tokens`."""
+        written = [[token] for token in begun.logits.argmax(-1).tolist()]
+        open_, cache, steps = list(range(len(written))), self._cache(begun), 0
+        for _ in range(self.n_tokens - 1):
+            still = [i for i, row in enumerate(open_) if not self._has_ended(written[row])]
+            if not still:
+                break
+            if cache is not None and len(still) < len(open_):
+                cache.batch_select_indices(torch.tensor(still, device=begun.logits.device))
+            open_ = [open_[i] for i in still]
+            logits = self._next(begun, open_, [written[row] for row in open_], cache)
+            for row, token in zip(open_, logits.argmax(-1).tolist(), strict=True):
+                written[row].append(token)
+            steps += len(open_)
+        texts = [self.format.cut(self.source.lm().text(tokens).lstrip()) for tokens in written]
+        price = 1.0 if cache is None else 1 / len(self.question.asked_ids)
+        return Answers(texts, steps * price)
+
+    def _next(
+        self, begun: Begun, rows: list[int], written: list[list[int]], cache: Any
+    ) -> Float[Tensor, "rows vocab"]:
+        """Logits after the tokens written so far; with a cache only the last of them is read."""
+        lm, site, asked = self.source.lm(), self.source.site(), self.question.asked_ids
+        new, index = asked.new_tensor(written).to(lm.device), torch.tensor(rows, device=lm.device)
+        later = begun.later.of(index)
+        if cache is not None:
+            new = new[:, -1:]
+
+            def change(activation: Tensor) -> Tensor:
+                return changed(self.source, self.sae, activation, new, later)
+
+            return lm.logits(new, edit=(site, change), positions=[-1], past=cache)[:, -1]
+
+        def change_whole(activation: Tensor) -> Tensor:
+            after = activation[:, len(asked) :]
+            edited = changed(self.source, self.sae, after, new, later)
+            return torch.cat([begun.activation[index].to(edited), edited], dim=1)
+
+        tokens = torch.cat([asked.to(lm.device).expand(len(new), -1), new], dim=1)
+        return lm.logits(tokens, edit=(site, change_whole), positions=[-1])[:, -1]
+
+    def _cache(self, begun: Begun) -> Any:
+        if begun.past is None or self._before is None:
+            return None
+        n_asked = len(self.question.asked_ids)
+        return begun.past.after(self._before).cache(n_asked, len(begun.logits))
+
+    @cached_property
+    def _before(self) -> Past | None:
+        """The clean keys and values of the question in all blocks: one forward pass."""
+        lm = self.source.lm()
+        cache, asked = empty_cache(lm.model), self.question.asked_ids.to(lm.device)
+        if cache is None:
+            return None
+        with torch.no_grad():
+            lm.logits(asked[None], positions=[-1], past=cache)
+        return kept_in(cache, 0, lm.n_layers, len(asked))
+
+    def _has_ended(self, tokens: list[int]) -> bool:
+        text = self.source.lm().text(tokens).lstrip()
+        return any(end in text for end in self.format.ends)
+
+
+def changed(
+    source: ModelSource,
+    sae: SAE,
+    activation: Float[Tensor, "rows pos d_in"],
+    token_ids: Int[Tensor, "rows pos"],
+    later: Later,
+) -> Float[Tensor, "rows pos d_in"]:
+    """Return the site's activation on written tokens with latents given their other values."""
+    n_rows, n_pos, width = activation.shape
+    clean = activation.float()
+    out = sae(clean.reshape(-1, width))
+    codes = out.codes.to_dense().view(n_rows, n_pos, -1)
+    edited = torch.where(later.changed[:, None], later.value[:, None], codes)
+    # A token may be dropped for where it stands (position 0), so another one stands before it.
+    ids, acts = (torch.cat([x[:, :1], x], dim=1) for x in (token_ids, activation))
+    kept = ~source.dropped(ids, acts)[:, 1:]
+    written = ((edited - codes).reshape(n_rows * n_pos, -1) * out.scale) @ sae.decoder()
+    return clean + written.view(n_rows, n_pos, width) * kept[:, :, None]
