@@ -387,6 +387,21 @@ def test_the_truth_alone_is_what_its_ranking_is_made_of(source, right):
     assert len(drops) == 1 and drops[0] > 0
 
 
+def test_all_latents_off_leave_nothing_and_all_kept_leave_everything(source, right):
+    found = measured(source, ks=(1, 999), main_k=1, n_written=1, swaps=False)
+    curve = found.series["masking/curve"]
+    of_all = [i for i, k in enumerate(curve["k"]) if k == "999"]
+    ends = {"top": 0.0, "keep": 1.0}
+    seen = [
+        (curve["ranking"][i], curve["faithfulness"][i] == pytest.approx(ends[kind], abs=1e-5))
+        for i in of_all
+        if (kind := curve["kind"][i]) in ends
+    ]
+    assert len(seen) == 10 and all(fits for _, fits in seen)  # random_matched has none left to draw
+    assert set(curve["n_written"]) == {0, 1}
+    assert found.n["masking/questions_written"] == 1
+
+
 def test_the_same_seed_gives_the_same_scores(source, scores):
     assert measured(source) == scores
 

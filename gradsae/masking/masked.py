@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.influence.ablation import first_read
+from gradsae.influence.ablation import first_read, runs_from
 from gradsae.influence.target import Target, values_of
 from gradsae.masking.writing import Begun, Later, Writer
 from gradsae.prompt import SeenPrompt
@@ -109,7 +109,7 @@ def run(
         found = values_of(targets, logits, positions)
         clean = found[:, 0] if clean is None else clean
         value[:, part] = (clean[:, None] + found[:, 1:] - found[:, :1]).to(value.dtype)
-        runs += len(edited) * (1 - seen.suffix.begin(start) / n_pos)
+        runs += runs_from(seen, len(edited), start)
     assert clean is not None
     return Joint(value, clean.to(value.dtype), texts, runs, cost)
 
