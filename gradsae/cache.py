@@ -143,13 +143,24 @@ def _lock(target: Path) -> Iterator[None]:
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Make the folder; turn a full or unwritable disk into a UserError."""
+    from safetensors import SafetensorError
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
+    except (OSError, SafetensorError) as error:
+        reason = _unwritable(error)
+        if reason is None:
             raise
         raise UserError(
-            f"cannot write to the cache folder {folder}: {error.strerror}. Free some space there, "
-            "or set GRADSAE_CACHE to a folder that can be written."
+            f"cannot write to the cache folder {folder}: {reason}. Free some space there, or set "
+            "GRADSAE_CACHE to a folder that can be written."
         ) from error
+
+
+def _unwritable(error: Exception) -> str | None:
+    """Return why nothing could be written, or None if the error is another one."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in UNWRITABLE else None
+    full = os.strerror(errno.ENOSPC)  # safetensors raises its own for a full disk
+    return full if full in str(error) else None

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from gradsae.cache import cache_root, cached_folder
 from gradsae.errors import UserError
@@ -142,10 +143,20 @@ def test_a_damaged_manifest_is_a_user_error(fetched, sha256, text):
         fetch_wheel(shipped(sha256))
 
 
-def test_a_full_disk_is_a_user_error_and_leaves_nothing(cache):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, os.strerror(28)),
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+    ],
+    ids=["the system's", "safetensors'"],
+)
+def test_a_full_disk_is_a_user_error_and_leaves_nothing(cache, error: Exception):
     def build(work: Path) -> dict[str, str]:
         (work / "half").write_text("half")
-        raise OSError(28, os.strerror(28))
+        raise error
 
     with pytest.raises(UserError, match=r"No space left.*GRADSAE_CACHE"):
         cached_folder(cache / "models" / "x", build)
