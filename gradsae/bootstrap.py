@@ -11,9 +11,9 @@ LEVEL = 0.95
 
 
 def resampled_means(
-    values: Float[Tensor, "prompts scores"], seed: int, n_resamples: int = N_RESAMPLES
+    values: Float[Tensor, "prompts scores"], seed: int
 ) -> Float[Tensor, "resamples scores"]:
-    """Return the means of `n_resamples` draws of as many prompts, with replacement, in float64.
+    """Return the means of N_RESAMPLES draws of as many prompts, with replacement, in float64.
 
     The same seed and number of prompts give the same draws: two scores of one set of prompts are
     resampled together, so a function of both (a ratio, a difference) is a paired bootstrap.
@@ -22,17 +22,17 @@ def resampled_means(
     n = len(values)
     if n < 2:
         raise ValueError(f"a bootstrap needs at least 2 prompts, got {n}")
-    draws = torch.randint(n, (n_resamples, n), generator=make_generator(seed, "eval bootstrap"))
-    times_drawn = torch.zeros(n_resamples, n, dtype=torch.float64)
+    draws = torch.randint(n, (N_RESAMPLES, n), generator=make_generator(seed, "eval bootstrap"))
+    times_drawn = torch.zeros(N_RESAMPLES, n, dtype=torch.float64)
     times_drawn.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
     return times_drawn @ values.double().cpu() / n
 
 
 def percentiles(
-    samples: Float[Tensor, "resamples scores"], level: float = LEVEL
+    samples: Float[Tensor, "resamples scores"],
 ) -> tuple[Float[Tensor, " scores"], Float[Tensor, " scores"]]:
-    """Return the lower and upper ends of the central `level` share of each score."""
-    tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=samples.dtype)
+    """Return the lower and upper ends of the central LEVEL share of each score."""
+    tail = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=samples.dtype)
     low, high = samples.quantile(tail, dim=0)
     return low, high
 

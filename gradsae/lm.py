@@ -195,11 +195,11 @@ class LM:
 
     @torch.no_grad()
     def generate(
-        self, token_ids: Int[Tensor, "batch pos"], n_new: int, *, edit: Edit | None = None
+        self, token_ids: Int[Tensor, "batch pos"], n_new: int
     ) -> Int[Tensor, "batch pos_plus_new"]:
         """Greedy continuation by `n_new` tokens, unpadded, past any end token; no cache."""
         for _ in range(n_new):
-            last = self.logits(token_ids, edit=edit, positions=[-1])
+            last = self.logits(token_ids, positions=[-1])
             token_ids = torch.cat([token_ids, last.argmax(-1)], dim=1)
         return token_ids
 

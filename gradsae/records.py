@@ -118,10 +118,10 @@ def load(path: Path | str) -> Record:
         raise UserError(f"damaged record {path}: {error}") from error
 
 
-def load_folder(folder: Path | str, strict: bool = False) -> tuple[list[Record], list[str]]:
+def load_folder(folder: Path | str) -> tuple[list[Record], list[str]]:
     """All records of a folder, and one message for each file that could not be used.
 
-    With `strict` the first damaged record is an error. A missing folder holds no records.
+    A missing folder holds no records.
     """
     records: list[Record] = []
     problems: list[str] = []
@@ -132,8 +132,6 @@ def load_folder(folder: Path | str, strict: bool = False) -> tuple[list[Record],
                 raise UserError(f"damaged record {path}: its name must be {record.id}.json")
             records.append(record)
         except UserError as error:
-            if strict:
-                raise
             problems.append(str(error))
     return records, problems
 
@@ -192,18 +190,6 @@ def group_by_seed(records: Iterable[Record]) -> list[list[Record]]:
 def group_key(record: Record) -> str:
     """Id of what was measured on what, whatever the seeds."""
     return content_id([record.task, _without_seeds(identity(record.config, {})["config"])])
-
-
-def check_one_version(records: Iterable[Record]) -> None:
-    """Refuse two versions of one task: their scores are not comparable."""
-    seen: dict[str, int] = {}
-    for record in records:
-        name, version = record.task["name"], record.task["version"]
-        if seen.setdefault(name, version) != version:
-            raise UserError(
-                f"task {name} is here in versions {seen[name]} and {version}; "
-                "their scores are not comparable, choose the records of one version"
-            )
 
 
 class Mean(NamedTuple):

@@ -32,6 +32,6 @@ class Seeds:
                 raise ValueError(f"seeds.{name} must be a whole number from 0, got {value!r}")
 
 
-def make_generator(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch.Generator:
+def make_generator(seed: int, purpose: str) -> torch.Generator:
     """Return the generator of one purpose, for example "world", "data", "init" or "eval"."""
-    return torch.Generator(device=device).manual_seed(crc32(f"{purpose}/{seed}".encode()))
+    return torch.Generator().manual_seed(crc32(f"{purpose}/{seed}".encode()))

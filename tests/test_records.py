@@ -174,8 +174,6 @@ def test_a_damaged_record_is_reported_and_the_others_are_kept(tmp_path: Path):
     assert len(problems) == 2
     assert "broken.json" in problems[0]
     assert f"must be {make(0).id}.json" in problems[1]
-    with pytest.raises(UserError, match=r"broken\.json"):
-        load_folder(tmp_path, strict=True)
 
 
 def test_a_missing_folder_holds_no_records(tmp_path: Path):
@@ -228,9 +226,6 @@ def test_records_that_differ_only_in_their_seeds_form_one_group():
 def test_two_versions_of_a_task_are_never_mixed():
     both = [make(0), make(1, task={"name": "recovery", "version": 2})]
     assert len(records.group_by_seed(both)) == 2
-    with pytest.raises(UserError, match="versions 1 and 2"):
-        records.check_one_version(both)
-    records.check_one_version(both[:1])
 
 
 @pytest.mark.parametrize("values", [[1.0, 2.0], [0.98, 1.0, 0.99, 0.97, 1.0], [3, 3, 3]])

@@ -189,17 +189,10 @@ def runner_up(logits: Float[Tensor, " vocab"], token: int) -> int:
 
 
 def evaluate(
-    seen: SeenPrompt,
-    target: Target,
-    activation: Float[Tensor, "batch pos d_in"],
-    *,
-    start: int = 0,
+    seen: SeenPrompt, target: Target, activation: Float[Tensor, "batch pos d_in"]
 ) -> Float[Tensor, " batch"]:
-    """Run the model on from replaced activations and return the target of each row.
-
-    `start` is a position before which no row differs from the clean pass: see `Tail.logits`.
-    """
-    return evaluate_all(seen, [target], activation, start=start)[0]
+    """Run the model on from replaced activations and return the target of each row."""
+    return evaluate_all(seen, [target], activation)[0]
 
 
 def evaluate_all(
@@ -209,7 +202,10 @@ def evaluate_all(
     *,
     start: int = 0,
 ) -> Float[Tensor, "n_targets batch"]:
-    """Return several targets of each row from one run of the model."""
+    """Return several targets of each row from one run of the model.
+
+    `start` is a position before which no row differs from the clean pass: see `Tail.logits`.
+    """
     positions = sorted({p for target in targets for p in target.positions})
     return values_of(targets, seen.suffix.logits(activation, positions, start=start), positions)
 

@@ -68,9 +68,7 @@ NO_EDIT: dict[Mode, float] = {"scale": 1.0, "add": 0.0}
 """The dose that edits nothing, of the modes that have one."""
 
 
-def slope(
-    text: Text, target: int, chosen: Chosen, *, mode: Mode = "scale", step: float = STEP
-) -> Slope:
+def slope(text: Text, target: int, chosen: Chosen, *, mode: Mode = "scale") -> Slope:
     """Return the slope at the dose that edits nothing, in nats, by gradient and by difference."""
     none = NO_EDIT[mode]
     dose = torch.full((), none, device=text.seen.codes.device, requires_grad=True)
@@ -82,8 +80,8 @@ def slope(
         activation = text.activation(chosen, edited)
         last = text.seen.suffix.logits(activation[None], [-1])[0, -1]
         (gradient,) = torch.autograd.grad(last.double().log_softmax(-1)[target], dose)
-    around = [Intervention(mode=mode, dose=d) for d in (none - step, none + step)]
+    around = [Intervention(mode=mode, dose=d) for d in (none - STEP, none + STEP)]
     below_above = respond(text, target, chosen, around, batch_rows=3)
-    difference = below_above.effect.diff().item() / (2 * step)
+    difference = below_above.effect.diff().item() / (2 * STEP)
     cost = 3 * text.seen.suffix.fraction + below_above.forward_equivalents
     return Slope(gradient.item(), difference, cost)

@@ -22,6 +22,8 @@ LEAST_COUNT = 30
 LEAST_ROWS = 100
 """Fewer rows say nothing of a 99th percentile."""
 BLOCK = 2048
+N_BLOCKS = 8
+"""Of rows, in the jackknife."""
 
 
 class Support(NamedTuple):
@@ -190,14 +192,14 @@ def raw(x: Float[Tensor, "batch d_in"]) -> Raw:
     )
 
 
-def effective_dimension(x: Float[Tensor, "batch d_in"], n_blocks: int = 8) -> Estimate:
+def effective_dimension(x: Float[Tensor, "batch d_in"]) -> Estimate:
     """Return (sum of eigenvalues)^2 / (sum of their squares) of the covariance of `x`.
 
     tr(S^2) of a sample exceeds the true one by about tr(S)^2 / rows, which is taken off.
     Interval: jackknife over blocks of rows.
     """
     centred = x - x.mean(0)
-    blocks = centred.tensor_split(n_blocks)
+    blocks = centred.tensor_split(N_BLOCKS)
     moments = torch.stack([block.mT @ block for block in blocks]).double()
     sizes = torch.tensor([len(block) for block in blocks], dtype=torch.float64)
     total = moments.sum(0)
@@ -209,7 +211,7 @@ def effective_dimension(x: Float[Tensor, "batch d_in"], n_blocks: int = 8) -> Es
         ],
         dtype=torch.float64,
     )
-    spread = (left_out - left_out.mean()).square().sum() * (n_blocks - 1) / n_blocks
+    spread = (left_out - left_out.mean()).square().sum() * (N_BLOCKS - 1) / N_BLOCKS
     half = float(norm.ppf((1 + LEVEL) / 2) * spread.sqrt())
     return Estimate(value, max(1.0, value - half), value + half)
 
