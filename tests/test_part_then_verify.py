@@ -8,11 +8,11 @@ from torch import Tensor
 from gradsae.errors import UserError
 from gradsae.influence.estimators import part_then_verify
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.estimators.gradient import gradient_cost
 from gradsae.influence.estimators.part_then_verify import (
     PartThenVerify,
     effects_through,
     screen,
-    screen_cost,
 )
 from gradsae.influence.target import NextToken
 from gradsae.prompt import OpenTail, SeenPrompt, see_from
@@ -102,7 +102,7 @@ def test_with_nothing_left_after_the_screen_it_is_the_gradient(seen):
     torch.testing.assert_close(
         estimate(estimator, seen, TARGET), estimate(GradTimesAct(), seen, TARGET)
     )
-    assert estimator.forward_equivalents(seen) == screen_cost(seen)
+    assert estimator.forward_equivalents(seen) == gradient_cost(seen)
 
 
 @pytest.mark.parametrize("max_cost", [6.0, 6.5, 7.0])

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.estimators.gradient import gradient, gradient_cost
 from gradsae.influence.target import Target
 from gradsae.prompt import SeenPrompt
 
@@ -39,4 +39,4 @@ class GradTimesAct(Estimator):
         return (gradient(seen, target, seen.codes[None])[0] * seen.codes).sum(0)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        return 1 + 2 * seen.suffix.fraction
+        return gradient_cost(seen)

@@ -24,3 +24,8 @@ def gradient(
     if not bool(grad.isfinite().all()):
         raise UserError("the gradient of the target is not finite (weights or dtype)")
     return grad
+
+
+def gradient_cost(seen: SeenPrompt) -> float:
+    """Return what one gradient costs from the tokens on, in full forward passes."""
+    return 1 + 2 * seen.suffix.fraction

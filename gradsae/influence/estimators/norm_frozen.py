@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gradsae.backward import Rules
 from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.gradient import gradient_cost
 from gradsae.influence.estimators.ruled import ruled_scores
 from gradsae.influence.target import Target
 from gradsae.prompt import SeenPrompt
@@ -41,4 +42,4 @@ class NormFrozen(Estimator):
         return ruled_scores(seen, target, Rules(norms=True))
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        return 1 + 2 * seen.suffix.fraction
+        return gradient_cost(seen)

@@ -21,6 +21,7 @@ from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate, first_read, forward_equivalents
 from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.gradient import gradient_cost
 from gradsae.influence.estimators.ruled import open_tail
 from gradsae.influence.estimators.screen_then_verify import (
     in_turn,
@@ -61,7 +62,7 @@ class PartThenVerify(Estimator):
         tail, share = open_tail(seen), position_share(seen)
         layer = self._middle(tail)
         scores, after = screen(seen, target, tail, layer)
-        left = self.max_cost - screen_cost(seen)
+        left = self.max_cost - gradient_cost(seen)
         by_size = (written(seen) / share).argsort(descending=True, stable=True)
         order = in_turn(scores.abs().argsort(descending=True, stable=True), by_size)
         if layer is not None and after is not None:
@@ -79,18 +80,13 @@ class PartThenVerify(Estimator):
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         """At most: `max_cost`, or what it takes to ablate every latent."""
         all_of_it = forward_equivalents(seen, torch.arange(seen.n_active)) - 1
-        most = screen_cost(seen) + seen.suffix.fraction + all_of_it
-        return max(screen_cost(seen), min(self.max_cost, most))
+        most = gradient_cost(seen) + seen.suffix.fraction + all_of_it
+        return max(gradient_cost(seen), min(self.max_cost, most))
 
     def _middle(self, tail: OpenTail) -> int | None:
         """The block after which the gradient is taken; None if it is not after the site."""
         layer = math.ceil(self.until * tail.n_layers)
         return layer if layer in tail.later_layers else None
-
-
-def screen_cost(seen: SeenPrompt) -> float:
-    """Return the cost of the gradient, in full forward passes."""
-    return 1 + 2 * seen.suffix.fraction
 
 
 def screen(

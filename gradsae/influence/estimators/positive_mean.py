@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.estimators.gradient import gradient, gradient_cost
 from gradsae.influence.target import NextToken, Target
 from gradsae.prompt import SeenPrompt
 
@@ -41,4 +41,4 @@ class PositiveMean(Estimator):
         return (grad * seen.codes).mean(0).relu()
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        return 1 + 2 * seen.suffix.fraction
+        return gradient_cost(seen)

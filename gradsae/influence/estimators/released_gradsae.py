@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.estimators.gradient import gradient, gradient_cost
 from gradsae.influence.target import NextToken, Target
 from gradsae.prompt import SeenPrompt
 
@@ -45,4 +45,4 @@ class ReleasedGradSAE(Estimator):
         return (grad * seen.codes).relu().mean(0)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        return 1 + 2 * seen.suffix.fraction
+        return gradient_cost(seen)

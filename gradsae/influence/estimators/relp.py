@@ -18,6 +18,7 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.backward import Rules
 from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.gradient import gradient_cost
 from gradsae.influence.estimators.ruled import ruled_scores
 from gradsae.influence.target import Target
 from gradsae.prompt import SeenPrompt
@@ -49,4 +50,4 @@ class RelP(Estimator):
         return ruled_scores(seen, target, rules)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        return 1 + 2 * seen.suffix.fraction
+        return gradient_cost(seen)
