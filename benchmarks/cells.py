@@ -24,6 +24,7 @@ METHODS = {
     "ba": "BA",
     "topk_rule": "TopK, GBA's rule",
     "jumprelu_rule": "JumpReLU, GBA's rule",
+    "peel": "peel",
     "untrained": "untrained TopK",
     "random": "random atoms",
     "pca": "PCA",

@@ -340,6 +340,8 @@ VARIANTS = {
     "screen_verify_10fe": "screen, verify to 10",
     "screen_size_verify_10fe": "screen and size, verify to 10",
     "screen_by_size_verify_10fe": "screen, verify the largest to 10",
+    "part_verify_10fe": "part, verify to 10",
+    "part_verify_20fe": "part, verify to 20",
     "mean_act": "mean act",
     "random": "random",
     "random_matched": "random, matched",

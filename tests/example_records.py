@@ -222,7 +222,7 @@ def influence(depth: int, trainer: dict[str, Any], seed: int, prompts: int = 24)
         "effect": effect.tolist(),
         **columns,
     }
-    series = {"influence/scatter": scatter}
+    series = {"influence/scatter": scatter, **_checks(prompts)}
     return record(
         *("influence", layer(depth), trainer, seed),
         scores=scores,
@@ -230,6 +230,22 @@ def influence(depth: int, trainer: dict[str, Any], seed: int, prompts: int = 24)
         n=n,
         series=series,
     )
+
+
+def _checks(prompts: int) -> dict[str, dict[str, list[Any]]]:
+    """Recall that rises to 1 at 200 of the 200 active latents of each prompt."""
+    checks = [0, 5, 10, 20, 50, 200]
+    rows = [(name, k, n) for name in QUALITY for n in checks for k in (5, 10)]
+    recall = [QUALITY[name] + (1 - QUALITY[name]) * max(n, k) / 200 for name, k, n in rows]
+    columns = {
+        **{"estimator": [name for name, _, _ in rows], "k": [k for _, k, _ in rows]},
+        **{"checks": [n for _, _, n in rows], "recall": recall},
+        "cost": [COST[name] + n / 2 for name, _, n in rows],
+    }
+    per_prompt = {"prompt": list(range(prompts)), "text": ["The war"] * prompts}
+    per_prompt |= {name: [200] * prompts for name in ("n_active", "n_ablated")}
+    per_prompt["target"] = [" of"] * prompts
+    return {"influence/recall_after_checks": columns, "influence/per_prompt": per_prompt}
 
 
 def steering(trainer: dict[str, Any], seed: int) -> Record:

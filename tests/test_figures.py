@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.cells import Cell, make_cells
+from benchmarks.cells import Cell, Estimate, make_cells
 from benchmarks.figures import (
     consistency,
     cost,
     frontier,
     gba_toy,
     layer_profile,
+    recall_after_checks,
     recovery,
     style,
     swept,
@@ -212,15 +213,64 @@ def test_a_dose_response_of_a_single_prompt_has_no_bands(tmp_path: Path):
     assert (len(drawn), problems) == (1, [])
 
 
-@pytest.mark.parametrize("figure", [layer_profile, cost])
-def test_no_panel_cuts_off_what_another_one_shows(figure: Any, close_figures):
+@pytest.mark.parametrize(("figure", "panels"), [(layer_profile, 3), (cost, 2)])
+def test_no_panel_cuts_off_what_another_one_shows(figure: Any, panels: int, close_figures):
     low = example.influence(8, {"name": "l1"}, 0)
     low.scores["influence/spearman/mean_act"] = -0.5
     low.intervals["influence/spearman/mean_act"] = [-0.7, -0.3]
     records = [example.influence(15, TOPK, 0), low, example.influence(8, GBA, 0)]
     drawing = figure.draw(cells_of(records))
     assert drawing is not None
-    assert all(axes.get_ylim()[0] < -0.7 for axes in drawing.figure.axes)
+    assert all(axes.get_ylim()[0] < -0.7 for axes in drawing.figure.axes[:panels])
+
+
+def test_the_frontier_of_cost_leaves_out_what_something_no_dearer_equals():
+    def point(name: str, price: float, mean: float) -> cost.Point:
+        return cost.Point(name, price, Estimate(mean, None, None, 1, ""))
+
+    points = [point("dear", 9, 0.8), point("best", 20, 0.9), point("free", 0, 0.1)]
+    points += [point("equal", 5, 0.8), point("worse", 5, 0.7), point("low", 2, 0.0)]
+    assert [p.name for p in cost.frontier(points)] == ["free", "equal", "best"]
+
+
+def test_markers_of_cost_that_would_cover_one_another_stand_side_by_side(close_figures):
+    record = example.influence(15, TOPK, 0)
+    for name in example.QUALITY:
+        record.scores[f"influence/spearman/{name}"] = 0.9
+        record.scores[f"influence/cost/{name}"] = 3.0
+    record.intervals.clear()
+    drawing = cost.draw(cells_of([record]))
+    assert drawing is not None
+    axes = drawing.figure.axes[0]
+    ends = [line.get_transform().transform(line.get_xydata())[0] for line in axes.get_lines()[2:]]
+    ends = [end for end in ends if np.isfinite(end).all()]
+    gaps = [np.hypot(*(a - b)) for i, a in enumerate(ends) for b in ends[:i]]
+    assert len(gaps) == 6
+    assert min(gaps) * 72 / drawing.figure.dpi >= cost.MARK - 1e-6
+
+
+def test_recall_after_checks_draws_the_series_from_k_on_beside_a_random_order(close_figures):
+    record = example.influence(15, TOPK, 0)
+    drawing = recall_after_checks.draw(cells_of([record]))
+    assert drawing is not None
+    lines = lines_of(drawing.figure.axes[0])
+    quality = example.QUALITY["mean_act"]
+    checks = [10, 20, 50, 200]
+    expected = [quality + (1 - quality) * n / 200 for n in checks]
+    assert any(xs == checks and ys == pytest.approx(expected) for xs, ys in lines)
+    random = [0.05, 0.1, 0.25, 1.0]  # of 200 latents
+    assert any(xs == checks and ys == pytest.approx(random) for xs, ys in lines)
+    assert "random" not in recall_after_checks.curves(drawing.cells[0])
+    low, high = record.intervals["influence/precision_at_10/mean_act"]
+    assert any(ys == [low, high] and max(xs) < 10 for xs, ys in lines)
+
+
+def test_estimates_that_hold_checks_are_not_drawn_against_checks():
+    record = example.influence(15, TOPK, 0)
+    names = record.series[recall_after_checks.SERIES]["estimator"]
+    names[:] = [name.replace("grad_times_act", "screen_verify_10fe") for name in names]
+    (cell,) = cells_of([record])
+    assert set(recall_after_checks.curves(cell)) == {"released_gradsae", "mean_act"}
 
 
 def test_two_versions_of_a_task_are_never_in_one_figure(capsys):

@@ -11,6 +11,7 @@ from scipy import stats
 from benchmarks import experiments
 from benchmarks.cells import Cell, make_cells
 from benchmarks.figures import drawing, resonance, swept
+from benchmarks.figures.looks import looks
 from benchmarks.reading import Entry
 from gradsae.records import Record
 from gradsae.sources.superposition import Superposition
@@ -100,10 +101,10 @@ def test_a_method_without_the_swept_setting_is_a_level_line(drawn):
     records = [example.swept("initialisation", {**GBA, "scale_init": s}, 0) for s in scales]
     records.append(example.swept("initialisation", TOPK, 0))
     axes = drawn("initialisation", records).figure.axes[0]
-    looks = [(line.get_color(), list(line.get_xdata())) for line in axes.get_lines()]
-    (topk, across), (gba, at) = looks[:2]
-    assert topk == swept.look("topk")[0] and across == [0, 1]  # from edge to edge
-    assert gba == swept.look("gba")[0] and at == list(scales)
+    drawn_lines = [(line.get_color(), list(line.get_xdata())) for line in axes.get_lines()]
+    (topk, across), (gba, at) = drawn_lines[:2]
+    assert topk == looks(["topk"])["topk"].colour and across == [0, 1]  # from edge to edge
+    assert gba == looks(["gba"])["gba"].colour and at == list(scales)
 
 
 def test_the_lines_of_one_method_are_told_apart_by_their_style(drawn):

@@ -22,6 +22,7 @@ from benchmarks.figures import (
     gba_toy,
     layer_profile,
     masking,
+    recall_after_checks,
     recovery,
     regret,
     resonance,
@@ -39,7 +40,8 @@ FIGURES = {
     module.NAME: module
     for module in (
         *(recovery, f1_l0, gba_toy, frr_curve, density, training, frontier, consistency),
-        *(agreement, layer_profile, cost, dose_response, masking, steering_budget, regret),
+        *(agreement, layer_profile, cost, recall_after_checks, dose_response, masking),
+        *(steering_budget, regret),
         *(*swept.FIGURES, resonance),
     )
 }

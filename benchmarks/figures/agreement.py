@@ -5,7 +5,9 @@ from typing import Any
 
 from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.style import PAGE, escape, look, new_figure
+from benchmarks.figures.estimators import one_sae_a_place
+from benchmarks.figures.looks import looks
+from benchmarks.figures.style import PAGE, escape, new_figure
 from benchmarks.scores import ESTIMATORS, VARIANTS
 
 NAME = "agreement"
@@ -13,6 +15,9 @@ COMMAND = "python -m benchmarks.run task=influence source=lm_layer trainer=topk"
 SERIES = "influence/scatter"
 NOT_ESTIMATES = {"prompt", "latent", "effect"}
 MAX_ROWS = 4
+MAX_COLUMNS = 5
+MAIN = ("grad_times_act", "positive_mean", "released_gradsae", "abs_grad", "mean_act")
+"""Drawn where there are more estimators than columns: the gradient and what is made of it."""
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
@@ -21,6 +26,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     if not shown:
         return None
     names = _estimators(shown)
+    of = looks(names)
     figure, grid = new_figure(
         *(len(shown), len(names)),
         width=PAGE,
@@ -30,7 +36,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
     for row, cell in zip(grid, shown, strict=True):
         for axes, name in zip(row, names, strict=True):
-            _panel(axes, cell, name)
+            _panel(axes, cell, name, of[name].colour)
             axes.set_title(f"{VARIANTS.get(name, name)}{_score(cell, name)}", fontsize=7)
         row[0].set_ylabel(f"{_label(cell)}\nestimate")
     figure.supxlabel("true effect of ablation (nats)", fontsize=8)
@@ -53,14 +59,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
 
 def choose(cells: Sequence[Cell]) -> list[Cell]:
     """One SAE at each depth, the same method at all of them where there is one; at most four."""
-    if not cells:
-        return []
-    methods = [cell.method for cell in cells]
-    best = max((m for m in METHODS if m in methods), key=methods.count, default=methods[0])
-    sites: dict[tuple[str, str], Cell] = {}
-    for cell in sorted(cells, key=lambda c: (c.method != best, c.depth or 0)):
-        sites.setdefault((cell.site, str(cell.part("corpus", "name"))), cell)
-    found = sorted(sites.values(), key=lambda c: (c.depth or 0, c.site))
+    found = one_sae_a_place(cells)
     if len(found) <= MAX_ROWS:
         return found
     step = (len(found) - 1) / (MAX_ROWS - 1)
@@ -68,8 +67,10 @@ def choose(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _estimators(cells: Sequence[Cell]) -> list[str]:
+    """All of them, or those of `MAIN` that are there."""
     found = {name for cell in cells for run in cell.series(SERIES) for name in run} - NOT_ESTIMATES
-    return [n for n in ESTIMATORS if n in found] + sorted(found - set(ESTIMATORS))
+    names = [n for n in ESTIMATORS if n in found] + sorted(found - set(ESTIMATORS))
+    return names if len(names) <= MAX_COLUMNS else [name for name in names if name in MAIN]
 
 
 def _points(cell: Cell, name: str) -> list[tuple[float, float]]:
@@ -79,11 +80,11 @@ def _points(cell: Cell, name: str) -> list[tuple[float, float]]:
     return [(x, y) for x, y in pairs if x is not None and y is not None]
 
 
-def _panel(axes: Any, cell: Cell, name: str) -> None:
+def _panel(axes: Any, cell: Cell, name: str, colour: str) -> None:
     points = _points(cell, name)
     if points:
         x, y = zip(*points, strict=True)
-        axes.scatter(x, y, s=3, color=look(name)[0], alpha=0.3, linewidths=0, rasterized=True)
+        axes.scatter(x, y, s=3, color=colour, alpha=0.3, linewidths=0, rasterized=True)
     axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
     axes.axvline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
 

@@ -1,16 +1,16 @@
 """Do the latents that a rule ranks first come back in other seeds, on a language model?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.looks import GREY, Look, looks
 from benchmarks.figures.style import (
-    GREY,
     PAGE,
     handle,
     legend_below,
-    look,
+    line_handle,
     new_figure,
     plain_log,
     title,
@@ -39,16 +39,16 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     figure, grid = new_figure(
         len(worlds), len(RULES), width=PAGE, height=height, sharex=True, sharey=True
     )
+    of = looks(cell.method for cell in in_order(cells))
     for row, world in zip(grid, worlds, strict=True):
         for axes, rule in zip(row, RULES, strict=True):
-            _panel(axes, world, rule)
+            _panel(axes, world, rule, of)
         row[0].set_ylabel("share found in another seed")
         title(row[0], world.title)
     plain_log(grid[0, 0], "x")  # shared
     for axes, words in zip(grid[-1], RULES.values(), strict=True):
         axes.set_xlabel(f"top share by\n{words}")
-    methods = list(dict.fromkeys(cell.method for cell in in_order(cells)))
-    handles = [handle(METHODS.get(m, m), *look(m), linestyle="-") for m in methods]
+    handles = [line_handle(METHODS.get(method, method), of[method]) for method in of]
     legend_below(figure, [*handles, handle("chance", GREY, linestyle=":")], 7)
     return Drawing(
         figure=figure,
@@ -63,14 +63,15 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _panel(axes: Any, world: World, rule: str) -> None:
+def _panel(axes: Any, world: World, rule: str, of: Mapping[str, Look]) -> None:
     scores = {0.01: f"{MCS}/top_{rule}_1", 0.05: f"{MCS}/top_{rule}_5", 1.0: MCS}
     for cell in world.cells:
-        colour, marker = look(cell.method)
+        colour, marker, dash = of[cell.method]
         (run, *_) = cell.series(SERIES)
         rows = zip(run["rule"], run["alpha"], run["share"], strict=True)
         points = [(alpha, share) for of, alpha, share in rows if of == rule]
-        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linewidth=0.8)
+        style = {"color": colour, "marker": marker, "linestyle": dash}
+        axes.plot(*zip(*points, strict=True), linewidth=0.8, **style)
         for alpha, score in scores.items():
             if found := cell.estimate(score):
                 whisker(axes, alpha, found, colour, horizontal=False)

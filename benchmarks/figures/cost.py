@@ -1,87 +1,159 @@
 """What agreement with ablation costs: fidelity of each estimator against its price."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from math import hypot
+from typing import Any, NamedTuple
 
-from benchmarks.cells import Cell
+from benchmarks.cells import Cell, Estimate
 from benchmarks.figures.drawing import Drawing, bars
-from benchmarks.figures.style import (
-    COLUMN,
-    GREY,
-    PAGE,
-    escape,
-    handle,
-    legend_below,
-    look,
-    new_figure,
-    whisker,
+from benchmarks.figures.estimators import (
+    family_legend,
+    family_looks,
+    one_sae_a_place,
+    panel_title,
+    panels,
 )
+from benchmarks.figures.looks import GREY, Look
+from benchmarks.figures.style import handle, whisker
 from benchmarks.lines import variants
-from benchmarks.scores import VARIANTS
-from benchmarks.worlds import World, make_worlds
 
 NAME = "cost"
-COMMAND = "python -m benchmarks.run task=influence source=lm_layer trainer=topk"
-COLUMNS = 3
+COMMAND = "python -m benchmarks.run experiment=influence_table"
+SCORES = {
+    "influence/spearman": "Spearman",
+    "influence/precision_at_10": "precision@10",
+}
+TRUTH = "ablation"
+MARK = 4.2
+"""Size of a marker, in typographic points."""
+TICKS = (-1, -0.5, 0, 0.5, 0.8, 0.9, 0.95, 1)
+HEADROOM = 0.03
+"""The axis would have 1 infinitely far away; so far beyond it it is cut."""
+
+
+class Point(NamedTuple):
+    name: str
+    cost: float
+    found: Estimate
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [
-        cell
-        for cell in cells
-        if cell.task == "influence" and cell.mean("influence/cost/ablation") is not None
-    ]
-    if not cells:
+    cells = [cell for cell in cells if cell.task == "influence" and _cost(cell, TRUTH) is not None]
+    shown = one_sae_a_place(cells)
+    if not shown:
         return None
-    worlds = make_worlds(cells)
-    columns = min(COLUMNS, len(worlds))
-    rows = -(-len(worlds) // columns)
-    width = COLUMN if columns == 1 else PAGE
-    figure, grid = new_figure(rows, columns, width=width, height=0.4 + 2.0 * rows, sharey=True)
-    for axes, world in zip(grid.flat, worlds, strict=False):
-        _panel(axes, world)
-    for axes in list(grid.flat)[len(worlds) :]:
-        axes.set_visible(False)
-    grid[0, 0].set_ylim(top=1.05)  # shared; after all is drawn, or the bottom would be fixed
-    for row in grid:
-        row[0].set_ylabel("Spearman with ablation")
-    names = list(dict.fromkeys(name for cell in cells for name in variants(cell)))
-    handles = [handle(VARIANTS.get(n, n), *look(n)) for n in names]
-    handles.append(handle("ablation, the truth itself", GREY, linestyle="--"))
-    legend_below(figure, handles, 2 if columns == 1 else 5)
+    scores = [score for score in SCORES if any(points_of(cell, score) for cell in shown)]
+    words = [SCORES[score] for score in scores]
+    of = family_looks(name for cell in shown for name in variants(cell))
+    figure, stacks = panels(len(shown), words, of, height=1.6)
+    _cost_axis(stacks[0][0], max(_cost(cell, TRUTH) or 1 for cell in shown))  # shared
+    for row, score in enumerate(scores):
+        lows = [low(point.found) for cell in shown for point in points_of(cell, score)]
+        for cell, stack in zip(shown, stacks, strict=True):
+            _stretched_axis(stack[row], min(lows))  # first: places depend on it
+            _panel(stack[row], cell, points_of(cell, score), of)
+    for cell, stack in zip(shown, stacks, strict=True):
+        stack[0].set_title(panel_title(cell), fontsize=7)
+        stack[-1].set_xlabel("forward-equivalents per prompt")
+    more = [handle("frontier", GREY, linewidth=1), handle("ablation", GREY, linestyle="--")]
+    family_legend(figure, of, more, wide=len(stacks) > 1, linestyle="")
+    few = f" {len(shown)} of {len(cells)} settings." if len(shown) < len(cells) else ""
     return Drawing(
         figure=figure,
         title="Cost and fidelity of the estimators.",
-        text="Spearman correlation with the true effect against the cost of a prompt, in forward "
-        "passes of the whole model (a backward pass counts as two); one marker per SAE. Dashed: "
-        "the cost of the true effects by ablation, one re-run per active latent, a line per SAE. "
-        f"{bars(cells, 'influence/spearman/grad_times_act').capitalize()}.",
-        cells=cells,
+        text="Spearman correlation with the true effect, and share of the true top 10 among an "
+        "estimator's first 10, against the cost of a prompt, in forward passes of the whole model "
+        "(a backward pass counts as two); a panel per layer. Grey line: the frontier, the best "
+        "that a cost buys, which ends at ablation, the truth itself, by one re-run per active "
+        "latent (dashed); hollow: something no dearer is as good. Markers that would cover one "
+        "another stand side by side. Vertical axes are stretched "
+        "towards 1; costs are linear up to 1. "
+        f"{bars(shown, 'influence/spearman/grad_times_act').capitalize()}.{few}",
+        cells=shown,
     )
 
 
-def _panel(axes: Any, world: World) -> None:
-    cells = world.cells
-    for cell in cells:
-        for name in variants(cell):
-            cost = cell.mean(f"influence/cost/{name}")
-            found = cell.estimate(f"influence/spearman/{name}")
-            if cost is None or found is None:
-                continue
-            colour, marker = look(name)
-            whisker(axes, cost, found, colour, horizontal=False)
-            axes.plot(cost, found.mean, marker, color=colour, alpha=0.8)
-        axes.axvline(
-            cell.mean("influence/cost/ablation") or 0, color=GREY, linestyle="--", linewidth=0.8
-        )
-    axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
-    axes.axhline(1, color=GREY, linewidth=0.5, linestyle=":", zorder=0)
+def points_of(cell: Cell, score: str) -> list[Point]:
+    """The estimators of a cell that have the score, the cheapest first."""
+    found = [
+        Point(name, cost, estimate)
+        for name in variants(cell)
+        if (cost := _cost(cell, name)) is not None
+        and (estimate := cell.estimate(f"{score}/{name}")) is not None
+    ]
+    return sorted(found, key=lambda point: point.cost)
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """Points that no other one equals or beats at the same or a lower cost, by rising cost."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.found.mean)):
+        if not best or point.found.mean > best[-1].found.mean:
+            best.append(point)
+    return best
+
+
+def _cost(cell: Cell, name: str) -> float | None:
+    return cell.mean(f"influence/cost/{name}")
+
+
+def _panel(axes: Any, cell: Cell, points: Sequence[Point], of: Mapping[str, Look]) -> None:
+    from matplotlib.transforms import ScaledTranslation
+
+    best = frontier(points)
+    truth = _cost(cell, TRUTH) or 0.0
+    line = [*((point.cost, point.found.mean) for point in best), (truth, 1.0)]
+    axes.plot(*zip(*line, strict=True), color=GREY, linewidth=1, drawstyle="steps-post", zorder=1)
+    axes.axvline(truth, color=GREY, linestyle="--", linewidth=0.8, zorder=0)
+    for point, shift in zip(points, _shifts(axes, points), strict=True):
+        look = of[point.name]
+        to = axes.transData + ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
+        whisker(axes, point.cost, point.found, look.colour, horizontal=False, transform=to)
+        face = look.colour if point in best else "white"
+        style = {"color": look.colour, "markerfacecolor": face, "markersize": MARK}
+        axes.plot(point.cost, point.found.mean, look.marker, zorder=3, transform=to, **style)
+    axes.grid()
+
+
+def _shifts(axes: Any, points: Sequence[Point]) -> list[float]:
+    """How far each marker goes aside, in typographic points, so that none covers another."""
+    scale = 72 / axes.figure.dpi
+    places = [axes.transData.transform((point.cost, point.found.mean)) * scale for point in points]
+    steps = [0.0] + [sign * MARK * i for i in range(1, len(points)) for sign in (1, -1)]
+    taken: list[tuple[float, float]] = []
+    shifts = []
+    for x, y in places:
+        free = (s for s in steps if all(hypot(x + s - a, y - b) >= MARK for a, b in taken))
+        shift = next(free, 0.0)
+        taken.append((x + shift, y))
+        shifts.append(shift)
+    return shifts
+
+
+def low(found: Estimate) -> float:
+    return found.mean if found.low is None else found.low
+
+
+def _stretched_axis(axes: Any, least: float) -> None:
+    """From the least value to 1, with more room for the differences near 1."""
+    import numpy as np
+
+    def stretch(value: Any) -> Any:
+        return -np.log(np.maximum(1 + HEADROOM - value, HEADROOM / 9))
+
+    def back(value: Any) -> Any:
+        return 1 + HEADROOM - np.exp(-value)
+
+    axes.set_yscale("function", functions=(stretch, back))
+    axes.set_ylim(min(least, 0) - 0.1, 1 + HEADROOM / 3)
+    axes.set_yticks([tick for tick in TICKS if tick >= axes.get_ylim()[0]])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+
+
+def _cost_axis(axes: Any, most: float) -> None:
     axes.set_xscale("symlog", linthresh=1, linscale=0.6)
-    top = max(cell.mean("influence/cost/ablation") or 1 for cell in cells)
-    ticks = [tick for tick in (0, 1, 10, 100, 1000, 10_000) if tick <= 1.2 * top]
+    ticks = [tick for tick in (0, 1, 3, 10, 30, 100, 300, 1000, 3000) if tick <= 1.2 * most]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlim(-0.2, top * 1.6)
-    axes.set_xlabel("forward-equivalents per prompt")
-    axes.set_title(escape(world.title))
-    axes.grid()
+    axes.set_xlim(-0.2, most * 1.6)

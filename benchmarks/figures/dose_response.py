@@ -1,16 +1,16 @@
 """Dose and response of steering, with its side effect on the rest of the distribution."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
     COLUMN,
     PAGE,
-    handle,
     legend_below,
-    look,
+    line_handle,
     new_figure,
     shown_labels,
     where,
@@ -49,16 +49,15 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         sharex="col",
         sharey="row",
     )
+    of = looks(_selectors([cell for cell, _ in shown]))
     for column, (cell, mode) in zip(grid.T, shown, strict=True):
         for axes, row in zip(column, rows, strict=True):
-            _panel(axes, cell, mode, row)
+            _panel(axes, cell, mode, row, of)
         column[0].set_title(f"{shown_labels([cell])[0]}\n{where(cell)}", fontsize=7)
         column[-1].set_xlabel(AXES.get(mode, mode))
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[3])
-    names = _selectors([cell for cell, _ in shown])
-    handles = [handle(VARIANTS.get(n, n), *look(n), linestyle="-") for n in names]
-    legend_below(figure, handles, 3)
+    legend_below(figure, [line_handle(VARIANTS.get(name, name), of[name]) for name in of], 3)
     few = f" {len(shown)} of {len(panels)} panels." if len(shown) < len(panels) else ""
     return Drawing(
         figure=figure,
@@ -85,7 +84,9 @@ def _selectors(cells: Sequence[Cell]) -> list[str]:
     return [n for n in SELECTORS if n in found] + sorted(found - set(SELECTORS))
 
 
-def _panel(axes: Any, cell: Cell, mode: str, row: tuple[str, str, str, str]) -> None:
+def _panel(
+    axes: Any, cell: Cell, mode: str, row: tuple[str, str, str, str], of: Mapping[str, Look]
+) -> None:
     value, low, high, _ = row
     run = cell.series(SERIES)[0]
     if value not in run:
@@ -98,8 +99,9 @@ def _panel(axes: Any, cell: Cell, mode: str, row: tuple[str, str, str, str]) -> 
         ]
         rows.sort(key=lambda i: run["dose"][i])
         doses = [run["dose"][i] for i in rows]
-        colour, marker = look(name)
-        axes.plot(doses, [run[value][i] for i in rows], color=colour, marker=marker, markersize=3)
+        colour, marker, dash = of[name]
+        style = {"color": colour, "marker": marker, "linestyle": dash}
+        axes.plot(doses, [run[value][i] for i in rows], markersize=3, **style)
         if low in run and high in run:
             ends = [[run[end][i] for i in rows] for end in (low, high)]
             if all(end is not None for end in (*ends[0], *ends[1])):

@@ -1,22 +1,13 @@
 """F1 and MCC against sparsity on worlds of trees, the axes of published SynthSAEBench tables."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from benchmarks.cells import METHODS, Cell
+from benchmarks.cells import Cell
+from benchmarks.figures.against_l0 import draw_against_l0
 from benchmarks.figures.drawing import Drawing, bars
-from benchmarks.figures.style import (
-    PAGE,
-    handle,
-    legend_below,
-    look,
-    new_figure,
-    plain_log,
-    title,
-    whisker,
-)
+from benchmarks.figures.style import plain_log
 from benchmarks.scores import SCORES
-from benchmarks.worlds import World, in_order, make_worlds
+from benchmarks.worlds import World, make_worlds
 
 NAME = "f1_l0"
 COMMAND = "python -m benchmarks.run experiment=f1_against_l0"
@@ -40,17 +31,13 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     if not worlds:
         return None
     shown = [cell for world in worlds for cell in world.cells]
-    figure, grid = new_figure(
-        *(len(worlds), len(SHOWN)), width=PAGE, height=0.6 + 2.2 * len(worlds), sharex="row"
-    )
-    for row, world in zip(grid, worlds, strict=True):
-        for axes, score in zip(row, SHOWN, strict=True):
-            _panel(axes, world, score)
+    words = {score: SCORES[score].header for score in SHOWN}
+    figure, grid = draw_against_l0(worlds, words, row_height=2.2, sharex="row")
+    for row in grid:
         plain_log(row[0], "x")  # shared
-        title(row[0], world.title)
-    methods = list(dict.fromkeys(cell.method for cell in in_order(shown)))
-    handles = [handle(METHODS.get(m, m), *look(m), linestyle="-") for m in methods]
-    legend_below(figure, handles, 5)
+        for axes in row:
+            axes.set_xlabel("open latents per row")
+            axes.set_ylim(-0.03, 1.03)
     return Drawing(
         figure=figure,
         title="Known features found, against sparsity.",
@@ -75,23 +62,3 @@ def _worlds(cells: Sequence[Cell]) -> list[World]:
 def _n_sparsities(world: World) -> int:
     methods = {cell.method for cell in world.cells}
     return max(sum(cell.method == method for cell in world.cells) for method in methods)
-
-
-def _panel(axes: Any, world: World, score: str) -> None:
-    for method in dict.fromkeys(cell.method for cell in world.cells):
-        colour, marker = look(method)
-        points = []
-        for cell in (c for c in world.cells if c.method == method):
-            x, y = cell.estimate("sparsity/l0"), cell.estimate(score)
-            if x is None or y is None:
-                continue
-            points.append((x.mean, y.mean))
-            whisker(axes, x.mean, y, colour, horizontal=False)
-            whisker(axes, y.mean, x, colour, horizontal=True)
-        points.sort()
-        if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linewidth=0.8)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("open latents per row")
-    axes.set_ylabel(SCORES[score].header)
-    axes.grid(axis="y")

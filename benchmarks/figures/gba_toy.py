@@ -5,10 +5,9 @@ from typing import Any
 
 from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.looks import BLUE, VERMILLION
 from benchmarks.figures.style import (
-    BLUE,
     COLUMN,
-    VERMILLION,
     handle,
     legend_below,
     new_figure,

@@ -1,22 +1,14 @@
 """Agreement of each estimator with ablation, by depth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing, bars
-from benchmarks.figures.style import (
-    COLUMN,
-    PAGE,
-    escape,
-    handle,
-    legend_below,
-    look,
-    new_figure,
-    whisker,
-)
+from benchmarks.figures.estimators import family_legend, family_looks, legend_height
+from benchmarks.figures.looks import Look
+from benchmarks.figures.style import COLUMN, PAGE, escape, new_figure, whisker
 from benchmarks.lines import variants
-from benchmarks.scores import VARIANTS
 from benchmarks.worlds import in_order
 from gradsae.records import content_id
 
@@ -34,11 +26,11 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width = COLUMN if columns == 1 else PAGE
-    figure, grid = new_figure(
-        rows, columns, width=width, height=0.4 + 2.0 * rows, sharex=True, sharey=True
-    )
+    of = family_looks(name for cell in cells for name in variants(cell))
+    height = 0.4 + 1.9 * rows + legend_height(len(of), wide=columns > 1)
+    figure, grid = new_figure(rows, columns, width=width, height=height, sharex=True, sharey=True)
     for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
-        _panel(axes, members)
+        _panel(axes, members, of)
         axes.set_title(escape(title))
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
@@ -47,9 +39,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     for axes in grid[-1]:
         axes.set_xlabel("layer")
     grid[0, 0].set_ylim(top=1.04)  # shared; after all is drawn, or the bottom would be fixed
-    names = list(dict.fromkeys(name for cell in cells for name in variants(cell)))
-    handles = [handle(VARIANTS.get(n, n), *look(n), linestyle="-") for n in names]
-    legend_below(figure, handles, 2 if columns == 1 else 4)
+    family_legend(figure, of, [], wide=columns > 1)
     return Drawing(
         figure=figure,
         title="Agreement with ablation by depth.",
@@ -83,12 +73,13 @@ def _setting(cell: Cell) -> str:
     return content_id({**config, "source": source})
 
 
-def _panel(axes: Any, cells: Sequence[Cell]) -> None:
-    names = list(dict.fromkeys(name for cell in cells for name in variants(cell)))
+def _panel(axes: Any, cells: Sequence[Cell], of: Mapping[str, Look]) -> None:
+    found_names = {name for cell in cells for name in variants(cell)}
+    names = [name for name in of if name in found_names]
     depths = [cell.depth or 0 for cell in cells]
     step = 0.012 * max(10, max(depths) - min(depths))  # markers at one depth side by side
     for i, name in enumerate(names):
-        colour, marker = look(name)
+        colour, marker, dash = of[name]
         points = []
         for cell, depth in zip(cells, depths, strict=True):
             found = cell.estimate(f"{SCORE}/{name}")
@@ -98,9 +89,10 @@ def _panel(axes: Any, cells: Sequence[Cell]) -> None:
             points.append((x, found.mean))
             whisker(axes, x, found, colour, horizontal=False)
         if points:
-            axes.plot(*zip(*points, strict=True), marker=marker, color=colour, linewidth=0.6)
+            style = {"color": colour, "marker": marker, "linestyle": dash}
+            axes.plot(*zip(*points, strict=True), linewidth=0.6, **style)
     axes.set_xticks(sorted(set(depths)))
-    margin = max(1.5, 0.08 * (max(depths) - min(depths)))
+    margin = max(1.5, step * (len(names) / 2 + 1))
     axes.set_xlim(min(depths) - margin, max(depths) + margin)
     axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
     axes.grid(axis="y")

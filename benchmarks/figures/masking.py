@@ -1,16 +1,16 @@
 """Masking curves: what is lost of the answer while the first latents of each ranking go."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
     COLUMN,
     PAGE,
-    handle,
     legend_below,
-    look,
+    line_handle,
     new_figure,
     plain_log,
     shown_labels,
@@ -45,16 +45,16 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         sharex="col",
         sharey="row",
     )
+    found = {name for cell in shown for run in _runs(cell) for name in run["ranking"]}
+    of = looks([n for n in RANKINGS if n in found] + sorted(found - set(RANKINGS)))
     for column, cell in zip(grid.T, shown, strict=True):
         for axes, (kind, value, _) in zip(column, rows, strict=True):
-            _panel(axes, cell, kind, value)
+            _panel(axes, cell, kind, value, of)
         column[0].set_title(f"{shown_labels([cell])[0]}\n{where(cell)}", fontsize=7)
         column[-1].set_xlabel("latents K")
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[2])
-    names = [n for n in RANKINGS if any(n in run["ranking"] for c in shown for run in _runs(c))]
-    handles = [handle(VARIANTS.get(n, n), *look(n), linestyle=_style(n)) for n in names]
-    legend_below(figure, handles, 3)
+    legend_below(figure, [line_handle(VARIANTS.get(name, name), of[name]) for name in of], 3)
     few = f" {len(shown)} of {len(cells)} cells." if len(shown) < len(cells) else ""
     return Drawing(
         figure=figure,
@@ -82,15 +82,15 @@ def _lines(cell: Cell, kind: str, value: str) -> dict[str, list[int]]:
     return {name: sorted(rows, key=lambda i: run["n_latents"][i]) for name, rows in found.items()}
 
 
-def _panel(axes: Any, cell: Cell, kind: str, value: str) -> None:
+def _panel(axes: Any, cell: Cell, kind: str, value: str, of: Mapping[str, Look]) -> None:
     (run,) = _runs(cell)
     for style, what in (("-", kind), (":", "bottom" if kind == "top" else "")):
         for name, rows in _lines(cell, what, value).items():
-            colour, marker = look(name)
+            colour, marker, dash = of[name]
             ks = [run["n_latents"][i] for i in rows]
-            marks = {"marker": marker, "markersize": 3} if style == "-" else {"linewidth": 0.8}
-            line = _style(name) if style == "-" else style
-            axes.plot(ks, [run[value][i] for i in rows], line, color=colour, **marks)
+            marks = {"marker": marker, "markersize": 3, "linestyle": dash}
+            marks = marks if style == "-" else {"linestyle": style, "linewidth": 0.8}
+            axes.plot(ks, [run[value][i] for i in rows], color=colour, **marks)
             ends = [[run[f"drop_{end}"][i] for i in rows] for end in ("low", "high")]
             whole = all(end is not None for end in (*ends[0], *ends[1]))
             if value == "drop" and style == "-" and whole:
@@ -98,8 +98,3 @@ def _panel(axes: Any, cell: Cell, kind: str, value: str) -> None:
     plain_log(axes, "x")
     axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
     axes.grid()
-
-
-def _style(name: str) -> str:
-    """Random latents share the colour of the matched ones, which are shown here beside them."""
-    return "--" if name == "random" else "-"

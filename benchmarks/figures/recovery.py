@@ -1,16 +1,15 @@
 """Which method finds the true features: FRR and MCC per method, with chance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.looks import GREY, Look, looks
 from benchmarks.figures.style import (
-    GREY,
     PAGE,
     handle,
     legend_below,
-    look,
     new_figure,
     row_labels,
     seed_dots,
@@ -40,9 +39,10 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         gridspec_kw={"height_ratios": [height + 1 for height in heights]},
         sharey="row",
     )
+    of = looks(cell.method for cell in cells)
     for row, world in zip(grid, worlds, strict=True):
         for axes, score in zip(row, SHOWN, strict=True):
-            _panel(axes, world.cells, score)
+            _panel(axes, world.cells, score, of)
             axes.set_xlabel(SCORES[score].header)
         row[0].set_yticks(range(len(world.cells)), row_labels(world.cells))
         row[0].invert_yaxis()
@@ -65,12 +65,12 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _panel(axes: Any, cells: Sequence[Cell], score: str) -> None:
+def _panel(axes: Any, cells: Sequence[Cell], score: str, of: Mapping[str, Look]) -> None:
     for at, cell in enumerate(cells):
         found = cell.estimate(score)
         if found is None:
             continue
-        colour, marker = look(cell.method)
+        colour, marker, _ = of[cell.method]
         whisker(axes, at, found, colour, horizontal=True)
         axes.plot(found.mean, at, marker, color=colour, zorder=3)
         seed_dots(axes, at, cell, score, horizontal=True)

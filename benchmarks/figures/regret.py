@@ -7,20 +7,8 @@ import numpy as np
 
 from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.style import (
-    BLACK,
-    BLUE,
-    COLUMN,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    handle,
-    legend_below,
-    new_figure,
-)
+from benchmarks.figures.looks import BLACK, GREY, looks
+from benchmarks.figures.style import COLUMN, handle, legend_below, line_handle, new_figure
 from benchmarks.regret import (
     CHOOSING,
     MEAN,
@@ -37,7 +25,6 @@ from benchmarks.regret import (
 NAME = "regret"
 COMMAND = "python -m benchmarks.run experiment=regret_grid, then experiment=regret"
 PANELS = {"default": "the default", "constant": "one constant, chosen on the other worlds"}
-LOOKS = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (VERMILLION, "^"), (PURPLE, "v"), (SKY, "P")]
 SPREAD = 0.26
 """Worlds of a method stand this far above and below its row."""
 
@@ -68,7 +55,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         axes.spines["left"].set_visible(False)
     grid[0][0].set_yticks(range(len(methods)), [METHODS.get(name, name) for name in methods])
     grid[0][0].set_ylim(len(methods) - 0.4, -0.6)
-    shown = [handle(w.replace("_", "-"), *LOOKS[i % len(LOOKS)]) for i, w in enumerate(worlds)]
+    of = looks(worlds)
+    shown = [line_handle(w.replace("_", "-"), of[w], linestyle="") for w in worlds]
     shown.append(handle("mean over worlds", BLACK, "|", markersize=9))
     legend_below(figure, shown, 4)
     return Drawing(
@@ -99,6 +87,6 @@ def _row(axes: Any, at: int, regrets: Sequence[Regret], kind: str, worlds: Seque
     axes.plot(mean, at, "|", color=BLACK, markersize=11, markeredgewidth=1.6, zorder=4)
     for each, row in zip(regrets, values, strict=True):
         place = worlds.index(each.world)
-        colour, marker = LOOKS[place % len(LOOKS)]
+        colour, marker, _ = looks(worlds)[each.world]
         shift = SPREAD * (2 * place / max(1, len(worlds) - 1) - 1)
         axes.plot(np.mean(row), at + shift, marker, color=colour, markersize=3.4, zorder=2)

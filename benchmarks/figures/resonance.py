@@ -6,7 +6,8 @@ from typing import Any
 
 from benchmarks.cells import Cell, Estimate
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.style import COLUMN, VERMILLION, handle, legend_below, new_figure
+from benchmarks.figures.looks import VERMILLION
+from benchmarks.figures.style import COLUMN, handle, legend_below, new_figure
 from benchmarks.scores import SCORES
 
 NAME = "resonance"

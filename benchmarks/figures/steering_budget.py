@@ -1,15 +1,15 @@
 """Steering on a budget: effect against side effect, and which score predicts it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
     PAGE,
-    handle,
     legend_below,
-    look,
+    line_handle,
     new_figure,
     shown_labels,
     where,
@@ -32,14 +32,15 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         return None
     shown = cells[:MAX_ROWS]
     figure, grid = new_figure(len(shown), 3, width=PAGE, height=0.7 + 1.9 * len(shown))
+    of = looks(name for cell in shown for name in _names(cell))
     for (left, middle, right), cell in zip(grid, shown, strict=True):
-        _effect(left, cell)
-        _bars(middle, cell, "budget/effect_at_kl", "effect at the KL\nbudget (nats)")
-        _bars(right, cell, PREDICTS, "rank correlation with\n|effect at the KL budget|")
+        _effect(left, cell, of)
+        _bars(middle, cell, "budget/effect_at_kl", "effect at the KL\nbudget (nats)", of)
+        _bars(right, cell, PREDICTS, "rank correlation with\n|effect at the KL budget|", of)
         left.set_title(f"{shown_labels([cell])[0]}, {where(cell)}", fontsize=7, loc="left")
-    names: list[str] = [n for c in shown for n in c.series(SERIES)[0]["selector"]]
-    names = list(dict.fromkeys(names))
-    legend_below(figure, [handle(VARIANTS.get(n, n), *look(n), linestyle="-") for n in names], 3)
+    selectors: list[str] = [n for cell in shown for n in cell.series(SERIES)[0]["selector"]]
+    drawn = list(dict.fromkeys(selectors))
+    legend_below(figure, [line_handle(VARIANTS.get(name, name), of[name]) for name in drawn], 3)
     few = f" {len(shown)} of {len(cells)} cells." if len(shown) < len(cells) else ""
     return Drawing(
         figure=figure,
@@ -52,13 +53,27 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _effect(axes: Any, cell: Cell) -> None:
+def _names(cell: Cell) -> list[str]:
+    """Selectors of the curves, then those of the bars."""
+    names = list(cell.series(SERIES)[0]["selector"])
+    return names + [n for score in ("budget/effect_at_kl", PREDICTS) for n in _scored(cell, score)]
+
+
+def _scored(cell: Cell, score: str) -> list[str]:
+    """Variants that have a score, in the usual order."""
+    names = {
+        name.removeprefix(f"{score}/") for name in cell.first.scores if name.startswith(f"{score}/")
+    }
+    return [n for n in SELECTORS if n in names] + sorted(names - set(SELECTORS))
+
+
+def _effect(axes: Any, cell: Cell, of: Mapping[str, Look]) -> None:
     run = cell.series(SERIES)[0]
     for name in dict.fromkeys(run["selector"]):
         rows = [i for i, other in enumerate(run["selector"]) if other == name]
-        colour, marker = look(name)
+        colour, marker, dash = of[name]
         kl, effect = ([run[what][i] for i in rows] for what in ("kl_rest", "effect"))
-        axes.plot(kl, effect, color=colour, marker=marker, markersize=3)
+        axes.plot(kl, effect, color=colour, marker=marker, linestyle=dash, markersize=3)
     axes.set_xscale("log")
     axes.set_xlabel("KL of the rest (nats)")
     axes.set_ylabel("effect (nats)")
@@ -66,17 +81,14 @@ def _effect(axes: Any, cell: Cell) -> None:
     axes.grid()
 
 
-def _bars(axes: Any, cell: Cell, score: str, label: str) -> None:
+def _bars(axes: Any, cell: Cell, score: str, label: str, of: Mapping[str, Look]) -> None:
     """A dot with its interval for each variant, in the usual order, first on top."""
-    names = {
-        name.removeprefix(f"{score}/") for name in cell.first.scores if name.startswith(f"{score}/")
-    }
-    order = [n for n in SELECTORS if n in names] + sorted(names - set(SELECTORS))
+    order = _scored(cell, score)
     for at, name in enumerate(reversed(order)):
         found = cell.estimate(f"{score}/{name}")
         if found is None:
             continue
-        colour, marker = look(name)
+        colour, marker, _ = of[name]
         axes.plot([found.mean], [at], color=colour, marker=marker, linestyle="")
         whisker(axes, at, found, colour, horizontal=True)
     axes.set_yticks(range(len(order)), [VARIANTS.get(n, n) for n in reversed(order)])

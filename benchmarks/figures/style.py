@@ -1,40 +1,17 @@
-"""One look for all figures: sizes of a paper column, one colour and marker per method."""
+"""One style for all figures: sizes of a paper column, axes, legends, files."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import MIN_SEEDS, Cell, Estimate
+from benchmarks.figures.looks import Look
 from benchmarks.naming import labels
-from benchmarks.worlds import World, world_title
+from benchmarks.worlds import world_title
 
 COLUMN = 3.4
 """Inches: one column of a two-column paper."""
 PAGE = 7.0
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
-
-LOOKS: dict[str, tuple[str, str]] = {
-    "topk": (BLUE, "o"),
-    "l1": (ORANGE, "s"),
-    "gba": (GREEN, "D"),
-    "ba": (PURPLE, "^"),
-    "batchtopk": (SKY, "v"),
-    "matryoshka": (BLACK, "P"),
-    "jumprelu": (VERMILLION, ">"),
-    "grad_times_act": (VERMILLION, "o"),
-    "released_gradsae": (BLUE, "s"),
-    "mean_act": (ORANGE, "^"),
-    "random": (GREY, "x"),
-    "random_matched": (GREY, "x"),
-    "random_direction": (BLACK, "+"),
-    "oracle": (BLACK, "*"),
-    "released_mark": (SKY, "D"),
-    "output_score": (GREEN, "v"),
-}
-SPARE = [(SKY, "v"), (PURPLE, "P"), (BLACK, "*"), (GREEN, "<"), (VERMILLION, ">")]
 
 RC: dict[str, Any] = {
     "font.size": 8,
@@ -63,11 +40,6 @@ RC: dict[str, Any] = {
 }
 
 
-def look(name: str) -> tuple[str, str]:
-    """Colour and marker of a method, estimator or selector; always the same ones."""
-    return LOOKS.get(name) or SPARE[sum(name.encode()) % len(SPARE)]
-
-
 def new_figure(
     rows: int = 1, columns: int = 1, *, width: float = COLUMN, height: float, **options: Any
 ) -> tuple[Any, Any]:
@@ -81,14 +53,17 @@ def new_figure(
     return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
 
 
-def whisker(axes: Any, at: float, found: Estimate, colour: str, *, horizontal: bool) -> None:
+def whisker(
+    axes: Any, at: float, found: Estimate, colour: str, *, horizontal: bool, **options: Any
+) -> None:
     """The 95 % interval of an estimate, where it has one, with caps that no marker hides."""
     if found.low is None or found.high is None:
         return
     ends, place = [found.low, found.high], [at, at]
     x, y = (ends, place) if horizontal else (place, ends)
     cap = "|" if horizontal else "_"
-    axes.plot(x, y, color=colour, linewidth=0.9, marker=cap, markersize=5, zorder=2)
+    style = {"linewidth": 0.9, "markersize": 5, "zorder": 2, **options}
+    axes.plot(x, y, color=colour, marker=cap, **style)
 
 
 def seed_dots(axes: Any, at: float, cell: Cell, score: str, *, horizontal: bool) -> None:
@@ -100,23 +75,12 @@ def seed_dots(axes: Any, at: float, cell: Cell, score: str, *, horizontal: bool)
         axes.scatter(x, y, s=5, color="#555555", alpha=0.5, linewidths=0, zorder=4)
 
 
-def legend_below(figure: Any, handles: Sequence[Any], columns: int) -> None:
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
+def legend_below(figure: Any, handles: Sequence[Any], columns: int, **options: Any) -> None:
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, **options)
 
 
 def legend_right(axes: Any, handles: Sequence[Any]) -> None:
     axes.legend(handles=list(handles), loc="center left", bbox_to_anchor=(1.02, 0.5))
-
-
-def line_figure(worlds: Sequence[World]) -> tuple[Any, Any]:
-    """One panel under another, each with room for its legend at the right."""
-    heights = [max(1.6, 0.5 + 0.15 * len(world.cells)) for world in worlds]
-    return new_figure(
-        *(len(worlds), 1),
-        width=1.6 * COLUMN,
-        height=sum(heights),
-        gridspec_kw={"height_ratios": heights},
-    )
 
 
 def escape(text: str) -> str:
@@ -152,6 +116,11 @@ def handle(label: str, colour: Any, marker: str = "", **options: Any) -> Any:
     return Line2D([], [], color=colour, marker=marker or None, label=escape(label), **line)
 
 
+def line_handle(label: str, look: Look, **options: Any) -> Any:
+    """The entry of a line with its markers."""
+    return handle(label, look.colour, look.marker, **{"linestyle": look.dash, **options})
+
+
 def plain_log(axes: Any, which: str) -> None:
     """A log axis that says 0.2, 0.5, 1, 2, 5, 10 in plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -182,23 +151,3 @@ def write(figure: Any, folder: Path, name: str) -> list[Path]:
     figure.savefig(paths[1], metadata={"Software": None})
     plt.close(figure)
     return paths
-
-
-def distinct(cells: Sequence[Cell]) -> list[tuple[Any, Any]]:
-    """Colour and line style of each cell: the method's colour, a style per setting of it.
-
-    Where a method has more settings than there are styles, the colour goes darker, then paler.
-    """
-    from matplotlib.colors import to_rgb
-
-    styles: list[Any] = ["-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3))]
-    seen: dict[str, int] = {}
-    looks = []
-    for cell in cells:
-        at = seen.get(cell.method, 0)
-        seen[cell.method] = at + 1
-        turn = at // len(styles) % 3
-        mix, weight = [(0.0, 1.0), (0.0, 0.45), (1.0, 0.45)][turn]
-        colour = tuple(weight * part + (1 - weight) * mix for part in to_rgb(look(cell.method)[0]))
-        looks.append((colour, styles[at % len(styles)]))
-    return looks

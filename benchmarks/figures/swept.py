@@ -1,6 +1,6 @@
 """The GBA paper's synthetic experiments: scores against one swept quantity, a line per method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -8,14 +8,13 @@ from typing import Any
 
 from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing, Figure, bars
-from benchmarks.figures.style import COLUMN, GREY, PAGE, handle, legend_below, look, new_figure
+from benchmarks.figures.looks import GREY, Look, series
+from benchmarks.figures.style import COLUMN, PAGE, handle, legend_below, line_handle, new_figure
 from benchmarks.naming import seedless
 from benchmarks.scores import SCORES
 from benchmarks.worlds import in_order
 
 SHOWN = ("recovery/frr_0.9", "recovery/mcc", "reconstruction/fvu")
-STYLES = ("-", "--", ":", "-.")
-
 Line = tuple[str, Any]
 """Method, and what else tells one line from another (see `Sweep.line`)."""
 
@@ -136,16 +135,17 @@ def draw(sweep: Sweep, cells: Sequence[Cell]) -> Drawing | None:
         sharex=True,
         sharey="row",
     )
+    of = looks_of(lines_of(sweep, cells))
     for column, facet in zip(grid.T, facets, strict=True):
         shown = [cell for cell in cells if _value(cell, sweep.facet) == facet]
         for axes, score in zip(column, SHOWN, strict=True):
-            _panel(axes, sweep, shown, score)
+            _panel(axes, sweep, shown, score, of)
         column[-1].set_xlabel(sweep.axis)
         if facet is not None:
             column[0].set_title(str(facet).replace("_", " "))
     for axes, score in zip(grid[:, 0], SHOWN, strict=True):
         axes.set_ylabel(SCORES[score].header)
-    legend_below(figure, _legend(sweep, cells), 3 if sweep.line is None else 2)
+    legend_below(figure, _legend(sweep, of), 3 if sweep.line is None else 2)
     return Drawing(
         figure=figure,
         title=sweep.title,
@@ -204,10 +204,11 @@ def lines_of(sweep: Sweep, cells: Sequence[Cell]) -> dict[Line, list[Cell]]:
     }
 
 
-def _panel(axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str) -> None:
-    lines = lines_of(sweep, cells)
-    for line, style in zip(lines, _styles(lines), strict=True):
-        _line(axes, sweep, lines[line], score, {"color": look(line[0])[0], "linestyle": style})
+def _panel(
+    axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str, of: Mapping[Line, Look]
+) -> None:
+    for line, members in lines_of(sweep, cells).items():
+        _line(axes, sweep, members, score, of[line])
     _chance(axes, sweep, cells, f"{score}/chance")
     if sweep.mark is not None:
         axes.axvline(sweep.mark(cells[0]), color="#555555", linewidth=0.8, linestyle="--")
@@ -220,9 +221,8 @@ def _panel(axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str) -> None:
     axes.grid()
 
 
-def _line(
-    axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str, style: dict[str, Any]
-) -> None:
+def _line(axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str, look: Look) -> None:
+    style = {"color": look.colour, "linestyle": look.dash}
     points = [
         (sweep.x(cell), found) for cell in cells if (found := cell.estimate(score)) is not None
     ]
@@ -234,8 +234,8 @@ def _line(
     points = [(x, found) for x, found in points if x is not None]
     if not points:
         return
-    marker = look(cells[0].method)[1]
-    axes.plot([x for x, _ in points], [found.mean for _, found in points], marker=marker, **style)
+    means = [found.mean for _, found in points]
+    axes.plot([x for x, _ in points], means, marker=look.marker, **style)
     ends = [(x, found.low, found.high) for x, found in points if found.low is not None]
     if ends:
         x, low, high = zip(*ends, strict=True)
@@ -270,21 +270,19 @@ def _log_axis(axes: Any, values: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
 
 
-def _legend(sweep: Sweep, cells: Sequence[Cell]) -> list[Any]:
-    lines = lines_of(sweep, cells)
+def _legend(sweep: Sweep, of: Mapping[Line, Look]) -> list[Any]:
     handles = []
-    for (method, value), style in zip(lines, _styles(lines), strict=True):
-        colour, marker = look(method)
+    for (method, value), look in of.items():
         name = METHODS.get(method, method)
         more = f", {sweep.line[1].replace('_', ' ')} {value}" if sweep.line and value else ""
-        handles.append(handle(name + more, colour, marker, linestyle=style))
+        handles.append(line_handle(name + more, look))
     return [*handles, handle("chance", GREY, linestyle=":")]
 
 
-def _styles(lines: dict[Line, list[Cell]]) -> list[str]:
-    """A line style for each; the lines of one method differ."""
-    methods = [method for method, _ in lines]
-    return [STYLES[methods[:i].count(m) % len(STYLES)] for i, m in enumerate(methods)]
+def looks_of(lines: Iterable[Line]) -> dict[Line, Look]:
+    """The look of each line; the lines of one method differ in their dashes."""
+    lines = list(lines)
+    return dict(zip(lines, series([method for method, _ in lines]), strict=True))
 
 
 def _values(cells: Sequence[Cell], field: tuple[str, str] | None) -> list[Any]:

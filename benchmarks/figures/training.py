@@ -5,9 +5,9 @@ from typing import Any
 
 from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.looks import series
 from benchmarks.figures.style import (
     PAGE,
-    distinct,
     handle,
     legend_right,
     new_figure,
@@ -50,9 +50,9 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
 
 def _row(row: Sequence[Any], world: World, shown: dict[str, str]) -> None:
     cells = world.cells
-    looks = distinct(cells)
+    looks = series([cell.method for cell in cells])
     for axes, (column, words) in zip(row, shown.items(), strict=True):
-        for cell, (colour, style) in zip(cells, looks, strict=True):
+        for cell, (colour, _, style) in zip(cells, looks, strict=True):
             _curve(axes, cell, column, colour, style)
         if column != "dead":
             plain_log(axes, "y")
@@ -62,7 +62,7 @@ def _row(row: Sequence[Any], world: World, shown: dict[str, str]) -> None:
     title(row[0], world.title)
     handles = [
         handle(name, colour, linestyle=style)
-        for name, (colour, style) in zip(labels(cells), looks, strict=True)
+        for name, (colour, _, style) in zip(labels(cells), looks, strict=True)
     ]
     legend_right(row[-1], handles)
 

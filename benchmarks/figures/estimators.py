@@ -1,0 +1,97 @@
+"""What figures of influence share: which SAEs are drawn, panels by layer, a legend by family."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.cells import METHODS, Cell
+from benchmarks.figures.looks import RANKINGS, Look, kind, looks
+from benchmarks.figures.style import COLUMN, PAGE, escape, legend_below, line_handle, new_figure
+from benchmarks.scores import VARIANTS
+
+COLUMNS = 3
+
+
+def one_sae_a_place(cells: Sequence[Cell]) -> list[Cell]:
+    """One SAE for each site of each model, of one method wherever there is one, by depth.
+
+    The method is that with the most cells.
+    """
+    methods = [cell.method for cell in cells]
+    best = max((m for m in METHODS if m in methods), key=methods.count, default=None)
+    places: dict[tuple[str, str, str, int], Cell] = {}
+    for cell in sorted(cells, key=lambda cell: cell.method != best):
+        places.setdefault(_place(cell), cell)
+    return [places[place] for place in sorted(places)]
+
+
+def _place(cell: Cell) -> tuple[str, str, str, int]:
+    model, corpus = (str(cell.part(part, "name") or "") for part in ("model", "corpus"))
+    return model, corpus, cell.site.rpartition(".")[0], cell.depth or 0
+
+
+def panel_title(cell: Cell) -> str:
+    """`smollm2, resid_post.15, prose` and the method, over two lines."""
+    names = [cell.part("model", "name"), cell.site]
+    what = [METHODS.get(cell.method, cell.method), cell.part("corpus", "name")]
+    lines = (", ".join(str(part) for part in parts if part) for parts in (names, what))
+    return escape("\n".join(lines))
+
+
+def panels(
+    n: int, rows: Sequence[str], of: Mapping[str, Look], height: float
+) -> tuple[Any, list[Any]]:
+    """A figure of n stacks of axes, one row for each label, three stacks side by side.
+
+    Below it there is room for a legend of these looks.
+    """
+    columns = min(COLUMNS, n)
+    bands = -(-n // columns)
+    figure, grid = new_figure(
+        *(bands * len(rows), columns),
+        width=COLUMN if columns == 1 else PAGE,
+        height=0.7 + height * bands * len(rows) + legend_height(len(of) + 2, wide=columns > 1),
+        sharex=True,
+        sharey="row",
+    )
+    stacks = [
+        grid[band * len(rows) : (band + 1) * len(rows), column]
+        for band in range(bands)
+        for column in range(columns)
+    ]
+    for stack in stacks[:n]:
+        stack[-1].tick_params(labelbottom=True)
+    for stack in stacks[:n:columns]:
+        for axes, label in zip(stack, rows, strict=True):
+            axes.set_ylabel(label)
+    for axes in (axes for stack in stacks[n:] for axes in stack):
+        axes.set_visible(False)
+    return figure, stacks[:n]
+
+
+def family_order(names: Iterable[str]) -> list[str]:
+    """Estimators in the order of the table of looks, where members of a family stand together."""
+    places = list(RANKINGS)
+    known = {name: places.index(kind(name)) for name in set(names) if kind(name) in places}
+    return sorted(known, key=lambda name: (known[name], name)) + sorted(set(names) - set(known))
+
+
+def family_looks(names: Iterable[str]) -> dict[str, Look]:
+    return looks(family_order(names))
+
+
+def family_legend(
+    figure: Any, of: Mapping[str, Look], more: Sequence[Any], *, wide: bool, **options: Any
+) -> None:
+    """Below the panels, `wide` or a column wide; `options` change the handles."""
+    handles = [line_handle(VARIANTS.get(name, name), of[name], **options) for name in of]
+    small = {"fontsize": 6, "columnspacing": 1.0, "handlelength": 3.0}
+    legend_below(figure, [*handles, *more], _legend_columns(wide), **small)
+
+
+def legend_height(entries: int, *, wide: bool) -> float:
+    """Inches that the legend of so many entries takes."""
+    return 0.15 + 0.13 * -(-entries // _legend_columns(wide))
+
+
+def _legend_columns(wide: bool) -> int:
+    return 4 if wide else 2
