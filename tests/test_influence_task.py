@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from tiny_prompts import PlainTail, Windows, linear_tail, random_sae, tiny_lm
 
 from gradsae.errors import UserError
+from gradsae.influence import summary
 from gradsae.influence.ablation import N_JITTERED, N_NO_OPS
 from gradsae.influence.case import Case, Question, Settings, chosen_columns, study
 from gradsae.influence.compare import compare
@@ -22,7 +23,7 @@ from gradsae.influence.target import SCALARS, NextToken
 from gradsae.influence.task import Influence
 from gradsae.influence.truths.entry import Entry
 from gradsae.interfaces import Scores, Skipped
-from gradsae.prompt import SeenPrompt
+from gradsae.prompt import SeenPrompt, see_from
 from gradsae.prompts import CutPrompts, Prompt
 from gradsae.schema import MAX_SERIES_VALUES, SCORE_NAME
 from gradsae.seeds import make_generator
@@ -155,6 +156,36 @@ def test_tables_fit_a_record(scores):
     scatter = scores.series["influence/scatter"]
     assert set(scatter) == {"prompt", "latent", "effect", *(e.name for e in ESTIMATORS)}
     assert len(scatter["effect"]) == sum(scores.series["influence/per_prompt"]["n_active"])
+
+
+def test_the_tables_of_the_page_hold_the_first_latents_with_their_ranks_among_all(scores, source):
+    """Ranks by hand from the scatter, which holds every latent here."""
+    scatter, listed = scores.series["influence/scatter"], scores.series["influence/latents"]
+    assert set(listed["prompt"]) == {0, 1, 2}
+    first = [i for i, prompt in enumerate(scatter["prompt"]) if prompt == 0]
+    for name in ("effect", *(e.name for e in ESTIMATORS)):
+        value = {scatter["latent"][i]: scatter[name][i] for i in first}
+        here = [i for i, prompt in enumerate(listed["prompt"]) if prompt == 0]
+        assert {listed["latent"][i] for i in here} >= set(
+            sorted(value, key=value.__getitem__)[-10:]
+        )
+        for i in here:
+            assert listed[name][i] == value[listed["latent"][i]]
+            above = sum(other > listed[name][i] for other in value.values())
+            equal = sum(other == listed[name][i] for other in value.values())
+            assert above < listed[f"rank.{name}"][i] <= above + equal
+    tokens = scores.series["influence/tokens"]
+    assert tokens["prompt"] == [0] * 10 + [1] * 10 + [2] * 10
+    window = source.eval_windows(4, 0)[0][:10]
+    seen = see_from(source, random_sae(), window)
+    column = int((seen.latents == listed["latent"][0]).nonzero()[0, 0])
+    assert seen.codes[listed["peak"][0], column] == seen.codes[:, column].max()
+
+
+def test_what_does_not_fit_a_record_gets_no_page(monkeypatch, source):
+    monkeypatch.setattr(summary, "MAX_VALUES", 10)
+    outcome = replace(TASK, n_scatter=1).measure(random_sae(), source, 0)
+    assert isinstance(outcome, Scores) and "influence/latents" not in outcome.series
 
 
 def test_the_scatter_holds_a_part_if_there_is_too_much(source):

@@ -322,7 +322,7 @@ def test_a_swap_that_gives_and_takes_nothing_has_no_effect(source):
         side(source, put(lm, Candidate(0, "abcdefgh", ask, (a,)), SHORT), [])
         for ask, a in (("ijk", "xy"), ("mno", "uv"))
     ]
-    (done,) = swap(source, SAE, [tuple(both)], batch_rows=4)
+    (done,) = swap(source, SAE, [(both[0], both[1])], batch_rows=4)
     assert (done.gain, done.own) == (0.0, 0.0)
 
 

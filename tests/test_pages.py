@@ -52,7 +52,9 @@ def test_the_first_ten_of_each_ranking_are_marked():
     record = masking.masking(15, TOPK, 0)
     (page,) = pages_of(record)
     n_rankings = sum(name.startswith("rank.") for name in record.series["masking/latents"])
-    assert page.html.count('class="first"') == 10 * n_rankings
+    marked = page.html.count('class="first"') + page.html.count('class="false"')
+    assert marked == 10 * n_rankings
+    assert page.html.count('class="false"') == page.html.count('class="missed"') > 0
 
 
 def test_text_of_a_record_is_escaped_and_no_script_may_run():
@@ -80,6 +82,27 @@ def test_an_influence_record_gives_a_page_per_listed_prompt():
     best = effects.index(max(effects))
     latents = [n for n, p in zip(scatter["latent"], scatter["prompt"], strict=True) if p == 0]
     assert first == str(latents[best])
+
+
+def test_what_an_estimator_has_wrongly_and_what_it_misses_are_told_apart():
+    """Truth: latents 0 to 9 are the first. The gradient has 10 in place of 9."""
+    record = example.influence(15, TOPK, 0, prompts=1)
+    ranks = [*range(1, 10), 11, 10]
+    record.series["influence/latents"] = {
+        **{"prompt": [0] * 11, "latent": list(range(11)), "peak": [1] * 11},
+        **{"effect": [1 - i / 11 for i in range(11)], "rank.effect": list(range(1, 12))},
+        **{"grad_times_act": [1 - r / 11 for r in ranks], "rank.grad_times_act": ranks},
+    }
+    tokens = {"prompt": [0, 0], "position": [0, 1], "token": ["The", " <war>"]}
+    record.series["influence/tokens"] = tokens
+    record.series["influence/per_prompt"]["target_prob"] = [0.25]
+    (page,) = pages_of(record)
+    lines = re.findall(r"<tr>(.*?)</tr>", page.html, flags=re.S)
+    marks = [re.findall(r'<td class="(first|false|missed)"', line) for line in lines]
+    assert marks[1:10] == [["first", "first"]] * 9
+    assert marks[10] == ["first", "missed"] and marks[11] == ["false"]
+    assert '<span class="peak" title="position 1"> &lt;war&gt;</span>' in page.html
+    assert "p = .25" in page.html or "p = 0.25" in page.html
 
 
 def test_other_tasks_have_no_pages():

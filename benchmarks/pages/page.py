@@ -11,6 +11,8 @@ from gradsae.records import Record, part
 
 N_FIRST = 10
 """Ranks that are marked: the top K of most scores."""
+MOST_SCORES = 8
+"""Rankings that are shown with their scores; of more, the rank alone."""
 CSS = (Path(__file__).parent / "page.css").read_text()
 TRUTHS = ("oracle", "effect")
 
@@ -27,7 +29,8 @@ def pages_of(record: Record) -> list[Page]:
     """Return the pages that a record has something for; none for other tasks."""
     kinds = {
         "masking/latents": ("question", _masking_page),
-        "influence/scatter": ("prompt", _influence_page),
+        "influence/latents": ("prompt", _influence_page),
+        "influence/scatter": ("prompt", _sampled_page),
         "steering/samples": ("prompt", _samples_page),
     }
     for series, (column, page) in kinds.items():
@@ -71,12 +74,34 @@ def _masking_page(record: Record, question: int) -> Page:
 
 _LEGEND = (
     "Marked: where the ten latents of largest true effect are strongest. In the table below, a "
-    "number is a method's score with its rank; green: among the first ten of that method."
+    "number is a method's score with its rank (of many methods the rank alone); green: among the "
+    "first ten of that method and of the truth; struck through: of that method alone; bold red: of "
+    "the truth, but missed by that method."
 )
 
 
 def _influence_page(record: Record, prompt: int) -> Page:
-    """A prompt of an influence record: those of its latents that the record lists."""
+    """A prompt of an influence record: its tokens, and the first latents of each ranking."""
+    about = _only(record, "influence/per_prompt", "prompt", prompt)[0]
+    latents = _only(record, "influence/latents", "prompt", prompt)
+    tokens = _only(record, "influence/tokens", "prompt", prompt)
+    peaks = [row["peak"] for row in latents if row["rank.effect"] <= N_FIRST]
+    share = format_score(about["target_prob"])
+    sizes = f"{about['n_active']} latents fire, {about['n_ablated']} were ablated"
+    body = [
+        element("p", "Next token: ", element("strong", repr(about["target"])), f" (p = {share})"),
+        element("p", f"{sizes}; ranks are among those.", class_="quiet"),
+        element("h2", "Tokens"),
+        _tokens(tokens, set(peaks)),
+        element("h2", "Latents, by true effect"),
+        element("p", _LEGEND, class_="quiet"),
+        _latents(latents, {row["position"]: row["token"] for row in tokens}),
+    ]
+    return _page(record, f"prompt {prompt}", about["text"].strip()[-60:], body)
+
+
+def _sampled_page(record: Record, prompt: int) -> Page:
+    """A prompt of a record without such tables: the latents that its scatter happens to hold."""
     about = _only(record, "influence/per_prompt", "prompt", prompt)
     rows = _only(record, "influence/scatter", "prompt", prompt)
     names = [name for name in rows[0] if name not in ("prompt", "latent", "truth", "scalar")]
@@ -91,7 +116,8 @@ def _influence_page(record: Record, prompt: int) -> Page:
     body = [
         element("div", text, class_="tokens"),
         element("p", f"Target: {about[0]['target']!r}" if about else None),
-        element("h2", f"Latents: {len(rows)} of {n_active}"),
+        element("h2", f"Latents: {len(rows)} of {n_active}, drawn at random"),
+        element("p", "Ranks are among the latents listed here, not among all.", class_="quiet"),
         _latents(rows, {}),
     ]
     return _page(record, f"prompt {prompt}", text.strip()[-60:], body)
@@ -143,20 +169,34 @@ def _latents(rows: Sequence[dict[str, Any]], tokens: dict[int, str]) -> Html:
     names = [name.removeprefix("rank.") for name in rows[0] if name.startswith("rank.")]
     names.sort(key=lambda name: name not in TRUTHS)
     shown = [_name(name) for name in names]
-    head = element("tr", *(element("th", text) for text in ("latent", "strongest at", *shown)))
+    heads = [element("th", element("span", text)) for text in ("latent", "strongest at", *shown)]
+    head = element("tr", *heads)
     lines = [head]
+    truth = names[0] if names[0] in TRUTHS else None
     for row in rows:
         at = row.get("peak")
         where = "" if at is None else f"{tokens.get(at, '')!r} ({at})"
         cells = [element("td", str(row["latent"])), element("td", where, class_="text")]
-        for name in names:
-            rank = row[f"rank.{name}"]
-            text = join(
-                format_score(row[name]), element("span", f"{rank}", class_="rank", title="rank")
-            )
-            cells.append(element("td", text, class_="first" if rank <= N_FIRST else None))
+        cells += [_ranked(row, name, truth, alone=len(names) > MOST_SCORES) for name in names]
         lines.append(element("tr", *cells))
-    return element("div", element("table", *lines), class_="wide")
+    wide = "wide turned" if len(names) > MOST_SCORES else "wide"
+    return element("div", element("table", *lines), class_=wide)
+
+
+def _ranked(row: dict[str, Any], name: str, truth: str | None, *, alone: bool) -> Html:
+    """A method's score and rank (or the rank alone), marked by what the truth says."""
+    rank, score = row[f"rank.{name}"], format_score(row[name])
+    mark = None
+    if truth is None or name == truth:
+        mark = "first" if rank <= N_FIRST else None
+    elif rank <= N_FIRST:
+        mark = "first" if row[f"rank.{truth}"] <= N_FIRST else "false"
+    elif row[f"rank.{truth}"] <= N_FIRST:
+        mark = "missed"
+    if alone and name != truth:
+        return element("td", str(rank), class_=mark, title=f"{_name(name)}: {score}")
+    small = element("span", f"{rank}", class_="rank", title="rank")
+    return element("td", join(score, small), class_=mark)
 
 
 def _name(name: str) -> str:

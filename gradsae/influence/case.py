@@ -71,6 +71,8 @@ class Case:
     question: Question
     n_active: int
     latents: Int[Tensor, " ablated"]
+    peak: Int[Tensor, " ablated"]
+    """Position at which each is largest."""
     effect: Float[Tensor, " ablated"]
     noise: float
     """See `rounding_noise`."""
@@ -179,6 +181,7 @@ def study(seen: SeenPrompt, question: Question, index: int, settings: Settings) 
         question=question,
         n_active=n_active,
         latents=seen.latents.cpu()[columns],
+        peak=seen.codes.argmax(0).cpu()[columns],
         effect=effects[0],
         noise=rounding_noise(seen, target, make_generator(seed, f"eval noise {index}")),
         no_op_noise=no_op_noise(seen, target, make_generator(seed, f"eval no-op {index}")),

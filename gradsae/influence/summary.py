@@ -2,28 +2,28 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from gradsae.bootstrap import mean_interval
 from gradsae.influence.case import Case
 from gradsae.influence.checked import Checked
+from gradsae.influence.listed import Series, latents_of, stacked, tokens_of
 from gradsae.interfaces import Scores, Skipped
 from gradsae.lm import LM
 from gradsae.seeds import make_generator
 
-Series = dict[str, list[Any]]
-
 MAX_CHARACTERS = 2_000
 """Of a prompt in the table of prompts."""
+N_LISTED = 10
+"""Latents of each ranking in the table of latents."""
 MAX_VALUES = 20_000
 """In one table of a record."""
 IN_TABLE = ("spearman/", "spearman_abs/", "pearson/", "sign_agreement/", "precision_at_")
 """Measures that the table of prompts shows, of the usual truth and scalar."""
 
 
-def summarise(cases: Sequence[Case], lm: LM, *, seed: int, n_scatter: int) -> Scores:
+def summarise(cases: Sequence[Case], lm: LM, *, seed: int, n_scatter: int, n_pages: int) -> Scores:
     """Return the scores of `Influence`; there must be a case."""
     out = Scores(
         scores={},
@@ -53,6 +53,10 @@ def summarise(cases: Sequence[Case], lm: LM, *, seed: int, n_scatter: int) -> Sc
     recall = recall_after_checks(cases)
     if recall["estimator"]:
         out.series["influence/recall_after_checks"] = recall
+    tables = listed_latents(cases[:n_pages])
+    if tables:
+        out.series["influence/latents"] = stacked(tables)
+        out.series["influence/tokens"] = listed_tokens(cases[: len(tables)], lm)
     left_out = left_out_prompts(cases)
     if left_out["score"]:
         out.series["influence/left_out"] = left_out
@@ -101,7 +105,7 @@ def per_prompt(cases: Sequence[Case], lm: LM) -> Series:
 
 def scatter(cases: Sequence[Case], n_points: int, seed: int) -> Series:
     """One row per ablated latent of a prompt: true effect and estimates; a random `n_points`."""
-    names = [n for n, value in cases[0].estimates.items() if not isinstance(value, Skipped)]
+    names = answered(cases[0])
     columns = {
         "prompt": torch.cat([torch.full_like(case.latents, case.index) for case in cases]),
         "latent": torch.cat([case.latents for case in cases]),
@@ -112,6 +116,36 @@ def scatter(cases: Sequence[Case], n_points: int, seed: int) -> Series:
     order = torch.randperm(len(columns["effect"]), generator=make_generator(seed, "eval scatter"))
     kept = order[:n_points].sort().values
     return {name: values[kept].tolist() for name, values in columns.items()}
+
+
+def answered(case: Case) -> list[str]:
+    """Estimators that have something to say of the usual target."""
+    return [name for name, value in case.estimates.items() if not isinstance(value, Skipped)]
+
+
+def listed_latents(cases: Sequence[Case]) -> list[Series]:
+    """Of the first prompts, as many as one table holds, the latents that the truth or an estimator
+    has among its first; ranks are among all ablated ones."""
+    tables: list[Series] = []
+    for case in cases:
+        found = latents_of(
+            ("prompt", case.index),
+            case.latents,
+            case.peak,
+            {"effect": case.effect, **{name: case.estimate(name) for name in answered(case)}},
+            first="effect",
+            n_listed=N_LISTED,
+        )
+        n_values = sum(len(column) for table in (*tables, found) for column in table.values())
+        if n_values > MAX_VALUES:
+            break
+        tables.append(found)
+    return tables
+
+
+def listed_tokens(cases: Sequence[Case], lm: LM) -> Series:
+    """The tokens of some prompts."""
+    return stacked([tokens_of(("prompt", c.index), c.question.prompt.token_ids, lm) for c in cases])
 
 
 def recall_after_checks(cases: Sequence[Case]) -> Series:

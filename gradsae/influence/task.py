@@ -52,7 +52,8 @@ class Influence(Metric):
         influence/above_noise        [0, 1]: share of latents whose |effect| is above their
                                      prompt's noise; low = the dtype is too coarse for this model
     The series influence/recall_after_checks has the recall of the true top k after exact checks of
-    the first latents of each ranking, and the cost of both.
+    the first latents of each ranking, and the cost of both. Of the first `n_pages` prompts,
+    influence/tokens and influence/latents hold what a page shows.
     """
 
     prompts: PromptSet
@@ -75,6 +76,8 @@ class Influence(Metric):
     """Ablate a random part of a prompt's active latents; then there is no precision_at_k."""
     n_scatter: int = 2000
     """Latents in the table that the scatter figure draws."""
+    n_pages: int = field(default=3, metadata=LATER)
+    """Prompts whose tokens and first latents are kept for a page each."""
 
     def __post_init__(self) -> None:
         for name in (self.scalar, *self.also):
@@ -89,6 +92,7 @@ class Influence(Metric):
         if self.max_latents is not None:
             checks.whole("max_latents", self.max_latents, 3)
         checks.whole("n_scatter", self.n_scatter, 1)
+        checks.whole("n_pages", self.n_pages, 0)
         names = [estimator.name for estimator in self.estimators]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"estimators must be at least one, each once; got {names}")
@@ -109,7 +113,9 @@ class Influence(Metric):
                 continue
         if not cases:
             return Skipped(f"no latent fires on any of {len(drawn.prompts)} prompts")
-        out = summarise(cases, source.lm(), seed=seed, n_scatter=self.n_scatter)
+        out = summarise(
+            cases, source.lm(), seed=seed, n_scatter=self.n_scatter, n_pages=self.n_pages
+        )
         out.n["influence/prompts_without_latents"] = len(drawn.prompts) - len(cases)
         spent = out.forward_equivalents + drawn.n_tried
         return Scores(**{**vars(out), "forward_equivalents": spent})

@@ -115,7 +115,7 @@ def summarise(
     out.series["masking/overlaps"] = _overlap_table(rows, main_k)
     out.series["masking/questions"] = questions_table(trials, lm)
     if n_pages:
-        out.series["masking/latents"] = latents_table(trials[:n_pages], lm)
+        out.series["masking/latents"] = latents_table(trials[:n_pages])
         out.series["masking/tokens"] = tokens_table(trials[:n_pages], lm)
     if n_pages and swaps:
         out.series["masking/swaps"] = swaps_table(trials[:n_pages], swaps)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from gradsae.influence.listed import latents_of, stacked, tokens_of
 from gradsae.lm import LM
 from gradsae.masking.rankings import ORACLE
 from gradsae.masking.swap import Swap
@@ -35,39 +36,28 @@ def questions_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
     }
 
 
-def latents_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
-    """The latents that some ranking has among its first: score and rank by each, and the truth.
-
-    One row per question and latent; `peak` is the position at which it is largest.
-    """
-    names = list(trials[0].scores)
-    columns = ["question", "latent", "peak", *names, *(f"rank.{name}" for name in names)]
-    table: dict[str, list[Any]] = {column: [] for column in columns}
-    for trial in trials:
-        order = {
-            name: values.argsort(descending=True, stable=True)
-            for name, values in trial.scores.items()
-        }
-        rank = {name: places.argsort() for name, places in order.items()}
-        listed = sorted({int(c) for places in order.values() for c in places[:N_LISTED]})
-        first = ORACLE if ORACLE in rank else names[0]
-        for c in sorted(listed, key=lambda c: int(rank[first][c])):
-            values = [trial.index, int(trial.latents[c]), int(trial.peak[c])]
-            values += [float(trial.scores[name][c]) for name in names]
-            values += [int(rank[name][c]) + 1 for name in names]
-            for column, value in zip(columns, values, strict=True):
-                table[column].append(value)
-    return table
+def latents_table(trials: Sequence[Trial]) -> dict[str, list[Any]]:
+    """The latents that some ranking has among its first: score and rank by each, and the truth."""
+    return stacked(
+        [
+            latents_of(
+                ("question", trial.index),
+                trial.latents,
+                trial.peak,
+                trial.scores,
+                first=ORACLE if ORACLE in trial.scores else next(iter(trial.scores)),
+                n_listed=N_LISTED,
+            )
+            for trial in trials
+        ]
+    )
 
 
 def tokens_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
     """The tokens of the first questions, one row each, for the page."""
-    table: dict[str, list[Any]] = {"question": [], "position": [], "token": []}
-    for trial in trials:
-        for position, token in enumerate(trial.question.token_ids.tolist()):
-            for name, value in zip(table, (trial.index, position, lm.text([token])), strict=True):
-                table[name].append(value)
-    return table
+    return stacked(
+        [tokens_of(("question", trial.index), trial.question.token_ids, lm) for trial in trials]
+    )
 
 
 def swaps_table(trials: Sequence[Trial], swaps: Sequence[Swapped]) -> dict[str, list[Any]]:

@@ -1,0 +1,53 @@
+"""Tables of single prompts: their tokens, and the latents that some ranking has among its first."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradsae.lm import LM
+
+Series = dict[str, list[Any]]
+
+
+def latents_of(
+    prompt: tuple[str, int],
+    latents: Int[Tensor, " n"],
+    peak: Int[Tensor, " n"],
+    scores: Mapping[str, Float[Tensor, " n"]],
+    *,
+    first: str,
+    n_listed: int,
+) -> Series:
+    """One row per latent that some ranking has among its first `n_listed`, by the rank of `first`.
+
+    `prompt` is the name of the first column and its value; `peak` the position at which a latent is
+    largest. Scores and ranks (from 1, among all n latents) stand in columns NAME and rank.NAME.
+    """
+    order = {name: one.argsort(descending=True, stable=True) for name, one in scores.items()}
+    rank = {name: places.argsort() for name, places in order.items()}
+    listed = {int(c) for places in order.values() for c in places[:n_listed]}
+    rows = sorted(listed, key=lambda c: int(rank[first][c]))
+    return {
+        prompt[0]: [prompt[1]] * len(rows),
+        "latent": [int(latents[c]) for c in rows],
+        "peak": [int(peak[c]) for c in rows],
+        **{name: [float(one[c]) for c in rows] for name, one in scores.items()},
+        **{f"rank.{name}": [int(one[c]) + 1 for c in rows] for name, one in rank.items()},
+    }
+
+
+def tokens_of(prompt: tuple[str, int], token_ids: Int[Tensor, " pos"], lm: LM) -> Series:
+    """One row per token."""
+    n = len(token_ids)
+    return {
+        prompt[0]: [prompt[1]] * n,
+        "position": list(range(n)),
+        "token": [lm.text([token]) for token in token_ids.tolist()],
+    }
+
+
+def stacked(tables: list[Series]) -> Series:
+    """Return tables with the same columns as one; there must be one."""
+    return {name: [value for table in tables for value in table[name]] for name in tables[0]}
