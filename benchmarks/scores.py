@@ -267,6 +267,12 @@ SCORES: dict[str, Score] = {
         meaning="Rise of another answer on the same context when its question's first latents are "
         "put in place of the own ones.",
     ),
+    "masking/swap_em": Score(
+        header="swap EM",
+        better="higher",
+        bounds="0 to 1",
+        meaning="Exact match of what the steered model writes with that other answer.",
+    ),
     "budget/effect_at_kl": Score(
         header="effect at KL",
         better="higher",
@@ -376,7 +382,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "masking": (
         *("masking/drop", "masking/mark_drop", "masking/em", "masking/f1"),
         *("masking/deletion_area", "masking/insertion_area", "masking/oracle_overlap"),
-        "masking/swap_gain",
+        *("masking/swap_gain", "masking/swap_em"),
     ),
     "steering_budget": (
         *("budget/effect_at_kl", "budget/safe_effect", "budget/safe_dose", "budget/flips"),
