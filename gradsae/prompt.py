@@ -72,13 +72,27 @@ class OpenTail(Tail, Protocol):
         """Blocks after the site."""
         ...
 
+    def backward(self, rules: Rules) -> AbstractContextManager[None]:
+        """Let gradients through the later blocks follow other rules for a while."""
+        ...
+
+    def lens(self, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n vocab"]:
+        """Logits of each direction alone in the residual stream."""
+        ...
+
+
+@runtime_checkable
+class PartTail(Tail, Protocol):
+    """A tail that can be run part of the way: `gradsae.suffix.Suffix`."""
+
+    @property
+    def later_layers(self) -> Sequence[int]:
+        """Blocks after the site."""
+        ...
+
     @property
     def n_layers(self) -> int:
         """Blocks of the whole model."""
-        ...
-
-    def backward(self, rules: Rules) -> AbstractContextManager[None]:
-        """Let gradients through the later blocks follow other rules for a while."""
         ...
 
     def tap(self, layer: int | None) -> AbstractContextManager[list[Tensor]]:
@@ -93,10 +107,6 @@ class OpenTail(Tail, Protocol):
         self, activation: Float[Tensor, "batch pos d_in"], layer: int, *, start: int = 0
     ) -> Float[Tensor, "batch left d_in"]:
         """The stream after a later block, from `start` (or `begin(start)`) on; see `logits`."""
-        ...
-
-    def lens(self, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n vocab"]:
-        """Logits of each direction alone in the residual stream."""
         ...
 
 

@@ -15,7 +15,7 @@ from gradsae.influence.estimators.part_then_verify import (
     screen,
 )
 from gradsae.influence.target import NextToken
-from gradsae.prompt import OpenTail, SeenPrompt, see_from
+from gradsae.prompt import PartTail, SeenPrompt, see_from
 from gradsae.sites import Site
 from gradsae.suffix import Suffix
 
@@ -130,7 +130,7 @@ def test_what_is_ablated_and_what_goes_part_of_the_way_is_paid_for(seen, max_cos
 def test_a_site_after_the_middle_has_no_part_to_go(lm):
     source = Windows(lm, place="resid_post.2")
     seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
-    assert isinstance(seen.suffix, OpenTail)
+    assert isinstance(seen.suffix, PartTail)
     scores, gradient = screen(seen, TARGET, seen.suffix, None)
     assert gradient is None
     found = estimate(PartThenVerify(max_cost=4.0), seen, TARGET)
@@ -145,5 +145,5 @@ def test_bad_settings_and_closed_tails_are_named():
     with pytest.raises(ValueError, match="kept is a share between 0 and 1"):
         PartThenVerify(kept=1.5)
     seen = planted(torch.ones(1, 2), torch.eye(2), lambda x: x[:, -1])
-    with pytest.raises(UserError, match="the inside of a PlainTail cannot be reached"):
+    with pytest.raises(UserError, match="a PlainTail cannot be run part of the way"):
         estimate(PartThenVerify(), seen, NextToken(token=0))

@@ -22,7 +22,6 @@ from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate, first_read, forward_equivalents
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.gradient import gradient_cost
-from gradsae.influence.estimators.ruled import open_tail
 from gradsae.influence.estimators.screen_then_verify import (
     in_turn,
     payable,
@@ -30,7 +29,7 @@ from gradsae.influence.estimators.screen_then_verify import (
     written,
 )
 from gradsae.influence.target import Target, evaluate
-from gradsae.prompt import OpenTail, SeenPrompt
+from gradsae.prompt import PartTail, SeenPrompt
 
 BATCH_ROWS = 32
 
@@ -59,7 +58,7 @@ class PartThenVerify(Estimator):
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
-        tail, share = open_tail(seen), position_share(seen)
+        tail, share = part_tail(seen), position_share(seen)
         layer = self._middle(tail)
         scores, after = screen(seen, target, tail, layer)
         left = self.max_cost - gradient_cost(seen)
@@ -83,14 +82,21 @@ class PartThenVerify(Estimator):
         most = gradient_cost(seen) + seen.suffix.fraction + all_of_it
         return max(gradient_cost(seen), min(self.max_cost, most))
 
-    def _middle(self, tail: OpenTail) -> int | None:
+    def _middle(self, tail: PartTail) -> int | None:
         """The block after which the gradient is taken; None if it is not after the site."""
         layer = math.ceil(self.until * tail.n_layers)
         return layer if layer in tail.later_layers else None
 
 
+def part_tail(seen: SeenPrompt) -> PartTail:
+    """Return the model after the site where part of it can be run; UserError if not."""
+    if not isinstance(seen.suffix, PartTail):
+        raise UserError(f"a {type(seen.suffix).__name__} cannot be run part of the way")
+    return seen.suffix
+
+
 def screen(
-    seen: SeenPrompt, target: Target, tail: OpenTail, layer: int | None
+    seen: SeenPrompt, target: Target, tail: PartTail, layer: int | None
 ) -> tuple[Float[Tensor, " active"], Float[Tensor, "pos d_in"] | None]:
     """Return gradient x activation, and the gradient at the stream after `layer`: one backward."""
     codes = seen.codes[None].detach().requires_grad_()
@@ -106,7 +112,7 @@ def screen(
 def effects_through(
     seen: SeenPrompt,
     target: Target,
-    tail: OpenTail,
+    tail: PartTail,
     layer: int,
     gradient: Float[Tensor, "pos d_in"],
     columns: Int[Tensor, " part"],
