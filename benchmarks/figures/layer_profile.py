@@ -28,7 +28,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     width = COLUMN if columns == 1 else PAGE
     of = family_looks(name for cell in cells for name in variants(cell))
     height = 0.4 + 1.9 * rows + legend_height(len(of), wide=columns > 1)
-    figure, grid = new_figure(rows, columns, width=width, height=height, sharex=True, sharey=True)
+    figure, grid = new_figure(rows, columns, width=width, height=height, sharey=True)
     for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
         _panel(axes, members, of)
         axes.set_title(escape(title))
@@ -67,8 +67,13 @@ def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 
 
 def _setting(cell: Cell) -> str:
-    """Id of a config without its site: the same for all depths of one experiment."""
+    """Id of a config without its site and number of prompts: the same for all depths of one
+    experiment."""
     config = {k: v for k, v in cell.first.config.items() if k != "label"}
+    asked = dict(config.get("ask", {}))
+    if isinstance(prompts := asked.get("prompts"), dict):
+        asked["prompts"] = {k: v for k, v in prompts.items() if k != "n_prompts"}
+    config["ask"] = asked
     source = {k: v for k, v in config["source"].items() if k not in ("site", "seed")}
     return content_id({**config, "source": source})
 

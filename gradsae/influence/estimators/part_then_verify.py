@@ -6,8 +6,8 @@ In early layers the gradient errs where a latent writes much, above all at posit
 activations, and the error grows block by block. To run a latent's removal to the middle of the
 model costs a quarter to a half of an ablation, and from the middle on gradients are good (LOG). So
 the screen's candidates go part of the way, and what is left of the cost limit ablates the first of
-the new order. At and after the middle there is no part to go: then all of it is ablation. At block 7 of
-SmolLM2 it was no better than verifying the largest (results/LOG.md).
+the new order. At and after the middle there is no part to go: then all of it is ablation. At block
+7 of SmolLM2 it was no better than verifying the largest (LOG).
 """
 
 import math
