@@ -183,7 +183,7 @@ def test_the_tables_of_the_page_hold_the_first_latents_with_their_ranks_among_al
 
 
 def test_what_does_not_fit_a_record_gets_no_page(monkeypatch, source):
-    monkeypatch.setattr(summary, "MAX_VALUES", 10)
+    monkeypatch.setattr(summary, "MAX_SERIES_VALUES", 10)
     outcome = replace(TASK, n_scatter=1).measure(random_sae(), source, 0)
     assert isinstance(outcome, Scores) and "influence/latents" not in outcome.series
 

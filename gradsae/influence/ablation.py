@@ -7,7 +7,7 @@ Positive means that the latent supports the target. The SAE's error is held fixe
 with a zero baseline is one of several truths: the others are in `gradsae.influence.truths`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -84,19 +84,30 @@ def effects_of(
 
     `edited` returns the activations of some edits, `begins` the first position that each changes.
 
-    Edits that begin late go together, and a batch begins where its first edit does. The first row
-    of every batch is unedited: an effect is a difference between two rows of one call, so that what
-    differs between batches (kernels, where they begin) cancels.
+    An effect is a difference between two rows of one batch, the first of which is unedited, so that
+    what differs between batches (kernels, where they begin) cancels.
     """
     effect, suffix_runs = seen.codes.new_empty(len(targets), len(begins)), 0.0
     begins = begins.clamp_max(first_read(seen, targets))
-    for part in begins.argsort(stable=True).split(batch_rows - 1):
-        start = int(begins[part[0]])
-        rows = torch.cat([seen.clean[None], edited(part)])
+    for part, rows, start in batches(seen, edited, begins, batch_rows):
         value = evaluate_all(seen, targets, rows, start=start)
         effect[:, part] = (value[:, :1] - value[:, 1:]).to(effect.dtype)
         suffix_runs += runs_from(seen, len(rows), start)
     return effect, suffix_runs
+
+
+def batches(
+    seen: SeenPrompt,
+    edited: Callable[[Int[Tensor, " batch"]], Float[Tensor, "batch pos d_in"]],
+    begins: Int[Tensor, " edits"],
+    batch_rows: int,
+) -> Iterator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch_plus_1 pos d_in"], int]]:
+    """Yield which edits a batch holds, its activations after an unedited first row, and its start.
+
+    Edits that begin late go together, and a batch begins where its first edit does.
+    """
+    for part in begins.argsort(stable=True).split(batch_rows - 1):
+        yield part, torch.cat([seen.clean[None], edited(part)]), int(begins[part[0]])
 
 
 def runs_from(seen: SeenPrompt, n_rows: int, start: int) -> float:

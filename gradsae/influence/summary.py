@@ -11,14 +11,13 @@ from gradsae.influence.checked import Checked
 from gradsae.influence.listed import Series, latents_of, stacked, tokens_of
 from gradsae.interfaces import Scores, Skipped
 from gradsae.lm import LM
+from gradsae.schema import MAX_SERIES_VALUES
 from gradsae.seeds import make_generator
 
 MAX_CHARACTERS = 2_000
 """Of a prompt in the table of prompts."""
 N_LISTED = 10
 """Latents of each ranking in the table of latents."""
-MAX_VALUES = 20_000
-"""In one table of a record."""
 IN_TABLE = ("spearman/", "spearman_abs/", "pearson/", "sign_agreement/", "precision_at_")
 """Measures that the table of prompts shows, of the usual truth and scalar."""
 
@@ -112,7 +111,7 @@ def scatter(cases: Sequence[Case], n_points: int, seed: int) -> Series:
         "effect": torch.cat([case.effect for case in cases]),
         **{name: torch.cat([case.estimate(name) for case in cases]) for name in names},
     }
-    n_points = min(n_points, MAX_VALUES // len(columns))
+    n_points = min(n_points, MAX_SERIES_VALUES // len(columns))
     order = torch.randperm(len(columns["effect"]), generator=make_generator(seed, "eval scatter"))
     kept = order[:n_points].sort().values
     return {name: values[kept].tolist() for name, values in columns.items()}
@@ -127,6 +126,7 @@ def listed_latents(cases: Sequence[Case]) -> list[Series]:
     """Of the first prompts, as many as one table holds, the latents that the truth or an estimator
     has among its first; ranks are among all ablated ones."""
     tables: list[Series] = []
+    n_values = 0
     for case in cases:
         found = latents_of(
             ("prompt", case.index),
@@ -136,8 +136,8 @@ def listed_latents(cases: Sequence[Case]) -> list[Series]:
             first="effect",
             n_listed=N_LISTED,
         )
-        n_values = sum(len(column) for table in (*tables, found) for column in table.values())
-        if n_values > MAX_VALUES:
+        n_values += sum(len(column) for column in found.values())
+        if n_values > MAX_SERIES_VALUES:
             break
         tables.append(found)
     return tables

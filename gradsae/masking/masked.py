@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.influence.ablation import first_read, runs_from
+from gradsae.influence.ablation import batches, first_read, runs_from
 from gradsae.influence.target import Target, values_of
 from gradsae.masking.writing import Begun, Later, Writer
 from gradsae.prompt import SeenPrompt
@@ -82,10 +82,9 @@ def run(
 ) -> Joint:
     """Return each target under each edit, and with a writer what the model writes under it.
 
-    Edits that begin late go together, and a batch begins where its first edit does. The first row
-    of every batch is unedited; a value is corrected by how far that row is from the first batch's,
-    so that what differs between batches (kernels, where they begin) cancels. `writer` needs `later`
-    and a prompt that ends in the writer's question; the scored answer may follow it.
+    A value is corrected by how far its batch's unedited row is from the first batch's, so that what
+    differs between batches (kernels, where they begin) cancels. `writer` needs `later` and a prompt
+    that ends in the writer's question; the scored answer may follow it.
     """
     n_pos, n_rows = len(seen.codes), len(edits.opens)
     if n_rows == 0:
@@ -95,9 +94,7 @@ def run(
     value, clean = seen.codes.new_empty(len(targets), n_rows), None
     texts, runs, cost = [""] * n_rows if writer else [], 0.0, 0.0
     opens = edits.opens.clamp_max(min(first_read(seen, targets), n_pos + positions[0]))
-    for part in opens.argsort(stable=True).split(batch_rows - 1):
-        start = int(opens[part[0]])
-        edited = torch.cat([seen.clean[None], edits.activation(part)])
+    for part, edited, start in batches(seen, edits.activation, opens, batch_rows):
         if writer is None or later is None:
             logits = seen.suffix.logits(edited, positions, start=start)
         else:

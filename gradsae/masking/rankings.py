@@ -14,6 +14,7 @@ from torch import Tensor
 from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate
 from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.estimators.screen_then_verify import in_turn, written
 from gradsae.influence.target import NextToken, Target
@@ -57,23 +58,23 @@ def rank(
     """Return every ranking of one question and what they cost; see `Masking` for the oracle."""
     fraction = seen.suffix.fraction
     scores = {e.name: e.scores(seen, target, generator).detach() for e in estimators}
-    spent = sum(e.forward_equivalents(seen) - (1 - fraction) for e in estimators)
+    spent = sum(_beyond_reading(e, seen) for e in estimators)
     if mark is not None:
         scores[MARK] = released_mark(seen, mark)
-        spent += 3 * fraction
+        spent += _beyond_reading(GradTimesAct(), seen)
     if oracle:
-        screen = gradient_times_code(seen, target)
+        gradients = GradTimesAct()
+        screen = gradients.scores(seen, target, generator).detach()
         columns = candidates(seen, screen, n_checked)
         truth = ablate(seen, target, columns, batch_rows=batch_rows)
         scores[ORACLE] = screen.index_copy(0, columns, truth.effect)
-        spent += truth.suffix_runs * fraction + 3 * fraction
+        spent += truth.suffix_runs * fraction + _beyond_reading(gradients, seen)
     _check(scores)
     return Ranked(scores, spent)
 
 
-def gradient_times_code(seen: SeenPrompt, target: Target) -> Float[Tensor, " active"]:
-    """Return the signed sum of gradient x activation, in units of the target."""
-    return (gradient(seen, target, seen.codes[None])[0] * seen.codes).sum(0)
+def _beyond_reading(estimator: Estimator, seen: SeenPrompt) -> float:
+    return estimator.forward_equivalents(seen) - (1 - seen.suffix.fraction)
 
 
 def candidates(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.errors import UserError
-from gradsae.influence.ablation import ablate, first_read, forward_equivalents
+from gradsae.influence.ablation import ablate, batches, first_read, forward_equivalents
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.gradient import gradient_cost
 from gradsae.influence.estimators.screen_then_verify import (
@@ -120,13 +120,13 @@ def effects_through(
 ) -> Float[Tensor, " part"]:
     """Return the effects of latents, exact up to the stream after `layer` and linear from there.
 
-    As in `ablate_all`, latents that open late go together, and an unedited row leads each batch.
+    What is gone of the stream is a difference between two rows of one batch, as in `ablate_all`.
     """
     effect = seen.codes.new_empty(len(columns))
     opens = seen.first_open(columns).clamp_max(first_read(seen, [target]))
-    for part in opens.argsort(stable=True).split(BATCH_ROWS - 1):
-        edited = torch.cat([seen.clean[None], seen.without(columns[part])])
-        stream = tail.advance(edited, layer, start=int(opens[part[0]])).to(gradient.dtype)
+    removed = batches(seen, lambda part: seen.without(columns[part]), opens, BATCH_ROWS)
+    for part, rows, start in removed:
+        stream = tail.advance(rows, layer, start=start).to(gradient.dtype)
         gone = stream[:1] - stream[1:]
         effect[part] = (gone * gradient[-stream.shape[1] :]).sum((1, 2))
     return effect
