@@ -31,7 +31,7 @@ NO_BEST = "sparsity/l0"
 
 
 def markdown(cells: Sequence[Cell]) -> str:
-    """One table, a block of rows per world: trained methods, then controls; the best in bold.
+    """One table, a block of rows per world: trained methods, then controls; best in bold if not 0.
 
     A number is the mean over seeds and half of its 95 % t interval.
     """
@@ -70,7 +70,7 @@ def _block(world: World, seeds: Sequence[Cell]) -> list[str]:
 def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | None]) -> str:
     texts = []
     for column, found in scored.items():
-        is_best = found is not None and found.mean == best.get(column)
+        is_best = found is not None and found.mean > 0 and found.mean == best.get(column)
         texts.append(f"**{number(found)}**" if is_best else number(found))
     return f"| {name} | " + " | ".join(texts) + " |"
 

@@ -17,7 +17,7 @@ from gradsae.files import check_writable as check_writable
 from gradsae.files import write_whole
 from gradsae.provenance import ROOT
 from gradsae.provenance import provenance as provenance
-from gradsae.schema import SCHEMA_VERSION, check, content_id, identity
+from gradsae.schema import SCHEMA_VERSION, check, check_fields, content_id, identity
 from gradsae.schema import record_id as record_id
 
 LOCAL = ROOT / "results" / "local" / "records"  # this machine's, ignored by git
@@ -77,7 +77,7 @@ class Record:
     def __post_init__(self) -> None:
         if not self.id:
             object.__setattr__(self, "id", record_id(self.task, self.config, self.seeds))
-        check(asdict(self))
+        check(vars(self))
 
 
 def save(record: Record, folder: Path | str) -> Path:
@@ -108,7 +108,7 @@ def load(path: Path | str) -> Record:
         )
         if not isinstance(data, dict):
             raise UserError(f"it holds a {type(data).__name__}; a record is a JSON object")
-        check(data)
+        check_fields(data)
         return Record(**data)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
