@@ -17,7 +17,7 @@ from gradsae.files import check_writable as check_writable
 from gradsae.files import write_whole
 from gradsae.provenance import ROOT
 from gradsae.provenance import provenance as provenance
-from gradsae.schema import SCHEMA_VERSION, check, check_fields, content_id, identity
+from gradsae.schema import SCHEMA_VERSION, check, content_id, identity
 from gradsae.schema import record_id as record_id
 
 LOCAL = ROOT / "results" / "local" / "records"  # this machine's, ignored by git
@@ -108,7 +108,7 @@ def load(path: Path | str) -> Record:
         )
         if not isinstance(data, dict):
             raise UserError(f"it holds a {type(data).__name__}; a record is a JSON object")
-        check_fields(data)
+        check(data)
         return Record(**data)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error

@@ -57,7 +57,8 @@ def record_id(task: Mapping[str, Any], config: Mapping[str, Any], seeds: Mapping
 
 def check(data: Mapping[str, Any]) -> None:
     """Raise UserError at the first field that a reader could not rely on."""
-    check_fields(data)
+    _check_version(data)
+    _check_keys("the record", data, KEYS)
     check_json("record", dict(data))
     _check_task(data["task"])
     _check_created(data["created"])
@@ -70,12 +71,6 @@ def check(data: Mapping[str, Any]) -> None:
     _check_artifacts(data["artifacts"])
     right = record_id(data["task"], data["config"], data["seeds"])
     _require(data["id"] == right, "id", data["id"], f"{right}, the hash of task, config and seeds")
-
-
-def check_fields(data: Mapping[str, Any]) -> None:
-    """Raise UserError unless there are all fields of this version and no others."""
-    _check_version(data)
-    _check_keys("the record", data, KEYS)
 
 
 def check_json(field: str, value: Any) -> None:
