@@ -54,7 +54,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         column[-1].set_xlabel("latents K")
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[2])
-    legend_below(figure, [line_handle(VARIANTS.get(name, name), of[name]) for name in of], 3)
+    handles = [line_handle(VARIANTS.get(name, name), of[name]) for name in of]
+    legend_below(figure, handles, 3 if len(shown) > 1 else 2)
     few = f" {len(shown)} of {len(cells)} cells." if len(shown) < len(cells) else ""
     return Drawing(
         figure=figure,
