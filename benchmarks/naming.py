@@ -5,7 +5,6 @@ from typing import Any
 
 from benchmarks.cells import METHODS, Cell
 from benchmarks.reading import LOCAL_ORIGIN
-from benchmarks.scores import format_score
 
 MAX_LABEL = 60  # characters
 
@@ -87,9 +86,8 @@ def hyperparameters(cell: Cell) -> dict[str, Any]:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value) if not isinstance(value, int) or value < 10_000 else format_score(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:g}" if number else str(value)
 
 
 def seedless(value: Any) -> Any:
