@@ -36,8 +36,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         axes.set_visible(False)
     for row in grid:
         row[0].set_ylabel("Spearman with ablation")
-    for axes in grid[-1]:
-        axes.set_xlabel("layer")
+    for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
+        axes.set_xlabel("layer")  # the lowest of each column
     grid[0, 0].set_ylim(top=1.04)  # shared; after all is drawn, or the bottom would be fixed
     family_legend(figure, of, [], wide=columns > 1)
     return Drawing(
