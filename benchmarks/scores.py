@@ -348,6 +348,8 @@ VARIANTS = {
     "screen_by_size_verify_10fe": "screen, verify the largest to 10",
     "part_verify_10fe": "part, verify to 10",
     "part_verify_20fe": "part, verify to 20",
+    "first_hop_10fe": "first hop, to 10",
+    "first_hop_20fe": "first hop, to 20",
     "mean_act": "mean act",
     "random": "random",
     "random_matched": "random, matched",

@@ -43,6 +43,12 @@ class Past:
             cache.update(keys, values, layer)
         return cache
 
+    def at(self, position: int) -> "Past":
+        """Return the keys and values of one position."""
+        here = slice(position, position + 1)
+        layers = [(keys[:, :, here], values[:, :, here]) for keys, values in self.layers]
+        return Past(n_before=self.n_before, layers=layers)
+
     def after(self, earlier: "Past") -> "Past":
         """Return these keys and values with those of the blocks before them from another pass."""
         n_earlier = self.n_before - earlier.n_before

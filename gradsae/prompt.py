@@ -17,11 +17,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradsae.attention import Heads
 from gradsae.backward import Rules
 from gradsae.codes import DenseCodes, from_dense
 from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource
 from gradsae.lm import LM
+from gradsae.past import Past
 from gradsae.sae import SAE
 from gradsae.sites import Site
 from gradsae.suffix import Suffix
@@ -107,6 +109,22 @@ class PartTail(Tail, Protocol):
         self, activation: Float[Tensor, "batch pos d_in"], layer: int, *, start: int = 0
     ) -> Float[Tensor, "batch left d_in"]:
         """The stream after a later block, from `start` (or `begin(start)`) on; see `logits`."""
+        ...
+
+
+@runtime_checkable
+class ReadTail(Tail, Protocol):
+    """A tail in which it is seen what positions read of each other: `gradsae.suffix.Suffix`."""
+
+    def attention(self) -> AbstractContextManager[dict[int, Heads]]:
+        """Collect the attention of the blocks after the site in a run of a while, by block."""
+        ...
+
+    def alone(self, activation: Float[Tensor, "batch d_in"], at: int) -> Past | None:
+        """Keys and values that one position leaves in those blocks, given its activation there.
+
+        None where the model keeps none.
+        """
         ...
 
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gradsae.attention import Heads, watched
 from gradsae.backward import Rules
 from gradsae.decoder import Decoder, first, with_first
 from gradsae.past import Past, empty_cache, kept_in
@@ -138,6 +139,32 @@ class Suffix:
             seen = self.decoder.capture({"at": block}, block, token_ids, None, stop=True, past=past)
         return first(seen["at"])
 
+    @torch.no_grad()
+    def alone(self, activation: Float[Tensor, "batch d_in"], at: int) -> Past | None:
+        """Keys and values [batch heads 1 d_head] that one position leaves, given its activation.
+
+        What comes before it is clean, and nothing after it is run. None for a model that takes no
+        key-value cache or keeps another state.
+        """
+        n_layers = self.decoder.n_layers
+        if self._clean_past is None:
+            return None
+        rows = self.clean.repeat(len(activation), 1, 1)
+        rows[:, at] = activation.to(rows.dtype)
+        start, cache = self._past(at, len(rows))
+        cache = empty_cache(self.decoder.model) if cache is None else cache
+        block = self.decoder.module(Site("resid_post", n_layers - 1))
+        with self._replaced(rows, start, at + 1) as token_ids:
+            self.decoder.capture({"at": block}, block, token_ids, None, stop=True, past=cache)
+        past = kept_in(cache, self.site.layer + 1, n_layers, at + 1)
+        return None if past is None else past.at(at)
+
+    @contextmanager
+    def attention(self) -> Iterator[dict[int, Heads]]:
+        """Collect the attention of the blocks after the site in a run of a while."""
+        with watched(self.decoder.model) as found:
+            yield found
+
     def share_to(self, layer: int) -> float:
         """Forward-equivalents of `advance` to this block, per row."""
         return self.fraction - (self.decoder.n_layers - 1 - layer) / self.decoder.n_layers
@@ -199,16 +226,19 @@ class Suffix:
         return start, self._clean_past.cache(start, n_rows)
 
     @contextmanager
-    def _replaced(self, activation: Tensor, start: int) -> Iterator[Tensor]:
-        """Let the model begin at the site for a while; yields the tokens from `start` on."""
-        value = activation[:, start:].to(self._block_input.dtype)
+    def _replaced(
+        self, activation: Tensor, start: int, stop: int | None = None
+    ) -> Iterator[Tensor]:
+        """Let the model begin at the site for a while; yields the tokens from `start` to `stop`."""
+        run = slice(start, stop)
+        value = activation[:, run].to(self._block_input.dtype)
         blocks = self.decoder.model.get_submodule(self.decoder.layout.blocks)
         with ExitStack() as stack:
             for block in list(blocks)[: self.site.layer]:
                 stack.enter_context(_patched(block, self._hand_through))
-            for module, forward in self._replacements(blocks[self.site.layer], value, start):
+            for module, forward in self._replacements(blocks[self.site.layer], value, run):
                 stack.enter_context(_patched(module, forward))
-            yield self.token_ids[:, start:].expand(len(value), -1)
+            yield self.token_ids[:, run].expand(len(value), -1)
 
     @cached_property
     def _clean_past(self) -> Past | None:
@@ -236,18 +266,18 @@ class Suffix:
         return with_first(self._outputs["block"], args[0] if args else kwargs["hidden_states"])
 
     def _replacements(
-        self, block: nn.Module, value: Tensor, start: int
+        self, block: nn.Module, value: Tensor, run: slice
     ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
         """Modules of the site's block and the functions that stand in for them."""
         layout, out = self.decoder.layout, self._outputs
         if self.site.kind == "resid_post":
             yield block, _returning(with_first(out["block"], value))
             return
-        run = block.forward
-        before = self._block_input[:, start:].expand(len(value), -1, -1)
+        forward = block.forward
+        before = self._block_input[:, run].expand(len(value), -1, -1)
 
         def run_on_clean_input(*args: Any, **kwargs: Any) -> Any:
-            return run(
+            return forward(
                 before, *args[1:], **{k: v for k, v in kwargs.items() if k != "hidden_states"}
             )
 
@@ -258,7 +288,7 @@ class Suffix:
             replay += [layout.mlp, layout.mlp_out]
             edited = layout.mlp_out
         for path in dict.fromkeys(p for p in replay if p is not None):
-            clean = first(out[path])[:, start:]
+            clean = first(out[path])[:, run]
             yield (
                 block.get_submodule(path),
                 _returning(with_first(out[path], value if path == edited else clean)),

@@ -1,0 +1,148 @@
+"""What later positions read of one: the attention of a pass, watched, and its exact change when one
+position's keys and values are others.
+
+A head's output at position q, when only position p has other keys and values (k, v -> k', v'), is
+
+    out' - out = (a' (v' - out) - a (v - out)) / (1 + a' - a),     a = exp(score - log Z)
+
+with the score and the sum Z of the clean pass: a few products per head in place of a run. Kramar et
+al. 2024 (AtP*, https://arxiv.org/abs/2403.00745, section 3.1.1) do this for keys and queries alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradsae.errors import UserError
+
+NAME = "gradsae_watched"
+LARGEST_LOG_RATIO = 60.0
+"""A score this far above the clean log Z takes all of the attention in float32."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Heads:
+    """The attention of one block in one pass of one prompt."""
+
+    query: Float[Tensor, "heads pos d_head"]
+    key: Float[Tensor, "kv_heads pos d_head"]
+    value: Float[Tensor, "kv_heads pos d_value"]
+    out: Float[Tensor, "1 heads pos d_value"]
+    """With its graph, so that the target's gradient can be taken with respect to it."""
+    log_z: Float[Tensor, "heads pos"]
+    bias: Float[Tensor, "mask_heads pos pos"]
+    """Added to the scores; the smallest number of its dtype where nothing is read."""
+    scaling: float
+    softcap: float | None
+
+    def change(
+        self,
+        slope: Float[Tensor, "heads pos d_value"],
+        at: int,
+        key: Float[Tensor, "rows kv_heads d_head"],
+        value: Float[Tensor, "rows kv_heads d_value"],
+    ) -> Float[Tensor, " rows"]:
+        """Return slope . (out' - out), summed over heads and the positions after `at`."""
+        before = self._read(slope, at, self.key[None, :, at], self.value[None, :, at])
+        score, gain = self._read(slope, at, key, value)
+        clean_score, clean_gain = before
+        log_z = self.log_z[:, at + 1 :]
+        weight = (score - log_z).clamp_max(LARGEST_LOG_RATIO).exp()
+        clean = (clean_score - log_z).exp()
+        moved = (weight * gain - clean * clean_gain) / (1 + weight - clean).clamp_min(1e-30)
+        return moved.sum((1, 2))
+
+    def _read(
+        self, slope: Tensor, at: int, key: Tensor, value: Tensor
+    ) -> tuple[Float[Tensor, "rows heads later"], Float[Tensor, "rows heads later"]]:
+        """Scores of one position's keys, and slope . (value - out), at the positions after it."""
+        later, slope = slice(at + 1, None), slope.float()
+        keys, values = (_for_heads(x.float(), len(self.query), dim=1) for x in (key, value))
+        score = torch.einsum("hqd,rhd->rhq", self.query[:, later].float(), keys)
+        score = _capped(score * self.scaling, self.softcap) + self.bias[:, later, at].float()
+        out = (slope[:, later] * self.out[0, :, later].detach().float()).sum(-1)
+        return score, torch.einsum("hqd,rhd->rhq", slope[:, later], values) - out
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[dict[int, Heads]]:
+    """Collect the attention of every block that a pass runs for a while, by block.
+
+    A pass of one prompt without a cache. The model's own kernels give the same to rounding. Raises
+    UserError for attention that has more than scores, a soft cap and a mask.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    found: dict[int, Heads] = {}
+
+    def attend(module: nn.Module, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+        heads, weights = _attend(module, *args, **settings)
+        found[int(module.layer_idx)] = heads  # type: ignore[arg-type]  # a plain int
+        return heads.out.transpose(1, 2).contiguous(), weights
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, eager_mask)
+    modules = (module for module in model.modules() if hasattr(module, "config"))
+    configs: dict[int, Any] = {id(module.config): module.config for module in modules}
+    own = {key: config._attn_implementation for key, config in configs.items()}
+    try:
+        for config in configs.values():
+            config._attn_implementation = NAME
+        yield found
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = own[key]
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **settings: Any,
+) -> tuple[Heads, Tensor]:
+    for name in ("s_aux", "position_bias"):
+        if settings.get(name) is not None:
+            kind = type(module).__name__
+            raise UserError(f"attention with {name} cannot be watched, as {kind} has it")
+    n_heads, n_pos = query.shape[1:3]
+    if len(query) != 1 or key.shape[2] != n_pos:
+        raise ValueError(f"one prompt without a cache, got {tuple(query.shape)}, {key.shape[2]}")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if mask is None:
+        never = torch.finfo(query.dtype).min
+        mask = query.new_full((n_pos, n_pos), never).triu(1)[None, None]
+    keys, values = (_for_heads(x, n_heads, dim=1) for x in (key, value))
+    scores = _capped(query @ keys.mT * scaling, softcap) + mask
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    heads = Heads(
+        query=query[0].detach(),
+        key=key[0].detach(),
+        value=value[0].detach(),
+        out=weights @ values,
+        log_z=scores[0].detach().float().logsumexp(-1),
+        bias=mask[0].detach(),
+        scaling=scaling,
+        softcap=softcap,
+    )
+    return heads, weights
+
+
+def _for_heads(x: Tensor, n_heads: int, *, dim: int) -> Tensor:
+    """Repeat key-value heads for the query heads that share them."""
+    return x.repeat_interleave(n_heads // x.shape[dim], dim)
+
+
+def _capped(scores: Tensor, softcap: float | None) -> Tensor:
+    return scores if softcap is None else (scores / softcap).tanh() * softcap

@@ -1,0 +1,295 @@
+"""The first hop: against plain torch hooks on tiny models, and what it is for."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_prompts import LLAMA, Windows, effects, estimate, planted, random_sae
+from torch import Tensor, nn
+
+from gradsae.attention import Heads, watched
+from gradsae.errors import UserError
+from gradsae.influence.estimators.first_hop import FirstHop, first_hop, plan, read_tail, screen
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.estimators.gradient import gradient_cost
+from gradsae.influence.target import Answer, NextToken
+from gradsae.influence.truths.entry import split_entries
+from gradsae.lm import LM, load
+from gradsae.models import LanguageModel
+from gradsae.prompt import SeenPrompt, see_from
+from gradsae.sites import Site
+from gradsae.suffix import Suffix
+
+TARGET = NextToken(token=7)
+GEMMA = {
+    **{"model_type": "gemma3_text", "hidden_size": 32, "intermediate_size": 64, "head_dim": 8},
+    **{"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 1},
+    **{"max_position_embeddings": 64, "initializer_range": 0.3, "query_pre_attn_scalar": 8},
+    # Two blocks see three tokens back only, so that some of what is later reads nothing.
+    **{"sliding_window": 3, "layer_types": ["full_attention", "sliding_attention"] * 2},
+    **{"vocab_size": 260},
+}
+GEMMA_2 = {**GEMMA, "model_type": "gemma2", "attn_logit_softcapping": 2.0}
+
+
+def tiny(config: dict[str, Any]) -> LM:
+    return load(LanguageModel(name="tiny", source="random", licence="none", config=config))
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma3", "gemma2"])
+def lm(request) -> LM:
+    return tiny({"llama": LLAMA, "gemma3": GEMMA, "gemma2": GEMMA_2}[request.param])
+
+
+@pytest.fixture(scope="module", params=["resid_post.0", "mlp_out.1", "attn_out.1"])
+def seen(lm, request) -> SeenPrompt:
+    source = Windows(lm, place=request.param)
+    return see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
+
+
+@contextmanager
+def hooks(pairs: list[tuple[nn.Module, Callable[..., Any], bool]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module, hook, before in pairs:
+            set_hook = module.register_forward_pre_hook if before else module.register_forward_hook
+            stack.callback(set_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int) -> float:
+    """The first hop by full passes and plain hooks.
+
+    The edited pass goes on at `at` alone: every other position enters each later block as in the
+    clean pass, and reads `at` there.
+    """
+    assert isinstance(seen.suffix, Suffix)
+    site, decoder = seen.suffix.site, lm.decoder
+    later = range(site.layer + 1, decoder.n_layers)
+    blocks = {i: decoder.module(Site("resid_post", i)) for i in later}
+    joins = {i: blocks[i].get_submodule("self_attn.o_proj") for i in later}
+    clean_in: dict[int, Tensor] = {}
+    outs: dict[str, dict[int, Tensor]] = {"clean": {}, "edited": {}}
+
+    def given(value: Tensor) -> Callable[..., Any]:
+        def hook(_m: Any, _a: Any, _k: Any, output: Any) -> Any:
+            return (value[None], *output[1:]) if isinstance(output, tuple) else value[None]
+
+        return hook
+
+    def keep_input(layer: int) -> Callable[..., Any]:
+        def hook(_m: Any, args: Any, kwargs: Any) -> None:
+            clean_in[layer] = (args[0] if args else kwargs["hidden_states"]).detach()
+
+        return hook
+
+    def others_clean(layer: int) -> Callable[..., Any]:
+        def hook(_m: Any, args: Any, kwargs: Any) -> Any:
+            entering = (args[0] if args else kwargs["hidden_states"]).clone()
+            entering[:, at + 1 :] = clean_in[layer][:, at + 1 :]
+            if args:
+                return (entering, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": entering}
+
+        return hook
+
+    def keep_heads(kind: str, layer: int) -> Callable[..., Any]:
+        def hook(_m: Any, args: Any, _k: Any) -> None:
+            outs[kind][layer] = args[0]  # what all heads found, before their common projection
+
+        return hook
+
+    own = decoder.module(site)
+    run = decoder.model
+    clean = seen.clean.clone().requires_grad_()  # so that there is a graph
+    with hooks(
+        [(own, given(clean), False)]
+        + [(blocks[i], keep_input(i), True) for i in later]
+        + [(joins[i], keep_heads("clean", i), True) for i in later]
+    ):
+        logits = run(input_ids=seen.token_ids[None]).logits[0, -1]
+        slopes = torch.autograd.grad(
+            logits.log_softmax(-1)[TARGET.token], [outs["clean"][i] for i in later]
+        )
+    with (
+        torch.no_grad(),
+        hooks(
+            [(own, given(edited), False)]
+            + [(blocks[i], others_clean(i), True) for i in later]
+            + [(joins[i], keep_heads("edited", i), True) for i in later]
+        ),
+    ):
+        run(input_ids=seen.token_ids[None])
+    moved = [
+        ((outs["clean"][i].detach() - outs["edited"][i])[:, at + 1 :] * slope[:, at + 1 :]).sum()
+        for i, slope in zip(later, slopes, strict=True)
+    ]
+    return float(sum(moved))
+
+
+def test_first_hops_equal_those_of_full_passes_with_plain_hooks(lm, seen):
+    entries = split_entries(seen)
+    tail = read_tail(entries)
+    scores, reads = screen(entries, TARGET, tail)
+    torch.testing.assert_close(scores, estimate(GradTimesAct(), entries, TARGET))
+    at = entries.first_open(torch.arange(entries.n_active))
+    sizes = []
+    for place in (1, 4, 8):
+        columns = (at == place).nonzero()[:, 0]
+        found = first_hop(entries, tail, reads, place, columns)
+        expected = [brute(lm, entries, x, place) for x in entries.without(columns)]
+        torch.testing.assert_close(found, torch.tensor(expected), atol=2e-5, rtol=1e-4)
+        sizes.append(found.abs().max())
+    assert max(sizes) > 1e-2
+
+
+def test_keys_and_values_of_one_position_are_those_of_a_full_run(seen):
+    at, edited = 4, seen.clean.clone()
+    edited[at] += torch.linspace(-1, 1, edited.shape[1])
+    alone = seen.suffix.alone(torch.stack([seen.clean[at], edited[at]]), at)
+    _, whole = seen.suffix.logits_and_past(torch.stack([seen.clean, edited]), [-1])
+    assert alone.n_before == whole.n_before
+    for found, expected in zip(alone.layers, whole.at(at).layers, strict=True):
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_watched_pass_gives_the_logits_of_a_plain_one(lm):
+    token_ids = torch.arange(20, 30)[None]
+    before = lm.decoder.model.config._attn_implementation
+    with torch.no_grad(), watched(lm.decoder.model) as found:
+        logits = lm.decoder.model(input_ids=token_ids).logits
+    assert lm.decoder.model.config._attn_implementation == before
+    with torch.no_grad():
+        expected = lm.decoder.model(input_ids=token_ids).logits
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert sorted(found) == [0, 1, 2, 3]
+
+
+def test_the_implementation_is_put_back_when_a_pass_fails(lm):
+    before = lm.decoder.model.config._attn_implementation
+    with pytest.raises(RuntimeError, match="on the way"), watched(lm.decoder.model):
+        raise RuntimeError("on the way")
+    assert lm.decoder.model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("long", [1.0, 100.0, 1e6])
+def test_the_change_of_one_head_equals_attention_computed_anew(long):
+    """Two keys, the first exchanged for one whose score is `long`: at 100 it takes everything."""
+    query, values = torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[3.0], [5.0]]])
+    keys = torch.tensor([[[0.25], [0.75]]])
+    scores = query[0, 1] @ keys[0].T
+    heads = Heads(
+        query=query,
+        key=keys,
+        value=values,
+        out=torch.stack([values[:, 0], scores.softmax(-1)[None] @ values[0]], dim=1)[None],
+        log_z=torch.stack([torch.zeros(()), scores.logsumexp(-1)])[None],
+        bias=torch.zeros(1, 2, 2),
+        scaling=1.0,
+        softcap=None,
+    )
+    new = torch.tensor([long / 2, 0.75])
+    before, after = (w @ v for w, v in (
+        (scores.softmax(-1), torch.tensor([3.0, 5.0])),
+        ((2 * new).softmax(-1), torch.tensor([-4.0, 5.0])),
+    ))  # fmt: skip
+    found = heads.change(
+        torch.tensor([[[9.0], [0.5]]]), 0, torch.tensor([[[long / 2]]]), torch.tensor([[[-4.0]]])
+    )
+    torch.testing.assert_close(found, 0.5 * (after - before)[None])
+
+
+def test_with_enough_to_spend_entries_are_ablated_one_at_a_time(seen):
+    estimator = FirstHop(max_cost=10_000.0, ablated=1.0)
+    split = split_entries(seen)
+    latent = seen.codes.mT.nonzero()[:, 0]
+    expected = torch.zeros(seen.n_active).index_add(0, latent, effects(split, TARGET))
+    torch.testing.assert_close(estimate(estimator, seen, TARGET), expected, atol=1e-5, rtol=1e-4)
+    assert estimator.forward_equivalents(seen) < 100
+
+
+def test_with_nothing_left_after_the_screen_it_is_the_gradient(seen):
+    estimator = FirstHop(max_cost=1.1)
+    found, expected = (estimate(e, seen, TARGET) for e in (estimator, GradTimesAct()))
+    torch.testing.assert_close(found, expected)
+    assert estimator.forward_equivalents(seen) == gradient_cost(seen)
+
+
+def test_where_softmaxes_are_sharp_it_is_closer_than_the_gradient_and_no_dearer_than_said():
+    """Scores in the tens: a key decides what is read, and its gradient is that of a corner."""
+    lm = tiny({**LLAMA, "initializer_range": 0.6})
+    source = Windows(lm, place="resid_post.1")
+    error: dict[str, list[Tensor]] = {"gradient": [], "hop": []}
+    for window in source.eval_windows(6, 0):
+        seen = see_from(source, random_sae(), window[:10])
+        truth = effects(seen, TARGET)
+        hop = FirstHop(max_cost=20.0, ablated=0.0)
+        for name, estimator in (("gradient", GradTimesAct()), ("hop", hop)):
+            error[name].append((estimate(estimator, seen, TARGET) - truth).abs().mean())
+    gradient, hop = (torch.stack(error[name]) for name in ("gradient", "hop"))
+    assert hop.mean() < 0.6 * gradient.mean()
+
+
+def test_answers_of_several_tokens_are_ablated_where_they_are_read(lm):
+    """From the first read position on an entry is its own ablation, exactly."""
+    source = Windows(lm, place="resid_post.1")
+    seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
+    target = Answer(tokens=(7, 9, 11))
+    found = estimate(FirstHop(max_cost=1000.0, ablated=0.0), seen, target)
+    first_open = seen.first_open(torch.arange(seen.n_active))
+    late = first_open >= 7
+    truth = effects(seen, target)
+    at_most_once = (seen.codes[:, late] != 0).sum(0) == 1
+    assert bool(at_most_once.any())
+    torch.testing.assert_close(
+        found[late][at_most_once], truth[late][at_most_once], atol=1e-5, rtol=1e-4
+    )
+
+
+ORDER, AT = [0, 1, 2, 3, 4, 5], [2, 8, 9, 2, 5, 9]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "share", "early", "late", "hops"),
+    [
+        # 16 tokens: the first entry runs 8 positions, and so does the unedited row beside it.
+        (32, 0.5, [0], [2, 5], {8: [1], 2: [3], 5: [4]}),
+        (31, 0.5, [], [2, 5], {2: [0, 3], 8: [1], 5: [4]}),
+        # A first entry of a place costs 2 with its unedited row, the next 1.
+        (4, 0.0, [], [], {2: [0], 8: [1]}),
+        (6, 0.0, [], [2], {2: [0], 8: [1]}),
+        (7, 0.0, [], [2], {2: [0, 3], 8: [1]}),
+        (1, 0.5, [], [], {}),
+    ],
+)
+def test_what_is_left_goes_to_the_first_that_can_be_paid(tokens, share, early, late, hops):
+    found = plan(ORDER, AT, n_pos=10, read=9, tokens=float(tokens), share=share)
+    assert (found.early.tolist(), found.late.tolist()) == (early, late)
+    assert {place: part.tolist() for place, part in found.hops.items()} == hops
+
+
+def test_attention_with_more_than_scores_and_a_mask_is_named(lm):
+    config = SimpleNamespace(_attn_implementation="eager")
+    module = nn.Module()
+    module.config, module.layer_idx = config, 0  # type: ignore[assignment]
+    query = torch.zeros(1, 2, 3, 4)
+    from transformers import AttentionInterface
+
+    with watched(module):
+        attend = AttentionInterface()[config._attn_implementation]
+        with pytest.raises(UserError, match="attention with s_aux cannot be watched"):
+            attend(module, query, query, query, None, s_aux=torch.zeros(2))
+    assert config._attn_implementation == "eager"
+
+
+def test_bad_settings_and_closed_tails_are_named():
+    with pytest.raises(ValueError, match="max_cost must be a number above 1, got 1"):
+        FirstHop(max_cost=1.0)
+    with pytest.raises(ValueError, match="ablated is a share between 0 and 1"):
+        FirstHop(ablated=1.5)
+    seen = planted(torch.ones(1, 2), torch.eye(2), lambda x: x[:, -1])
+    with pytest.raises(UserError, match="the attention of a PlainTail cannot be seen"):
+        estimate(FirstHop(), seen, NextToken(token=0))
