@@ -80,15 +80,10 @@ def watched(model: nn.Module) -> Iterator[dict[int, Heads]]:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
-    found: dict[int, Heads] = {}
-
-    def attend(module: nn.Module, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-        heads, weights = _attend(module, *args, **settings)
-        found[int(module.layer_idx)] = heads  # type: ignore[arg-type]  # a plain int
-        return heads.out.transpose(1, 2).contiguous(), weights
-
-    AttentionInterface.register(NAME, attend)
+    AttentionInterface.register(NAME, _record)
     AttentionMaskInterface.register(NAME, eager_mask)
+    found: dict[int, Heads] = {}
+    _watches.append(found)
     modules = (module for module in model.modules() if hasattr(module, "config"))
     configs: dict[int, Any] = {id(module.config): module.config for module in modules}
     own = {key: config._attn_implementation for key, config in configs.items()}
@@ -97,8 +92,19 @@ def watched(model: nn.Module) -> Iterator[dict[int, Heads]]:
             config._attn_implementation = NAME
         yield found
     finally:
+        _watches.pop()
         for key, config in configs.items():
             config._attn_implementation = own[key]
+
+
+_watches: list[dict[int, Heads]] = []
+"""Those that go on; transformers keeps what is registered, which must not keep a pass alive."""
+
+
+def _record(module: nn.Module, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+    heads, weights = _attend(module, *args, **settings)
+    _watches[-1][int(module.layer_idx)] = heads  # type: ignore[arg-type]  # a plain int
+    return heads.out.transpose(1, 2).contiguous(), weights
 
 
 def _attend(
@@ -119,12 +125,12 @@ def _attend(
     n_heads, n_pos = query.shape[1:3]
     if len(query) != 1 or key.shape[2] != n_pos:
         raise ValueError(f"one prompt without a cache, got {tuple(query.shape)}, {key.shape[2]}")
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
     if mask is None:
         never = torch.finfo(query.dtype).min
         mask = query.new_full((n_pos, n_pos), never).triu(1)[None, None]
     keys, values = (_for_heads(x, n_heads, dim=1) for x in (key, value))
-    scores = _capped(query @ keys.mT * scaling, softcap) + mask
+    scores = _capped(query @ keys.mT * factor, softcap) + mask
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     heads = Heads(
         query=query[0].detach(),
@@ -133,7 +139,7 @@ def _attend(
         out=weights @ values,
         log_z=scores[0].detach().float().logsumexp(-1),
         bias=mask[0].detach(),
-        scaling=scaling,
+        scaling=factor,
         softcap=softcap,
     )
     return heads, weights
