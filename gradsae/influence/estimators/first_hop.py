@@ -28,9 +28,9 @@ from gradsae.attention import Heads
 from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate, first_read
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient_cost
+from gradsae.influence.estimators.gradient import gradient_and, gradient_cost
 from gradsae.influence.estimators.screen_then_verify import written
-from gradsae.influence.target import Target, evaluate
+from gradsae.influence.target import Target
 from gradsae.influence.truths.entry import split_entries
 from gradsae.prompt import ReadTail, SeenPrompt
 
@@ -148,14 +148,12 @@ def screen(
     entries: SeenPrompt, target: Target, tail: ReadTail
 ) -> tuple[Float[Tensor, " entries"], Reads]:
     """Return gradient x activation of each entry, and what its hops need: one backward."""
-    codes = entries.codes[None].detach().requires_grad_()
-    with torch.enable_grad(), tail.attention() as found:
-        total = evaluate(entries, target, entries.activation(codes)).sum()
-        heads = [found[block] for block in sorted(found)]
-        grad, *slopes = torch.autograd.grad(total, (codes, *(h.out for h in heads)))
-    if not all(bool(g.isfinite().all()) for g in (grad, *slopes)):
-        raise UserError("the gradient of the target is not finite (weights or dtype)")
-    return (grad * codes.detach()).sum((0, 1)), Reads(heads, [slope[0] for slope in slopes])
+    with tail.attention() as found:
+        grad, slopes = gradient_and(
+            entries, target, entries.codes[None], lambda: [found[b].out for b in sorted(found)]
+        )
+    heads = [found[block] for block in sorted(found)]
+    return (grad[0] * entries.codes).sum(0), Reads(heads, [slope[0] for slope in slopes])
 
 
 @torch.no_grad()

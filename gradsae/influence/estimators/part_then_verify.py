@@ -22,14 +22,14 @@ from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate, batches, first_read, forward_equivalents
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient_cost
+from gradsae.influence.estimators.gradient import gradient_and, gradient_cost
 from gradsae.influence.estimators.screen_then_verify import (
     in_turn,
     payable,
     position_share,
     written,
 )
-from gradsae.influence.target import Target, evaluate
+from gradsae.influence.target import Target
 from gradsae.prompt import PartTail, SeenPrompt
 
 BATCH_ROWS = 32
@@ -100,13 +100,9 @@ def screen(
     seen: SeenPrompt, target: Target, tail: PartTail, layer: int | None
 ) -> tuple[Float[Tensor, " active"], Float[Tensor, "pos d_in"] | None]:
     """Return gradient x activation, and the gradient at the stream after `layer`: one backward."""
-    codes = seen.codes[None].detach().requires_grad_()
-    with torch.enable_grad(), tail.tap(layer) as streams:
-        total = evaluate(seen, target, seen.activation(codes)).sum()
-        grad, *after = torch.autograd.grad(total, (codes, *streams))
-    if not all(bool(g.isfinite().all()) for g in (grad, *after)):
-        raise UserError("the gradient of the target is not finite (weights or dtype)")
-    return (grad * codes.detach()).sum((0, 1)), after[0][0] if after else None
+    with tail.tap(layer) as streams:
+        grad, after = gradient_and(seen, target, seen.codes[None], lambda: streams)
+    return (grad[0] * seen.codes).sum(0), after[0][0] if after else None
 
 
 @torch.no_grad()
