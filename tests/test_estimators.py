@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from gradsae.influence.agreement import spearman
 from gradsae.influence.estimators.abs_grad import AbsGrad
 from gradsae.influence.estimators.curvature import Curvature
-from gradsae.influence.estimators.first_hop import FirstHop
 from gradsae.influence.estimators.grad_drop import GradDrop
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.estimators.hop_then_verify import HopThenVerify
 from gradsae.influence.estimators.integrated_gradients import IntegratedGradients
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.estimators.norm_frozen import NormFrozen
@@ -46,7 +46,7 @@ ESTIMATORS = (
     *(GradTimesAct(), ReleasedGradSAE(), PositiveMean(), AbsGrad(), MeanAct()),
     *(IntegratedGradients(n_points=3), ScreenThenVerify(budget=4), ScreenThenVerify(max_cost=4.0)),
     *(ScreenThenVerify(budget=4, first="both"), PartThenVerify(max_cost=6.0, until=0.6)),
-    FirstHop(max_cost=6.0),
+    HopThenVerify(max_cost=6.0),
     *(NormFrozen(), RelP(), RelP(freeze_attention=True), GradDrop(), OutputScore()),
     *DRAWING,
 )

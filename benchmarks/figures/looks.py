@@ -69,7 +69,7 @@ RANKINGS = {
     "screen_size_verify_#": Look(BLACK, "s", "--"),
     "screen_by_size_verify_#": Look(BLACK, "v", ":"),
     "part_verify_#": Look(BLACK, "D", "-."),
-    "first_hop_#": Look(ORANGE, "D", "--"),
+    "hop_verify_#": Look(ORANGE, "D", "--"),
     "oracle": Look(BLACK, "*"),
     "ablation": Look(BLACK, "*"),
     # no gradient

@@ -107,7 +107,7 @@ def position_share(seen: SeenPrompt) -> Float[Tensor, " active"]:
 
 
 def payable(
-    order: Int[Tensor, " active"], price: Float[Tensor, " active"], left: float
+    order: Int[Tensor, " part"], price: Float[Tensor, " active"], left: float
 ) -> Int[Tensor, " first"]:
     """Return the first of an order that can be paid together; `price` is by latent."""
     return order[: int((price[order].cumsum(0) <= left).sum())]

@@ -12,9 +12,18 @@ from torch import Tensor, nn
 
 from gradsae.attention import Heads, watched
 from gradsae.errors import UserError
-from gradsae.influence.estimators.first_hop import FirstHop, first_hop, plan, read_tail, screen
+from gradsae.influence.ablation import ablate
+from gradsae.influence.estimators import hop_then_verify
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient_cost
+from gradsae.influence.estimators.hop_then_verify import (
+    HopThenVerify,
+    first_hop,
+    plan,
+    read_tail,
+    screen,
+)
+from gradsae.influence.estimators.screen_then_verify import position_share, written
 from gradsae.influence.target import Answer, NextToken
 from gradsae.influence.truths.entry import split_entries
 from gradsae.lm import LM, load
@@ -202,17 +211,15 @@ def test_the_change_of_one_head_equals_attention_computed_anew(long):
     torch.testing.assert_close(found, 0.5 * (after - before)[None])
 
 
-def test_with_enough_to_spend_entries_are_ablated_one_at_a_time(seen):
-    estimator = FirstHop(max_cost=10_000.0, ablated=1.0)
-    split = split_entries(seen)
-    latent = seen.codes.mT.nonzero()[:, 0]
-    expected = torch.zeros(seen.n_active).index_add(0, latent, effects(split, TARGET))
-    torch.testing.assert_close(estimate(estimator, seen, TARGET), expected, atol=1e-5, rtol=1e-4)
-    assert estimator.forward_equivalents(seen) < 100
+def test_with_enough_to_spend_every_latent_is_ablated(seen):
+    estimator = HopThenVerify(max_cost=10_000.0)
+    found = estimate(estimator, seen, TARGET)
+    torch.testing.assert_close(found, effects(seen, TARGET), atol=1e-5, rtol=1e-4)
+    assert estimator.forward_equivalents(seen) < 200
 
 
 def test_with_nothing_left_after_the_screen_it_is_the_gradient(seen):
-    estimator = FirstHop(max_cost=1.1)
+    estimator = HopThenVerify(max_cost=1.1)
     found, expected = (estimate(e, seen, TARGET) for e in (estimator, GradTimesAct()))
     torch.testing.assert_close(found, expected)
     assert estimator.forward_equivalents(seen) == gradient_cost(seen)
@@ -226,7 +233,7 @@ def test_where_softmaxes_are_sharp_it_is_closer_than_the_gradient_and_no_dearer_
     for window in source.eval_windows(6, 0):
         seen = see_from(source, random_sae(), window[:10])
         truth = effects(seen, TARGET)
-        hop = FirstHop(max_cost=20.0, ablated=0.0)
+        hop = HopThenVerify(max_cost=20.0, largest=0.0, hops=1.0)
         for name, estimator in (("gradient", GradTimesAct()), ("hop", hop)):
             error[name].append((estimate(estimator, seen, TARGET) - truth).abs().mean())
     gradient, hop = (torch.stack(error[name]) for name in ("gradient", "hop"))
@@ -238,7 +245,7 @@ def test_answers_of_several_tokens_are_ablated_where_they_are_read(lm):
     source = Windows(lm, place="resid_post.1")
     seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
     target = Answer(tokens=(7, 9, 11))
-    found = estimate(FirstHop(max_cost=1000.0, ablated=0.0), seen, target)
+    found = estimate(HopThenVerify(max_cost=1000.0, largest=0.0, hops=1.0), seen, target)
     first_open = seen.first_open(torch.arange(seen.n_active))
     late = first_open >= 7
     truth = effects(seen, target)
@@ -253,22 +260,59 @@ ORDER, AT = [0, 1, 2, 3, 4, 5], [2, 8, 9, 2, 5, 9]
 
 
 @pytest.mark.parametrize(
-    ("tokens", "share", "early", "late", "hops"),
+    ("tokens", "read", "spent", "found"),
     [
-        # 16 tokens: the first entry runs 8 positions, and so does the unedited row beside it.
-        (32, 0.5, [0], [2, 5], {8: [1], 2: [3], 5: [4]}),
-        (31, 0.5, [], [2, 5], {2: [0, 3], 8: [1], 5: [4]}),
         # A first entry of a place costs 2 with its unedited row, the next 1.
-        (4, 0.0, [], [], {2: [0], 8: [1]}),
-        (6, 0.0, [], [2], {2: [0], 8: [1]}),
-        (7, 0.0, [], [2], {2: [0, 3], 8: [1]}),
-        (1, 0.5, [], [], {}),
+        (1, 9, 0, {}),
+        (4, 9, 4, {2: [0], 8: [1]}),
+        (5, 9, 4, {2: [0], 8: [1]}),
+        (7, 9, 7, {2: [0, 3], 8: [1], 9: [2]}),
+        (99, 9, 10, {2: [0, 3], 8: [1], 5: [4], 9: [2, 5]}),
+        # Logits are read at 8 and 9: each entry there runs both.
+        (6, 8, 6, {2: [0], 8: [1]}),
+        (9, 8, 9, {2: [0, 3], 8: [1, 2]}),
     ],
 )
-def test_what_is_left_goes_to_the_first_that_can_be_paid(tokens, share, early, late, hops):
-    found = plan(ORDER, AT, n_pos=10, read=9, tokens=float(tokens), share=share)
-    assert (found.early.tolist(), found.late.tolist()) == (early, late)
-    assert {place: part.tolist() for place, part in found.hops.items()} == hops
+def test_what_is_left_goes_to_the_first_that_can_be_paid(tokens, read, spent, found):
+    parts, cost = plan(ORDER, AT, n_pos=10, read=read, tokens=float(tokens))
+    assert {place: part.tolist() for place, part in parts.items()} == found
+    assert cost == spent
+
+
+@pytest.mark.parametrize("max_cost", [5.5, 6.5, 7.0])
+def test_hops_and_ablations_are_paid_for(seen, max_cost, monkeypatch):
+    """Every token that is run after the gradient, an unedited row of each batch included."""
+    fraction, n_pos, tokens = seen.suffix.fraction, len(seen.codes), []
+
+    def counted(seen: SeenPrompt, target: Any, columns: Tensor, *, batch_rows: int) -> Any:
+        opens = seen.first_open(columns)
+        tokens.append(int((n_pos - opens.clamp_max(n_pos - 1)).sum()))
+        tokens.append(1 if seen.n_active > n_active else n_pos)
+        return ablate(seen, target, columns, batch_rows=batch_rows)
+
+    def hopped(entries: SeenPrompt, tail: Any, reads: Any, at: int, columns: Tensor) -> Tensor:
+        tokens.append(len(columns) + 1)
+        return first_hop(entries, tail, reads, at, columns)
+
+    n_active = seen.n_active
+    monkeypatch.setattr(hop_then_verify, "ablate", counted)
+    monkeypatch.setattr(hop_then_verify, "first_hop", hopped)
+    estimator = HopThenVerify(max_cost=max_cost)
+    estimate(estimator, seen, TARGET)
+    spent = gradient_cost(seen) + fraction * sum(tokens) / n_pos
+    assert max_cost - 1.5 * fraction < spent <= max_cost + 1e-5
+    assert estimator.forward_equivalents(seen) == pytest.approx(max_cost)
+
+
+def test_what_is_ablated_is_the_largest_and_the_best(seen):
+    """With no share for hops: the first by size for its cost, the rest by the gradient."""
+    found = estimate(HopThenVerify(max_cost=6.0, largest=0.5, hops=0.0), seen, TARGET)
+    gradient, truth = estimate(GradTimesAct(), seen, TARGET), effects(seen, TARGET)
+    ablated = torch.isclose(found, truth, rtol=1e-4, atol=1e-6)
+    assert bool((torch.isclose(found, gradient, rtol=1e-4, atol=1e-6) | ablated).all())
+    largest = (written(seen) / position_share(seen)).argmax()
+    assert bool(ablated[largest]) and bool(ablated[gradient.argmax()])
+    assert not bool(ablated.all())
 
 
 def test_attention_with_more_than_scores_and_a_mask_is_named(lm):
@@ -287,9 +331,11 @@ def test_attention_with_more_than_scores_and_a_mask_is_named(lm):
 
 def test_bad_settings_and_closed_tails_are_named():
     with pytest.raises(ValueError, match="max_cost must be a number above 1, got 1"):
-        FirstHop(max_cost=1.0)
-    with pytest.raises(ValueError, match="ablated is a share between 0 and 1"):
-        FirstHop(ablated=1.5)
+        HopThenVerify(max_cost=1.0)
+    with pytest.raises(ValueError, match="largest is a share between 0 and 1"):
+        HopThenVerify(largest=1.5)
+    with pytest.raises(ValueError, match=r"are shares of one whole, got 0\.6 and 0\.5"):
+        HopThenVerify(largest=0.6, hops=0.5)
     seen = planted(torch.ones(1, 2), torch.eye(2), lambda x: x[:, -1])
     with pytest.raises(UserError, match="the attention of a PlainTail cannot be seen"):
-        estimate(FirstHop(), seen, NextToken(token=0))
+        estimate(HopThenVerify(), seen, NextToken(token=0))
