@@ -350,6 +350,8 @@ VARIANTS = {
     "part_verify_20fe": "part, verify to 20",
     "hop_verify_10fe": "hop, verify to 10",
     "hop_verify_20fe": "hop, verify to 20",
+    "first_hop_10fe": "hops alone, to 10",  # its forerunner, in a published record
+    "first_hop_20fe": "hops alone, to 20",
     "mean_act": "mean act",
     "random": "random",
     "random_matched": "random, matched",

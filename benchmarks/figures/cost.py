@@ -12,6 +12,7 @@ from benchmarks.figures.estimators import (
     one_sae_a_place,
     panel_title,
     panels,
+    same_sae,
 )
 from benchmarks.figures.looks import GREY, Look
 from benchmarks.figures.style import handle, whisker
@@ -42,22 +43,26 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     shown = one_sae_a_place(cells)
     if not shown:
         return None
-    scores = [score for score in SCORES if any(points_of(cell, score) for cell in shown)]
+    asked = {cell: same_sae(cells, cell) for cell in shown}
+    scores = [score for score in SCORES if any(points_of(asked[cell], score) for cell in shown)]
     words = [SCORES[score] for score in scores]
-    of = family_looks(name for cell in shown for name in variants(cell))
+    used = [cell for group in asked.values() for cell in group]
+    of = family_looks(name for cell in used for name in variants(cell))
     figure, stacks = panels(len(shown), words, of, height=1.6)
     _cost_axis(stacks[0][0], max(_cost(cell, TRUTH) or 1 for cell in shown))  # shared
     for row, score in enumerate(scores):
-        lows = [low(point.found) for cell in shown for point in points_of(cell, score)]
+        lows = [low(point.found) for cell in shown for point in points_of(asked[cell], score)]
         for cell, stack in zip(shown, stacks, strict=True):
             _stretched_axis(stack[row], min(lows))  # first: places depend on it
-            _panel(stack[row], cell, points_of(cell, score), of)
+            _panel(stack[row], cell, points_of(asked[cell], score), of)
     for cell, stack in zip(shown, stacks, strict=True):
         stack[0].set_title(panel_title(cell), fontsize=7)
         stack[-1].set_xlabel("forward-equivalents per prompt")
     more = [handle("frontier", GREY, linewidth=1), handle("ablation", GREY, linestyle="--")]
     family_legend(figure, of, more, wide=len(stacks) > 1, linestyle="")
-    few = f" {len(shown)} of {len(cells)} settings." if len(shown) < len(cells) else ""
+    few = f" {len(used)} of {len(cells)} settings." if len(used) < len(cells) else ""
+    more_prompts = " An estimator that an SAE was asked about twice is shown with the more prompts."
+    few += more_prompts if len(used) > len(shown) else ""
     return Drawing(
         figure=figure,
         title="Cost and fidelity of the estimators.",
@@ -68,20 +73,24 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "latent (dashed); hollow: something no dearer is as good. Markers that would cover one "
         "another stand side by side. Vertical axes are stretched "
         "towards 1; costs are linear up to 1. "
-        f"{bars(shown, 'influence/spearman/grad_times_act').capitalize()}.{few}",
-        cells=shown,
+        f"{bars(used, 'influence/spearman/grad_times_act').capitalize()}.{few}",
+        cells=used,
     )
 
 
-def points_of(cell: Cell, score: str) -> list[Point]:
-    """The estimators of a cell that have the score, the cheapest first."""
-    found = [
-        Point(name, cost, estimate)
+def points_of(cells: Sequence[Cell], score: str) -> list[Point]:
+    """The estimators of cells of one SAE that have the score, the cheapest first.
+
+    Of two cells that have one estimator the first counts.
+    """
+    found = {
+        name: Point(name, cost, estimate)
+        for cell in reversed(cells)
         for name in variants(cell)
         if (cost := _cost(cell, name)) is not None
         and (estimate := cell.estimate(f"{score}/{name}")) is not None
-    ]
-    return sorted(found, key=lambda point: point.cost)
+    }
+    return sorted(found.values(), key=lambda point: point.cost)
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:

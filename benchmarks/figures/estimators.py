@@ -6,7 +6,9 @@ from typing import Any
 from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.looks import RANKINGS, Look, kind, looks
 from benchmarks.figures.style import COLUMN, PAGE, escape, legend_below, line_handle, new_figure
+from benchmarks.lines import variants
 from benchmarks.scores import VARIANTS
+from gradsae.records import content_id
 
 COLUMNS = 3
 
@@ -14,14 +16,26 @@ COLUMNS = 3
 def one_sae_a_place(cells: Sequence[Cell]) -> list[Cell]:
     """One SAE for each site of each model, of one method wherever there is one, by depth.
 
-    The method is that with the most cells.
+    The method is that with the most cells; of several cells of one SAE it is that with the most
+    estimators.
     """
     methods = [cell.method for cell in cells]
     best = max((m for m in METHODS if m in methods), key=methods.count, default=None)
     places: dict[tuple[str, str, str, int], Cell] = {}
-    for cell in sorted(cells, key=lambda cell: cell.method != best):
+    for cell in sorted(cells, key=lambda cell: (cell.method != best, -len(variants(cell)))):
         places.setdefault(_place(cell), cell)
     return [places[place] for place in sorted(places)]
+
+
+def same_sae(cells: Iterable[Cell], cell: Cell) -> list[Cell]:
+    """Those cells that asked the same SAE, whatever they asked, the most prompts first."""
+
+    def sae(cell: Cell) -> str:
+        config = {k: v for k, v in cell.first.config.items() if k not in ("ask", "label")}
+        return content_id(config)
+
+    found = [other for other in cells if sae(other) == sae(cell)]
+    return sorted(found, key=lambda cell: -cell.first.n.get("influence/n_active", 0))
 
 
 def _place(cell: Cell) -> tuple[str, str, str, int]:

@@ -13,7 +13,7 @@ BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#666666"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE, BLACK)
 """For names without a place; grey is left to controls and to chance."""
 
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "*", "d", "8")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "*", "d")
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 SHADES = ((0.0, 1.0), (0.0, 0.45), (1.0, 0.45))
 """Grey mixed in, and weight of the colour: as it is, darker, paler."""
@@ -70,6 +70,7 @@ RANKINGS = {
     "screen_by_size_verify_#": Look(BLACK, "v", ":"),
     "part_verify_#": Look(BLACK, "D", "-."),
     "hop_verify_#": Look(ORANGE, "D", "--"),
+    "first_hop_#": Look(ORANGE, "s", ":"),  # its forerunner, in a published record
     "oracle": Look(BLACK, "*"),
     "ablation": Look(BLACK, "*"),
     # no gradient
