@@ -24,6 +24,7 @@ from benchmarks.figures import (
     swept,
 )
 from benchmarks.figures.__main__ import FIGURES, draw_all, newest_versions
+from benchmarks.figures.estimators import same_sae
 from benchmarks.naming import labels
 from benchmarks.reading import Entry
 from benchmarks.worlds import make_worlds
@@ -31,6 +32,7 @@ from gradsae.records import Record
 
 GBA = {"name": "gba"}
 TOPK = {"name": "topk", "k": 32}
+SPEARMAN = "influence/spearman"
 
 
 def cells_of(records: list[Record], origin: str = "own") -> list[Cell]:
@@ -231,6 +233,27 @@ def test_the_frontier_of_cost_leaves_out_what_something_no_dearer_equals():
     points = [point("dear", 9, 0.8), point("best", 20, 0.9), point("free", 0, 0.1)]
     points += [point("equal", 5, 0.8), point("worse", 5, 0.7), point("low", 2, 0.0)]
     assert [p.name for p in cost.frontier(points)] == ["free", "equal", "best"]
+
+
+def test_cost_shows_all_that_one_sae_was_asked_with_the_most_prompts_of_each(close_figures):
+    wide, deep = example.influence(15, TOPK, 0, 24), example.influence(15, TOPK, 0, 100)
+    deep.config["ask"] = {"other": True}
+    for scores in ("spearman", "precision_at_10", "cost"):
+        del deep.scores[f"influence/{scores}/released_gradsae"]
+    deep.scores["influence/spearman/grad_times_act"] = 0.123
+    for records in ([wide, deep], [deep, wide]):
+        cells = cells_of(records)
+        drawing = cost.draw(cells)
+        assert drawing is not None
+        assert len(drawing.cells) == 2
+        assert len(drawing.figure.axes) == 2  # one panel of two scores
+        found = {p.name: p.found.mean for p in cost.points_of(same_sae(cells, cells[0]), SPEARMAN)}
+        assert found["grad_times_act"] == 0.123
+        assert found["released_gradsae"] == wide.scores[f"{SPEARMAN}/released_gradsae"]
+    other = example.influence(15, TOPK, 1)
+    other.config["trainer"] = {**other.config["trainer"], "k": 99}
+    cells = cells_of([wide, other])
+    assert [len(same_sae(cells, cell)) for cell in cells] == [1, 1]
 
 
 def test_markers_of_cost_that_would_cover_one_another_stand_side_by_side(close_figures):

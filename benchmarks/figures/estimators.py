@@ -35,7 +35,7 @@ def same_sae(cells: Iterable[Cell], cell: Cell) -> list[Cell]:
         return content_id(config)
 
     found = [other for other in cells if sae(other) == sae(cell)]
-    return sorted(found, key=lambda cell: -cell.first.n.get("influence/n_active", 0))
+    return sorted(found, key=lambda cell: -cell.first.n.get("influence/prompts", 0))
 
 
 def _place(cell: Cell) -> tuple[str, str, str, int]:
