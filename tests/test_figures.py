@@ -197,6 +197,24 @@ def test_a_panel_of_the_layer_profile_holds_one_setting_at_all_depths(close_figu
     assert [[cell.depth for cell in panel] for panel in panels.values()] == [[8, 15, 22]] * 2
 
 
+def test_a_panel_of_the_layer_profile_joins_what_one_sae_was_asked(close_figures):
+    wide, deep = example.influence(15, TOPK, 0, 24), example.influence(15, TOPK, 0, 100)
+    deep.config["ask"] = {"other": True}
+    deep.scores[f"{SPEARMAN}/grad_times_act"] = 0.123
+    (panel,) = layer_profile.make_panels(cells_of([wide, deep])).values()
+    assert [cell.first.n["influence/prompts"] for cell in panel] == [100, 24]
+    drawing = layer_profile.draw(cells_of([wide, deep]))
+    assert drawing is not None
+    heights = [float(y) for _, ys in lines_of(drawing.figure.axes[0]) for y in ys if len(ys) == 1]
+    assert 0.123 in heights
+    assert wide.scores[f"{SPEARMAN}/grad_times_act"] not in heights
+
+
+def test_panels_of_the_layer_profile_with_one_title_are_all_there():
+    records = [example.influence(15, {**TOPK, "k": k}, 0) for k in (8, 16, 32, 64)]
+    assert len(layer_profile.make_panels(cells_of(records))) == 4
+
+
 def test_worlds_of_one_name_are_told_apart_by_what_differs():
     worlds = [{"source": {**example.SUPERPOSITION["source"], "noise": x}} for x in (0.0, 0.1)]
     records = [example.recovery(w, TOPK, s, (0.9, 0.5), 4) for w in worlds for s in (0, 1)]

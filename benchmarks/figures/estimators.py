@@ -35,7 +35,12 @@ def same_sae(cells: Iterable[Cell], cell: Cell) -> list[Cell]:
         return content_id(config)
 
     found = [other for other in cells if sae(other) == sae(cell)]
-    return sorted(found, key=lambda cell: -cell.first.n.get("influence/prompts", 0))
+    return sorted(found, key=lambda cell: -n_prompts(cell))
+
+
+def n_prompts(cell: Cell) -> int:
+    """Prompts of an influence cell; 0 for another."""
+    return cell.first.n.get("influence/prompts", 0)
 
 
 def _place(cell: Cell) -> tuple[str, str, str, int]:

@@ -3,9 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell
+from benchmarks.cells import METHODS, Cell, Estimate
 from benchmarks.figures.drawing import Drawing, bars
-from benchmarks.figures.estimators import family_legend, family_looks, legend_height
+from benchmarks.figures.estimators import (
+    family_legend,
+    family_looks,
+    legend_height,
+    n_prompts,
+)
 from benchmarks.figures.looks import Look
 from benchmarks.figures.style import COLUMN, PAGE, escape, new_figure, whisker
 from benchmarks.lines import variants
@@ -50,7 +55,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
 
 
 def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """One panel per setting, which is the same at all its depths; by title."""
+    """One panel for each kind of SAE, which is the same at all its depths; by title."""
     panels: dict[str, list[Cell]] = {}
     for cell in in_order(cells):
         panels.setdefault(_setting(cell), []).append(cell)
@@ -62,18 +67,18 @@ def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
         title = ", ".join(parts)
         if title in titled:
             title += f" ({first.part('experiment') or first.first.id[:6]})"
-        titled[title] = sorted(members, key=lambda cell: cell.depth or 0)
+        if title in titled:
+            title = f"{title[:-1]}, {first.first.id[:6]})"
+        titled[title] = sorted(members, key=lambda cell: (cell.depth or 0, -n_prompts(cell)))
     return titled
 
 
 def _setting(cell: Cell) -> str:
-    """Id of a config without its site and number of prompts: the same for all depths of one
-    experiment."""
-    config = {k: v for k, v in cell.first.config.items() if k != "label"}
-    asked = dict(config.get("ask", {}))
-    if isinstance(prompts := asked.get("prompts"), dict):
-        asked["prompts"] = {k: v for k, v in prompts.items() if k != "n_prompts"}
-    config["ask"] = asked
+    """Id of a config without its site and what it asks: the same for all depths of one kind of SAE.
+
+    Two cells of one SAE at one depth then share a panel, and an estimator in both counts once.
+    """
+    config = {k: v for k, v in cell.first.config.items() if k not in ("label", "ask")}
     source = {k: v for k, v in config["source"].items() if k not in ("site", "seed")}
     return content_id({**config, "source": source})
 
@@ -86,10 +91,11 @@ def _panel(axes: Any, cells: Sequence[Cell], of: Mapping[str, Look]) -> None:
     for i, name in enumerate(names):
         colour, marker, dash = of[name]
         points = []
+        by_depth: dict[int, Estimate] = {}  # of several cells the one with the most prompts
         for cell, depth in zip(cells, depths, strict=True):
-            found = cell.estimate(f"{SCORE}/{name}")
-            if found is None:
-                continue
+            if (found := cell.estimate(f"{SCORE}/{name}")) is not None:
+                by_depth.setdefault(depth, found)
+        for depth, found in by_depth.items():
             x = depth + (i - (len(names) - 1) / 2) * step
             points.append((x, found.mean))
             whisker(axes, x, found, colour, horizontal=False)
