@@ -225,7 +225,7 @@ def test_with_nothing_left_after_the_screen_it_is_the_gradient(seen):
     assert estimator.forward_equivalents(seen) == gradient_cost(seen)
 
 
-def test_where_softmaxes_are_sharp_it_is_closer_than_the_gradient_and_no_dearer_than_said():
+def test_where_softmaxes_are_sharp_it_is_closer_than_the_gradient():
     """Scores in the tens: a key decides what is read, and its gradient is that of a corner."""
     lm = tiny({**LLAMA, "initializer_range": 0.6})
     source = Windows(lm, place="resid_post.1")

@@ -8,7 +8,6 @@ from benchmarks.figures.looks import RANKINGS, Look, kind, looks
 from benchmarks.figures.style import COLUMN, PAGE, escape, legend_below, line_handle, new_figure
 from benchmarks.lines import variants
 from benchmarks.scores import VARIANTS
-from gradsae.records import content_id
 
 COLUMNS = 3
 
@@ -29,13 +28,15 @@ def one_sae_a_place(cells: Sequence[Cell]) -> list[Cell]:
 
 def same_sae(cells: Iterable[Cell], cell: Cell) -> list[Cell]:
     """Those cells that asked the same SAE, whatever they asked, the most prompts first."""
+    own = sae_config(cell)
+    return sorted(
+        (other for other in cells if sae_config(other) == own), key=lambda c: -n_prompts(c)
+    )
 
-    def sae(cell: Cell) -> str:
-        config = {k: v for k, v in cell.first.config.items() if k not in ("ask", "label")}
-        return content_id(config)
 
-    found = [other for other in cells if sae(other) == sae(cell)]
-    return sorted(found, key=lambda cell: -n_prompts(cell))
+def sae_config(cell: Cell) -> dict[str, Any]:
+    """The config without what is asked of the SAE."""
+    return {k: v for k, v in cell.first.config.items() if k not in ("ask", "label")}
 
 
 def n_prompts(cell: Cell) -> int:

@@ -10,6 +10,7 @@ from benchmarks.figures.estimators import (
     family_looks,
     legend_height,
     n_prompts,
+    sae_config,
 )
 from benchmarks.figures.looks import Look
 from benchmarks.figures.style import COLUMN, PAGE, escape, new_figure, whisker
@@ -78,7 +79,7 @@ def _setting(cell: Cell) -> str:
 
     Two cells of one SAE at one depth then share a panel, and an estimator in both counts once.
     """
-    config = {k: v for k, v in cell.first.config.items() if k not in ("label", "ask")}
+    config = sae_config(cell)
     source = {k: v for k, v in config["source"].items() if k not in ("site", "seed")}
     return content_id({**config, "source": source})
 

@@ -167,7 +167,8 @@ def first_hop(
 
     The first row is not edited, so that what differs between kernels cancels.
     """
-    rows = torch.cat([entries.clean[None], entries.without(columns)])[:, at]
+    clean, gone = entries.clean[at], (entries.codes[at] * entries.scale[at])[columns]
+    rows = torch.cat([clean[None], clean - gone[:, None] * entries.directions[columns]])
     past = tail.alone(rows, at)
     if past is None or len(past.layers) != len(reads.heads):
         raise UserError("a model whose blocks do not all keep keys and values has no first hops")
