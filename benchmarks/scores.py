@@ -348,9 +348,11 @@ VARIANTS = {
     "screen_by_size_verify_10fe": "screen, verify the largest to 10",
     "part_verify_10fe": "part, verify to 10",
     "part_verify_20fe": "part, verify to 20",
-    "hop_verify_10fe": "hop, verify to 10",
-    "hop_verify_20fe": "hop, verify to 20",
-    "first_hop_10fe": "hops alone, to 10",  # its forerunner, in a published record
+    "hop_top10_10fe": "hop, verify to 10",
+    "hop_top10_20fe": "hop, verify to 20",
+    "hop_verify_10fe": "hop, verify the best to 10",  # its forerunners, in published records
+    "hop_verify_20fe": "hop, verify the best to 20",
+    "first_hop_10fe": "hops alone, to 10",
     "first_hop_20fe": "hops alone, to 20",
     "mean_act": "mean act",
     "random": "random",

@@ -56,11 +56,12 @@ class Past:
 
 
 def kept_in(cache: Any, n_before: int, n_layers: int, n_pos: int) -> Past | None:
-    """Return what a pass left in its cache; None unless every block from `n_before` on filled it.
+    """Return what a pass left in its cache; None unless each block before `n_layers` filled it.
 
-    Blocks without attention, or that share keys, leave gaps: such a model must be run whole.
+    Those before `n_before` are not asked. Blocks without attention, or that share keys, leave gaps:
+    such a model must be run whole.
     """
-    layers = list(cache.layers)[n_before:]
+    layers = list(cache.layers)[n_before:n_layers]
     if len(layers) < max(n_layers - n_before, 1):
         return None
     if any(layer.get_seq_length() != n_pos for layer in layers):

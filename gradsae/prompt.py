@@ -113,17 +113,19 @@ class PartTail(Tail, Protocol):
 
 
 @runtime_checkable
-class ReadTail(Tail, Protocol):
+class ReadTail(PartTail, Protocol):
     """A tail in which it is seen what positions read of each other: `gradsae.suffix.Suffix`."""
 
     def attention(self) -> AbstractContextManager[dict[int, Heads]]:
         """Collect the attention of the blocks after the site in a run of a while, by block."""
         ...
 
-    def alone(self, activation: Float[Tensor, "batch d_in"], at: int) -> Past | None:
-        """Keys and values that one position leaves in those blocks, given its activation there.
+    def alone(
+        self, activation: Float[Tensor, "batch d_in"], at: int, layer: int
+    ) -> tuple[Past, Float[Tensor, "batch d_in"]] | None:
+        """What one position leaves in the blocks up to a later one, given its activation.
 
-        None where the model keeps none.
+        Its keys and values there, and its stream after that block. None where the model keeps none.
         """
         ...
 

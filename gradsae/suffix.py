@@ -140,24 +140,31 @@ class Suffix:
         return first(seen["at"])
 
     @torch.no_grad()
-    def alone(self, activation: Float[Tensor, "batch d_in"], at: int) -> Past | None:
-        """Keys and values [batch heads 1 d_head] that one position leaves, given its activation.
+    def alone(
+        self, activation: Float[Tensor, "batch d_in"], at: int, layer: int
+    ) -> tuple[Past, Float[Tensor, "batch d_in"]] | None:
+        """What one position leaves in the blocks up to a later one, given its activation.
 
-        What comes before it is clean, and nothing after it is run. None for a model that takes no
+        Its keys and values [batch heads 1 d_head] there, and its stream after that block. What
+        comes before it is clean, and nothing after it is run. None for a model that takes no
         key-value cache or keeps another state.
         """
-        n_layers = self.decoder.n_layers
         if self._clean_past is None:
             return None
         rows = self.clean.repeat(len(activation), 1, 1)
         rows[:, at] = activation.to(rows.dtype)
         start, cache = self._past(at, len(rows))
         cache = empty_cache(self.decoder.model) if cache is None else cache
-        block = self.decoder.module(Site("resid_post", n_layers - 1))
+        block, n_before = self.decoder.module(Site("resid_post", layer)), self.site.layer + 1
         with self._replaced(rows, start, at + 1) as token_ids:
-            self.decoder.capture({"at": block}, block, token_ids, None, stop=True, past=cache)
-        past = kept_in(cache, self.site.layer + 1, n_layers, at + 1)
-        return None if past is None else past.at(at)
+            seen = self.decoder.capture(
+                {"at": block}, block, token_ids, None, stop=True, past=cache
+            )
+        stream = first(seen["at"])[:, -1]
+        if layer < n_before:  # of attn_out: its own block's MLP alone
+            return Past(n_before=n_before, layers=[]), stream
+        past = kept_in(cache, n_before, layer + 1, at + 1)
+        return None if past is None else (past.at(at), stream)
 
     @contextmanager
     def attention(self) -> Iterator[dict[int, Heads]]:

@@ -12,18 +12,13 @@ from torch import Tensor, nn
 
 from gradsae.attention import Heads, watched
 from gradsae.errors import UserError
-from gradsae.influence.ablation import ablate
+from gradsae.influence.ablation import ablate_sparing, clean_value
 from gradsae.influence.estimators import hop_then_verify
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient_cost
-from gradsae.influence.estimators.hop_then_verify import (
-    HopThenVerify,
-    first_hop,
-    plan,
-    read_tail,
-    screen,
-)
-from gradsae.influence.estimators.screen_then_verify import position_share, written
+from gradsae.influence.estimators.hop_then_verify import HopThenVerify, plan, run_tokens, to_line
+from gradsae.influence.estimators.screen_then_verify import written
+from gradsae.influence.hops import screen
 from gradsae.influence.target import Answer, NextToken
 from gradsae.influence.truths.entry import split_entries
 from gradsae.lm import LM, load
@@ -68,11 +63,11 @@ def hooks(pairs: list[tuple[nn.Module, Callable[..., Any], bool]]) -> Iterator[N
         yield
 
 
-def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int) -> float:
+def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int, last: int) -> float:
     """The first hop by full passes and plain hooks.
 
     The edited pass goes on at `at` alone: every other position enters each later block as in the
-    clean pass, and reads `at` there.
+    clean pass, and reads `at` there. Linear from the stream at `at` after block `last` on.
     """
     assert isinstance(seen.suffix, Suffix)
     site, decoder = seen.suffix.site, lm.decoder
@@ -81,6 +76,7 @@ def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int) -> float:
     joins = {i: blocks[i].get_submodule("self_attn.o_proj") for i in later}
     clean_in: dict[int, Tensor] = {}
     outs: dict[str, dict[int, Tensor]] = {"clean": {}, "edited": {}}
+    streams: dict[str, Tensor] = {}
 
     def given(value: Tensor) -> Callable[..., Any]:
         def hook(_m: Any, _a: Any, _k: Any, output: Any) -> Any:
@@ -110,17 +106,25 @@ def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int) -> float:
 
         return hook
 
-    own = decoder.module(site)
+    def keep_stream(kind: str) -> Callable[..., Any]:
+        def hook(_m: Any, _a: Any, _k: Any, output: Any) -> None:
+            streams[kind] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    own, end = decoder.module(site), decoder.module(Site("resid_post", last))
     run = decoder.model
     clean = seen.clean.clone().requires_grad_()  # so that there is a graph
     with hooks(
         [(own, given(clean), False)]
         + [(blocks[i], keep_input(i), True) for i in later]
         + [(joins[i], keep_heads("clean", i), True) for i in later]
+        + [(end, keep_stream("clean"), False)]
     ):
         logits = run(input_ids=seen.token_ids[None]).logits[0, -1]
-        slopes = torch.autograd.grad(
-            logits.log_softmax(-1)[TARGET.token], [outs["clean"][i] for i in later]
+        slope, *slopes = torch.autograd.grad(
+            logits.log_softmax(-1)[TARGET.token],
+            [streams["clean"], *(outs["clean"][i] for i in later)],
         )
     with (
         torch.no_grad(),
@@ -128,39 +132,50 @@ def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int) -> float:
             [(own, given(edited), False)]
             + [(blocks[i], others_clean(i), True) for i in later]
             + [(joins[i], keep_heads("edited", i), True) for i in later]
+            + [(end, keep_stream("edited"), False)]
         ),
     ):
         run(input_ids=seen.token_ids[None])
     moved = [
         ((outs["clean"][i].detach() - outs["edited"][i])[:, at + 1 :] * slope[:, at + 1 :]).sum()
         for i, slope in zip(later, slopes, strict=True)
+        if i <= last
     ]
-    return float(sum(moved))
+    rest = (streams["clean"].detach() - streams["edited"])[0, at] @ slope[0, at]
+    return float(sum(moved) + rest)
 
 
-def test_first_hops_equal_those_of_full_passes_with_plain_hooks(lm, seen):
+@pytest.mark.parametrize("blocks", [1, 2, 12])
+def test_first_hops_equal_those_of_full_passes_with_plain_hooks(lm, seen, blocks):
     entries = split_entries(seen)
-    tail = read_tail(entries)
-    scores, reads = screen(entries, TARGET, tail)
+    scores, hops = screen(entries, TARGET, blocks)
     torch.testing.assert_close(scores, estimate(GradTimesAct(), entries, TARGET))
     at = entries.first_open(torch.arange(entries.n_active))
     sizes = []
     for place in (1, 4, 8):
         columns = (at == place).nonzero()[:, 0]
-        found = first_hop(entries, tail, reads, place, columns)
-        expected = [brute(lm, entries, x, place) for x in entries.without(columns)]
+        found = hops.effects(place, columns)
+        expected = [brute(lm, entries, x, place, hops.layer) for x in entries.without(columns)]
         torch.testing.assert_close(found, torch.tensor(expected), atol=2e-5, rtol=1e-4)
         sizes.append(found.abs().max())
     assert max(sizes) > 1e-2
+    assert hops.layer == min(seen.suffix.later_layers[0] + blocks - 1, 3)
+    assert hops.share == pytest.approx(min(blocks / len(seen.suffix.later_layers), 1))
 
 
-def test_keys_and_values_of_one_position_are_those_of_a_full_run(seen):
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_what_one_position_leaves_is_that_of_a_full_run(seen, layer):
+    if layer not in seen.suffix.later_layers:
+        pytest.skip("a block before the site")
     at, edited = 4, seen.clean.clone()
     edited[at] += torch.linspace(-1, 1, edited.shape[1])
-    alone = seen.suffix.alone(torch.stack([seen.clean[at], edited[at]]), at)
-    _, whole = seen.suffix.logits_and_past(torch.stack([seen.clean, edited]), [-1])
+    rows = torch.stack([seen.clean, edited])
+    _, whole = seen.suffix.logits_and_past(rows, [-1])
+    alone, stream = seen.suffix.alone(rows[:, at], at, layer)
+    torch.testing.assert_close(stream, seen.suffix.advance(rows, layer)[:, at])
     assert alone.n_before == whole.n_before
-    for found, expected in zip(alone.layers, whole.at(at).layers, strict=True):
+    assert len(alone.layers) == layer - seen.suffix.site.layer
+    for found, expected in zip(alone.layers, whole.at(at).layers, strict=False):
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
@@ -256,63 +271,106 @@ def test_answers_of_several_tokens_are_ablated_where_they_are_read(lm):
     )
 
 
-ORDER, AT = [0, 1, 2, 3, 4, 5], [2, 8, 9, 2, 5, 9]
+ORDER, PLACES = [0, 1, 2, 3, 4, 5], [2, 8, 9, 2, 5, 9]
 
 
 @pytest.mark.parametrize(
-    ("tokens", "read", "spent", "found"),
+    ("tokens", "spent", "found"),
     [
-        # A first entry of a place costs 2 with its unedited row, the next 1.
-        (1, 9, 0, {}),
-        (4, 9, 4, {2: [0], 8: [1]}),
-        (5, 9, 4, {2: [0], 8: [1]}),
-        (7, 9, 7, {2: [0, 3], 8: [1], 9: [2]}),
-        (99, 9, 10, {2: [0, 3], 8: [1], 5: [4], 9: [2, 5]}),
-        # Logits are read at 8 and 9: each entry there runs both.
-        (6, 8, 6, {2: [0], 8: [1]}),
-        (9, 8, 9, {2: [0, 3], 8: [1, 2]}),
+        # A hop costs half a token, at a new place one with its unedited row; 9 is read: 1, no such.
+        (0.9, 0, {}),
+        (2.0, 2, {2: [0], 8: [1]}),
+        (3.0, 3, {2: [0], 8: [1], 9: [2]}),
+        (3.5, 3.5, {2: [0, 3], 8: [1], 9: [2]}),
+        (99.0, 5.5, {2: [0, 3], 8: [1], 5: [4], 9: [2, 5]}),
     ],
 )
-def test_what_is_left_goes_to_the_first_that_can_be_paid(tokens, read, spent, found):
-    parts, cost = plan(ORDER, AT, n_pos=10, read=read, tokens=float(tokens))
+def test_what_is_left_goes_to_the_first_that_can_be_paid(tokens, spent, found):
+    prices = [1.0 if place == 9 else 0.5 for place in PLACES]
+    parts, cost = plan(ORDER, PLACES, prices, 9, tokens)
     assert {place: part.tolist() for place, part in parts.items()} == found
     assert cost == spent
 
 
 @pytest.mark.parametrize("max_cost", [5.5, 6.5, 7.0])
-def test_hops_and_ablations_are_paid_for(seen, max_cost, monkeypatch):
-    """Every token that is run after the gradient, an unedited row of each batch included."""
-    fraction, n_pos, tokens = seen.suffix.fraction, len(seen.codes), []
+@pytest.mark.parametrize("blocks", [1, 12])
+def test_hops_and_ablations_are_paid_for(seen, max_cost, blocks, monkeypatch):
+    """Every token of every block that is run after the gradient's pass, seen by hooks."""
+    estimator = HopThenVerify(max_cost=max_cost, blocks=blocks)
+    assert isinstance(seen.suffix, Suffix)
+    seen.suffix.begin(1)  # the clean keys and values are those of the gradient's pass
+    decoder, site = seen.suffix.decoder, seen.suffix.site
+    tokens, after = [], False
 
-    def counted(seen: SeenPrompt, target: Any, columns: Tensor, *, batch_rows: int) -> Any:
-        opens = seen.first_open(columns)
-        tokens.append(int((n_pos - opens.clamp_max(n_pos - 1)).sum()))
-        tokens.append(1 if seen.n_active > n_active else n_pos)
-        return ablate(seen, target, columns, batch_rows=batch_rows)
+    def counted(_module: nn.Module, _args: Any, output: Any) -> None:
+        if after:
+            stream = output[0] if isinstance(output, tuple) else output
+            tokens.append(stream.shape[0] * stream.shape[1])
 
-    def hopped(entries: SeenPrompt, tail: Any, reads: Any, at: int, columns: Tensor) -> Tensor:
-        tokens.append(len(columns) + 1)
-        return first_hop(entries, tail, reads, at, columns)
+    def screened(*args: Any) -> Any:
+        nonlocal after
+        found = screen(*args)
+        after = True
+        return found
 
-    n_active = seen.n_active
-    monkeypatch.setattr(hop_then_verify, "ablate", counted)
-    monkeypatch.setattr(hop_then_verify, "first_hop", hopped)
-    estimator = HopThenVerify(max_cost=max_cost)
-    estimate(estimator, seen, TARGET)
-    spent = gradient_cost(seen) + fraction * sum(tokens) / n_pos
-    assert max_cost - 1.5 * fraction < spent <= max_cost + 1e-5
+    monkeypatch.setattr(hop_then_verify, "screen", screened)
+    with ExitStack() as stack:
+        for layer in seen.suffix.later_layers:
+            # What runs once per block, in the block of an attn_out site too.
+            mlp = decoder.module(Site("mlp_out", layer))
+            stack.callback(mlp.register_forward_hook(counted).remove)
+        estimate(estimator, seen, TARGET)
+    assert site.kind == "attn_out" or decoder.n_layers - site.layer - 1 == len(
+        seen.suffix.later_layers
+    )
+    clean = len(seen.suffix.later_layers)  # the last position without an edit, before the screen
+    spent = gradient_cost(seen) + (sum(tokens) + clean) / len(seen.codes) / decoder.n_layers
+    assert max_cost - 1.5 * seen.suffix.fraction < spent <= max_cost + 1e-5
     assert estimator.forward_equivalents(seen) == pytest.approx(max_cost)
 
 
-def test_what_is_ablated_is_the_largest_and_the_best(seen):
-    """With no share for hops: the first by size for its cost, the rest by the gradient."""
-    found = estimate(HopThenVerify(max_cost=6.0, largest=0.5, hops=0.0), seen, TARGET)
+def test_ablations_that_spare_clean_positions_are_ablations(seen):
+    for target in (TARGET, Answer(tokens=(7, 9, 11))):
+        columns = torch.arange(seen.n_active).flip(0)
+        found = ablate_sparing(seen, target, columns, clean_value(seen, target))
+        torch.testing.assert_close(found.flip(0), effects(seen, target), atol=1e-5, rtol=1e-4)
+
+
+def test_after_the_last_block_the_truth_costs_nothing(lm):
+    source = Windows(lm, place="resid_post.3")
+    seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
+    estimator = HopThenVerify()
+    found = estimate(estimator, seen, TARGET)
+    torch.testing.assert_close(found, effects(seen, TARGET), atol=1e-5, rtol=1e-4)
+    assert estimator.forward_equivalents(seen) == 1
+
+
+def test_what_is_ablated_is_the_largest_and_those_at_the_line(seen):
+    """With no share for hops: the first by size for its cost, the rest nearest to the line."""
+    estimator = HopThenVerify(max_cost=6.0, largest=0.5, hops=0.0, top=3)
+    found = estimate(estimator, seen, TARGET)
     gradient, truth = estimate(GradTimesAct(), seen, TARGET), effects(seen, TARGET)
     ablated = torch.isclose(found, truth, rtol=1e-4, atol=1e-6)
     assert bool((torch.isclose(found, gradient, rtol=1e-4, atol=1e-6) | ablated).all())
-    largest = (written(seen) / position_share(seen)).argmax()
-    assert bool(ablated[largest]) and bool(ablated[gradient.argmax()])
+    largest = (written(seen) / run_tokens(seen, TARGET)).argmax()
+    assert bool(ablated[largest])
+    known = torch.where(torch.isclose(found, gradient), gradient, truth)
+    third, fourth = known.sort(descending=True).values[2:4]
+    assert bool(ablated[(known == third) | (known == fourth)].any())
     assert not bool(ablated.all())
+
+
+@pytest.mark.parametrize(
+    ("scores", "top", "expected"),
+    [
+        ([4.0, 1.0, 3.0], 1, [0.5, 2.5, 0.5]),
+        ([4.0, 1.0, 3.0], 2, [2.0, 1.0, 1.0]),
+        ([4.0, 1.0, 3.0], 3, [3.0, 0.0, 2.0]),
+        ([4.0, 1.0, 3.0], 9, [3.0, 0.0, 2.0]),
+    ],
+)
+def test_the_line_is_between_the_first_and_the_rest(scores, top, expected):
+    assert to_line(torch.tensor(scores), top).tolist() == expected
 
 
 def test_attention_with_more_than_scores_and_a_mask_is_named(lm):
@@ -332,6 +390,10 @@ def test_attention_with_more_than_scores_and_a_mask_is_named(lm):
 def test_bad_settings_and_closed_tails_are_named():
     with pytest.raises(ValueError, match="max_cost must be a number above 1, got 1"):
         HopThenVerify(max_cost=1.0)
+    with pytest.raises(ValueError, match="blocks must be a whole number from 1, got 0"):
+        HopThenVerify(blocks=0)
+    with pytest.raises(ValueError, match="top must be a whole number from 1, got 0"):
+        HopThenVerify(top=0)
     with pytest.raises(ValueError, match="largest is a share between 0 and 1"):
         HopThenVerify(largest=1.5)
     with pytest.raises(ValueError, match=r"are shares of one whole, got 0\.6 and 0\.5"):

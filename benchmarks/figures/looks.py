@@ -69,8 +69,9 @@ RANKINGS = {
     "screen_size_verify_#": Look(BLACK, "s", "--"),
     "screen_by_size_verify_#": Look(BLACK, "v", ":"),
     "part_verify_#": Look(BLACK, "D", "-."),
-    "hop_verify_#": Look(ORANGE, "D", "--"),
-    "first_hop_#": Look(ORANGE, "s", ":"),  # its forerunner, in a published record
+    "hop_top#_#": Look(ORANGE, "D", "--"),
+    "hop_verify_#": Look(ORANGE, "o", "-."),  # its forerunners, in published records
+    "first_hop_#": Look(ORANGE, "s", ":"),
     "oracle": Look(BLACK, "*"),
     "ablation": Look(BLACK, "*"),
     # no gradient

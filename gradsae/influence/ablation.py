@@ -72,6 +72,30 @@ def ablate_all(
     return [Ablation(columns=columns, effect=each, suffix_runs=suffix_runs) for each in effect]
 
 
+@torch.no_grad()
+def ablate_sparing(
+    seen: SeenPrompt, target: Target, columns: Int[Tensor, " ablated"], clean: Float[Tensor, "1"]
+) -> Float[Tensor, " ablated"]:
+    """Return the effect of each latent, and run no position that its edit leaves clean.
+
+    Latents that begin together are a batch, without an unedited row: `clean` is `clean_value`, and
+    kernels of different shapes do not cancel. In half precision `ablate` rounds less.
+    """
+    begins = seen.first_open(columns).clamp_max(first_read(seen, [target]))
+    effect = seen.codes.new_empty(len(columns))
+    for start in begins.unique().tolist():
+        part = begins == start
+        value = evaluate(seen, target, seen.without(columns[part]), start=start)
+        effect[part] = (clean - value).to(effect.dtype)
+    return effect
+
+
+@torch.no_grad()
+def clean_value(seen: SeenPrompt, target: Target) -> Float[Tensor, "1"]:
+    """Return the target without an edit, from a run of the positions alone that are read."""
+    return evaluate(seen, target, seen.clean[None], start=first_read(seen, [target]))
+
+
 def effects_of(
     seen: SeenPrompt,
     targets: Sequence[Target],

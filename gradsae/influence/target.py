@@ -189,10 +189,17 @@ def runner_up(logits: Float[Tensor, " vocab"], token: int) -> int:
 
 
 def evaluate(
-    seen: SeenPrompt, target: Target, activation: Float[Tensor, "batch pos d_in"]
+    seen: SeenPrompt,
+    target: Target,
+    activation: Float[Tensor, "batch pos d_in"],
+    *,
+    start: int = 0,
 ) -> Float[Tensor, " batch"]:
-    """Run the model on from replaced activations and return the target of each row."""
-    return evaluate_all(seen, [target], activation)[0]
+    """Run the model on from replaced activations and return the target of each row.
+
+    `start` is a position before which no row differs from the clean pass: see `Tail.logits`.
+    """
+    return evaluate_all(seen, [target], activation, start=start)[0]
 
 
 def evaluate_all(

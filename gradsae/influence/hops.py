@@ -1,0 +1,104 @@
+"""The first hop of an entry: its own position by itself, and what later ones read of it.
+
+For an open entry (latent c at position p) some blocks are run at p alone, with c switched off: that
+gives the keys and values of p in them, and p's stream x after the last of them. How much the
+attention output of each later position changes then has a closed form (`gradsae.attention`), and
+
+    effect = g_x . (x - x') + sum over those blocks l, heads h, positions q > p of
+                              g_lhq . (out_lhq - out'_lhq)
+
+with g the gradient of the target at the clean pass: exact to the first hop, linear from there on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradsae.attention import Heads
+from gradsae.errors import UserError
+from gradsae.influence.estimators.gradient import gradient_and
+from gradsae.influence.target import Target
+from gradsae.prompt import ReadTail, SeenPrompt
+
+
+def read_tail(seen: SeenPrompt) -> ReadTail:
+    """Return the model after the site where its attention can be seen; UserError if not."""
+    if not isinstance(seen.suffix, ReadTail):
+        raise UserError(f"the attention of a {type(seen.suffix).__name__} cannot be seen")
+    return seen.suffix
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hops:
+    """A clean pass with the target's gradient in it, from which first hops are taken."""
+
+    entries: SeenPrompt
+    """One column per latent and position (`split_entries`)."""
+    tail: ReadTail
+    layer: int
+    """The last block that a hop runs."""
+    heads: Sequence[Heads]
+    """Attention of each block after the site up to that one."""
+    slopes: Sequence[Float[Tensor, "heads pos d_head"]]
+    """The gradient there."""
+    slope: Float[Tensor, "pos d_in"]
+    """The gradient at the stream after the last block."""
+
+    @property
+    def share(self) -> float:
+        """What a hop costs, in tokens that run all blocks after the site."""
+        return self.tail.share_to(self.layer) / self.tail.fraction
+
+    @torch.no_grad()
+    def effects(self, at: int, columns: Int[Tensor, " here"]) -> Float[Tensor, " here"]:
+        """Return the effects of entries of one position, linear from the first hop on.
+
+        The first row is not edited, so that what differs between kernels cancels.
+        """
+        seen = self.entries
+        clean, gone = seen.clean[at], (seen.codes[at] * seen.scale[at])[columns]
+        rows = torch.cat([clean[None], clean - gone[:, None] * seen.directions[columns]])
+        left = self.tail.alone(rows, at, self.layer)
+        if left is None or len(left[0].layers) != len(self.heads):
+            raise UserError(
+                "a model whose blocks do not all keep keys and values has no first hops"
+            )
+        past, stream = left
+        moved = (stream - stream[:1]).float() @ self.slope[at].float()
+        for heads, slope, (key, value) in zip(self.heads, self.slopes, past.layers, strict=True):
+            moved += heads.change(slope, at, key[:, :, 0], value[:, :, 0])
+        return (moved[0] - moved[1:]).to(seen.codes)
+
+
+def screen(
+    entries: SeenPrompt, target: Target, blocks: int
+) -> tuple[Float[Tensor, " entries"], Hops]:
+    """Return gradient x activation of each entry, and hops of `blocks` blocks: one backward.
+
+    Raises UserError for a tail whose attention cannot be seen, or with no block in it.
+    """
+    tail = read_tail(entries)
+    if not tail.later_layers:
+        raise UserError("no block comes after the site: nothing is read there")
+    layer = tail.later_layers[min(blocks, len(tail.later_layers)) - 1]
+    with tail.attention() as found, tail.tap(layer) as streams:
+        grad, (slope, *slopes) = gradient_and(
+            entries,
+            target,
+            entries.codes[None],
+            lambda: [streams[-1], *(found[b].out for b in sorted(found) if b <= layer)],
+        )
+    hops = Hops(
+        entries=entries,
+        tail=tail,
+        layer=layer,
+        heads=[found[block] for block in sorted(found) if block <= layer],
+        slopes=[slope[0] for slope in slopes],
+        slope=slope[0],
+    )
+    return (grad[0] * entries.codes).sum(0), hops
