@@ -277,17 +277,16 @@ ORDER, PLACES = [0, 1, 2, 3, 4, 5], [2, 8, 9, 2, 5, 9]
 @pytest.mark.parametrize(
     ("tokens", "spent", "found"),
     [
-        # A hop costs half a token, at a new place one with its unedited row; 9 is read: 1, no such.
-        (0.9, 0, {}),
-        (2.0, 2, {2: [0], 8: [1]}),
-        (3.0, 3, {2: [0], 8: [1], 9: [2]}),
-        (3.5, 3.5, {2: [0, 3], 8: [1], 9: [2]}),
-        (99.0, 5.5, {2: [0, 3], 8: [1], 5: [4], 9: [2, 5]}),
+        (0.4, 0.0, {}),
+        (1.9, 1.0, {2: [0], 8: [1]}),
+        (2.0, 2.0, {2: [0], 8: [1], 9: [2]}),
+        (2.5, 2.5, {2: [0, 3], 8: [1], 9: [2]}),
+        (99.0, 4.0, {2: [0, 3], 8: [1], 9: [2, 5], 5: [4]}),
     ],
 )
 def test_what_is_left_goes_to_the_first_that_can_be_paid(tokens, spent, found):
     prices = [1.0 if place == 9 else 0.5 for place in PLACES]
-    parts, cost = plan(ORDER, PLACES, prices, 9, tokens)
+    parts, cost = plan(ORDER, PLACES, prices, tokens)
     assert {place: part.tolist() for place, part in parts.items()} == found
     assert cost == spent
 

@@ -46,8 +46,10 @@ class Hops:
     """Attention of each block after the site up to that one."""
     slopes: Sequence[Float[Tensor, "heads pos d_head"]]
     """The gradient there."""
+    stream: Float[Tensor, "pos d_in"]
+    """After the last block."""
     slope: Float[Tensor, "pos d_in"]
-    """The gradient at the stream after the last block."""
+    """The gradient there."""
 
     @property
     def share(self) -> float:
@@ -58,21 +60,21 @@ class Hops:
     def effects(self, at: int, columns: Int[Tensor, " here"]) -> Float[Tensor, " here"]:
         """Return the effects of entries of one position, linear from the first hop on.
 
-        The first row is not edited, so that what differs between kernels cancels.
+        They are compared with the clean pass itself: what differs between kernels does not cancel.
         """
         seen = self.entries
-        clean, gone = seen.clean[at], (seen.codes[at] * seen.scale[at])[columns]
-        rows = torch.cat([clean[None], clean - gone[:, None] * seen.directions[columns]])
+        gone = (seen.codes[at] * seen.scale[at])[columns]
+        rows = seen.clean[at] - gone[:, None] * seen.directions[columns]
         left = self.tail.alone(rows, at, self.layer)
         if left is None or len(left[0].layers) != len(self.heads):
             raise UserError(
                 "a model whose blocks do not all keep keys and values has no first hops"
             )
         past, stream = left
-        moved = (stream - stream[:1]).float() @ self.slope[at].float()
+        moved = (stream - self.stream[at]).float() @ self.slope[at].float()
         for heads, slope, (key, value) in zip(self.heads, self.slopes, past.layers, strict=True):
             moved += heads.change(slope, at, key[:, :, 0], value[:, :, 0])
-        return (moved[0] - moved[1:]).to(seen.codes)
+        return -moved.to(seen.codes)
 
 
 def screen(
@@ -99,6 +101,7 @@ def screen(
         layer=layer,
         heads=[found[block] for block in sorted(found) if block <= layer],
         slopes=[slope[0] for slope in slopes],
+        stream=streams[-1][0].detach(),
         slope=slope[0],
     )
     return (grad[0] * entries.codes).sum(0), hops

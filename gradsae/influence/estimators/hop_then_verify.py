@@ -92,7 +92,7 @@ class HopThenVerify(Estimator):
         wanted = wanted[~exact[latent[wanted]]]
         prices = torch.where(at >= read, run_tokens(entries, target), hops.share)
         found, hopped = plan(
-            wanted.tolist(), at.clamp_max(read).tolist(), prices.tolist(), read, self.hops * tokens
+            wanted.tolist(), at.clamp_max(read).tolist(), prices.tolist(), self.hops * tokens
         )
         for place, part in found.items():
             if place < read:
@@ -141,19 +141,16 @@ def to_line(scores: Float[Tensor, " active"], top: int) -> Float[Tensor, " activ
 
 
 def plan(
-    order: Sequence[int], places: Sequence[int], prices: Sequence[float], read: int, tokens: float
+    order: Sequence[int], places: Sequence[int], prices: Sequence[float], tokens: float
 ) -> tuple[dict[int, Int[Tensor, " here"]], float]:
     """Return which entries, by place, `tokens` of the later blocks pay for, and what they cost.
 
-    `order` is of entries, the first being wanted most; `places` and `prices` are by entry. Each
-    place before `read` has one more row, that is not edited.
+    `order` is of entries, the first being wanted most; `places` and `prices` are by entry.
     """
     found, spent = dict[int, list[int]](), 0.0
     for entry in order:
-        place = places[entry]
-        price = prices[entry] * (2 if place < read and place not in found else 1)
-        if spent + price > tokens:
+        if spent + prices[entry] > tokens:
             break
-        found.setdefault(place, []).append(entry)
-        spent += price
+        found.setdefault(places[entry], []).append(entry)
+        spent += prices[entry]
     return {place: torch.tensor(part) for place, part in found.items()}, spent
