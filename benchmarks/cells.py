@@ -100,6 +100,11 @@ class Cell:
         return str(self.part("source", "site") or "")
 
     @property
+    def place(self) -> str:
+        """What of a block the site is (`resid_post` of `resid_post.15`), or the whole of it."""
+        return self.site.partition(".")[0]
+
+    @property
     def depth(self) -> int | None:
         """Layer number at the end of the site (`resid_post.15`), or None."""
         tail = self.site.rpartition(".")[2]

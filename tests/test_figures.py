@@ -210,6 +210,18 @@ def test_a_panel_of_the_layer_profile_joins_what_one_sae_was_asked(close_figures
     assert wide.scores[f"{SPEARMAN}/grad_times_act"] not in heights
 
 
+def test_the_mlp_of_a_block_has_a_panel_of_the_layer_profile_of_its_own():
+    stream, mlp = example.influence(15, TOPK, 0), example.influence(15, TOPK, 0)
+    mlp.config["source"] = {**mlp.config["source"], "site": "mlp_out.15"}
+    panels = layer_profile.make_panels(cells_of([stream, mlp]))
+    assert [[cell.place for cell in panel] for panel in panels.values()] == [
+        ["resid_post"],
+        ["mlp_out"],
+    ]
+    first, second = panels
+    assert second == f"{first}, mlp_out"
+
+
 def test_panels_of_the_layer_profile_with_one_title_are_all_there():
     records = [example.influence(15, {**TOPK, "k": k}, 0) for k in (8, 16, 32, 64)]
     assert len(layer_profile.make_panels(cells_of(records))) == 4

@@ -65,6 +65,8 @@ def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
         first = members[0]
         names = [first.part("model", "name"), first.part("corpus", "name")]
         parts = [METHODS.get(first.method, first.method), *(str(name) for name in names if name)]
+        if first.place != "resid_post":
+            parts.append(first.place)
         title = ", ".join(parts)
         if title in titled:
             title += f" ({first.part('experiment') or first.first.id[:6]})"
@@ -75,13 +77,13 @@ def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 
 
 def _setting(cell: Cell) -> str:
-    """Id of a config without its site and what it asks: the same for all depths of one kind of SAE.
+    """Id of a config without its depth and what it asks: one for all depths of a kind of SAE.
 
     Two cells of one SAE at one depth then share a panel, and an estimator in both counts once.
     """
     config = sae_config(cell)
     source = {k: v for k, v in config["source"].items() if k not in ("site", "seed")}
-    return content_id({**config, "source": source})
+    return content_id({**config, "source": source, "place": cell.place})
 
 
 def _panel(axes: Any, cells: Sequence[Cell], of: Mapping[str, Look]) -> None:
