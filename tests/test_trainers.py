@@ -29,7 +29,9 @@ TRAINERS = [
     TopK(d_sae=24, k=2, optim=OPTIM),
     TopK(d_sae=24, k=2, optim=OPTIM, tied=True),
     L1(d_sae=24, l1=0.1, optim=OPTIM),
+    L1(d_sae=24, l1=0.1, optim=OPTIM, tied=True),
     JumpReLU(d_sae=24, coefficient=1e-3, optim=OPTIM, threshold=0.1, bandwidth=0.1),
+    JumpReLU(d_sae=24, coefficient=1e-3, optim=OPTIM, threshold=0.1, bandwidth=0.1, tied=True),
     JumpReLU(d_sae=24, coefficient=1e-3, optim=OPTIM, penalty="tanh", bandwidth=0.5, to_input=True),
     GBA(d_sae=24, optim=OPTIM, groups=4),
     GBA(d_sae=24, optim=OPTIM, groups=4, tied=False, scale_init=0.05, bias_init="quantile"),
@@ -245,6 +247,23 @@ def test_l1_loss_is_the_formula():
     error = (x - f @ sae.W_dec).square().sum(1).mean()
     expected = error + 2.0 * 0.5 * (f * sae.W_dec.norm(dim=1)).sum(1).mean()
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("penalty", ["step", "tanh"])
+def test_jumprelu_loss_is_the_formula(penalty):
+    trainer = JumpReLU(
+        d_sae=8, coefficient=2.0, optim=OPTIM, penalty=penalty, threshold=0.2, normalise="none"
+    )
+    x = torch.randn(16, 4)
+    sae = trainer.build(x, make_generator(0, "init"))
+    assert sae.W_dec is not None
+    sae.W_dec.data.mul_(torch.linspace(0.5, 2, 8)[:, None])
+    loss = trainer.loss(sae, sae(x), Progress(0, 20)).total  # half warm
+    f = x @ sae.W_enc.mT
+    f = torch.where(f > 0.2, f, 0.0)
+    error = (x - f @ sae.W_dec - sae.b_dec).square().sum(1).mean()
+    each = (f > 0) if penalty == "step" else (4.0 * f * sae.W_dec.norm(dim=1)).tanh()
+    torch.testing.assert_close(loss, error + 2.0 * 0.5 * each.float().sum(1).mean())
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ class BiasRule:
     variant: Literal["v1", "iclr"] = "v1"
     """Version of the paper whose target rates are used where `htf`, `ltf` are None."""
     groups: int = 10
+    """The paper's K, in both versions."""
     htf: float | None = None
     """Target rate of the first group, the highest; with groups=1 the only one."""
     ltf: float | None = None
@@ -49,11 +50,15 @@ class BiasRule:
     bias_init: Literal["zero", "quantile"] = "zero"
     """quantile: each latent starts at its target rate on the sample (our extension)."""
     bias_every: int = 50
+    """Training steps between bias steps (the paper)."""
     gamma_up: float = 0.01
+    """Share of a group's mean peak by which the bias of a silent latent rises (the paper)."""
     gamma_down: float = 0.01
+    """Share of its own peak by which the bias of a latent falls (the paper)."""
     dead_below: float = 1e-6
-    """Firing rate under which a latent counts as silent."""
+    """Firing rate under which a latent counts as silent (a public re-implementation)."""
     bias_low: float = -1.0
+    """The paper clamps biases to [-1, 0]."""
     bias_high: float = 0.0
     freeze_share: float = 0.0
     """Share of all steps, at the end, in which biases stay (our extension)."""
@@ -89,7 +94,8 @@ class BiasRule:
             return
         bad = [rate for rate in self.rates if not 0 < rate <= 1]
         if bad or not self.rates:
-            raise ValueError(f"rates must be above 0 and at most 1, got {[*bad, *self.rates][:3]}")
+            got = bad[0] if bad else "none"
+            raise ValueError(f"each of rates must be above 0 and at most 1, got {got}")
 
     @property
     def is_oracle(self) -> bool:

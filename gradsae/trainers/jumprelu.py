@@ -30,9 +30,11 @@ class JumpReLU(Trainer):
     logarithm), the decoder gradient keeps its part parallel to the atoms, and the learning rate is
     set for short runs.
 
-    penalty=tanh: sum of tanh(tanh_scale * f_i ||W_dec_i||). Reference: Anthropic, January 2025
-    update, which also sends pseudo-derivatives to the pre-activations (`to_input`); its bandwidth
-    is 2 and its thresholds start at .1, at mean squared norm d_in, with decoder norms free.
+    penalty=tanh: sum of tanh(tanh_scale * f_i ||W_dec_i||). Reference: Anthropic, January 2025,
+    https://transformer-circuits.pub/2025/january-update, which also sends pseudo-derivatives to the
+    pre-activations (`to_input`); its values are in conf/trainer/jumprelu_tanh.yaml. Differs: its
+    loss on the pre-activations of closed latents (weight 3e-6, against dead latents) is left out,
+    since codes are sparse here, and so is its starting point.
     """
 
     d_sae: int
