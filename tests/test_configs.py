@@ -64,10 +64,28 @@ def test_every_part_composes_to_a_cell(part):
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_names_parts_and_trainers_that_exist(experiment):
+    values = swept(experiment)
+    for group in ("part", "trainer"):
+        assert set(values.get(group, [])) <= set(options(group))
+
+
+def swept(experiment: str) -> dict[str, list[str]]:
+    """The values that an experiment sweeps over, by field."""
     params = composed(f"experiment={experiment}").hydra.sweeper.params
-    for group, known in (("part", options("part")), ("trainer", options("trainer"))):
-        named = [name.strip() for name in str(params.get(group, "")).split(",") if name.strip()]
-        assert set(named) <= set(known)
+    return {name: [value.strip() for value in str(params[name]).split(",")] for name in params}
+
+
+@pytest.mark.parametrize(
+    "experiment", [name for name in options("experiment") if "k" in swept(name)]
+)
+def test_every_trainer_of_an_experiment_knows_its_values_of_k(experiment):
+    values = swept(experiment)
+    for trainer in values["trainer"]:
+        part = [f"part={values['part'][0]}"]
+        cfg = composed(f"experiment={experiment}", f"trainer={trainer}", *part)
+        for k in values["k"]:
+            cfg.k = int(k)
+            assert instantiate(cfg.trainer, _convert_="object").d_sae == cfg.d_sae
 
 
 @pytest.mark.parametrize("part", [p for p in options("part") if p.startswith("gradsae_released")])
