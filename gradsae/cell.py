@@ -150,7 +150,7 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
             trainer=trainer,
             fit=_build(cfg, "fit"),
             seeds=seeds,
-            metrics={name: _build(cfg, f"metric.{name}") for name in cfg.metric},
+            metrics={name: _metric(cfg, name) for name in cfg.metric},
             on_models={name: _build(cfg, name) for name in MODEL_TASKS},
             consistency=_build(cfg, "consistency"),
             grid=grid,
@@ -176,6 +176,16 @@ def _build(cfg: DictConfig, field: str) -> Any:
             raise UserError(f"{field}: {cause}") from error
         first = str(cause or error).splitlines()[0]
         raise UserError(f"{field}: {first}") from error
+
+
+def _metric(cfg: DictConfig, name: str) -> Metric:
+    built = _build(cfg, f"metric.{name}")
+    if not isinstance(built, Metric):  # a part sets fields of a metric that was not chosen
+        raise UserError(
+            f"metric.{name}: it has settings but is not chosen; add it to metric=[...], or drop "
+            f"its settings with ~metric.{name}"
+        )
+    return built
 
 
 def _told(trainer: Trainer, source: Source) -> Trainer:

@@ -278,7 +278,10 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged JSON ({error}); delete {folder} to retrain") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
-        raise UserError(f"{path}: checkpoint format must be {FORMAT}, got {found!r}")
+        raise UserError(
+            f"{path}: checkpoint format must be {FORMAT}, got {found!r}: it is of another version; "
+            f"delete {folder} to retrain"
+        )
     return meta
 
 

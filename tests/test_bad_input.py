@@ -54,6 +54,14 @@ def composed(tmp_path: Path, *words: str):
             [*TINY, "metric=[coverage]", "metric.coverage.edges=[0.5]"],
             r"metric.coverage: edges must be two or more rising rates, got \[0.5\]",
         ),
+        (
+            [*TINY, "trainer=gba", "trainer.groups=2", "trainer.htf=1e-3"],
+            "trainer: need 0 < ltf <= htf <= 1, got ltf=0.005, htf=0.001",
+        ),
+        (
+            ["part=known_features/forest_1k", "metric=[recovery]"],
+            r"metric.detection: it has settings but is not chosen; add it to metric",
+        ),
     ],
 )
 def test_a_world_or_a_band_that_cannot_be_is_refused_by_field_and_value(words, message, tmp_path):

@@ -406,8 +406,8 @@ def test_a_pretrained_sae_is_built_frozen_and_named_by_its_content(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "width", "message"),
     [
-        ({"d_sae": 99}, D_IN, "holds 16 latents, trainer.d_sae=99"),
-        ({}, 7, "activations of width 6, but the source's have 7"),
+        ({"d_sae": 99}, D_IN, "holds 16 latents, but trainer.d_sae=99; set d_sae=16"),
+        ({}, 7, "activations of width d_in=6, but the source's have 7"),
         ({"site": "resid_post.5"}, D_IN, "its files say resid_post.4, trainer.site=resid_post.5"),
         ({"site": "mlp_out.4"}, D_IN, "its files say resid_post.4, trainer.site=mlp_out.4"),
         ({"model": "pythia-70m"}, D_IN, "its files say model .*pythia-70m-deduped"),

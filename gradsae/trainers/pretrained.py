@@ -80,11 +80,14 @@ class Pretrained(Trainer):
         sae, place = load.load(folder)
         self._check_file(place)
         if sae.arch.d_sae != self.d_sae:
-            raise UserError(f"{folder} holds {sae.arch.d_sae} latents, trainer.d_sae={self.d_sae}")
+            raise UserError(
+                f"{folder} holds {sae.arch.d_sae} latents, but trainer.d_sae={self.d_sae}; set "
+                f"d_sae={sae.arch.d_sae}"
+            )
         if sae.arch.d_in != sample.shape[1]:
             raise UserError(
-                f"{folder} was trained on activations of width {sae.arch.d_in}, but the source's "
-                f"have {sample.shape[1]}"
+                f"{folder} was trained on activations of width d_in={sae.arch.d_in}, but the "
+                f"source's have {sample.shape[1]}"
             )
         return sae
 
