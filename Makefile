@@ -4,13 +4,16 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help bench speed peers test check figures board clean
+.PHONY: help bench experiments speed peers test check figures board clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 bench: $(VENV)/.run  ## run the main job: every part of the suite, small (10 minutes on 2 cores)
 	$(RUN) -m benchmarks.run experiment=quickstart
+
+experiments: $(VENV)/.run  ## run the default set of experiments (4 hours on 2 cores; skips what is done)
+	$(RUN) -m benchmarks.experiments --run
 
 speed: $(VENV)/.run  ## how fast it is, against the hardware and the peers that are installed
 	$(RUN) -m benchmarks.speed

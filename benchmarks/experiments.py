@@ -1,13 +1,33 @@
-"""Every experiment with its question and its cost: `python -m benchmarks.experiments`."""
+"""Every experiment with its question and its cost, and the default set of them.
+
+python -m benchmarks.experiments                    list them
+python -m benchmarks.experiments --run              run the default set; what is done is skipped
+python -m benchmarks.experiments --run device=cuda  the same, with words for every step
+"""
 
 import argparse
 import re
+import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.reading import command
+from gradsae.errors import UserError
 
-FOLDER = Path(__file__).resolve().parent.parent / "conf" / "experiment"
+CONF = Path(__file__).resolve().parent.parent / "conf"
+FOLDER = CONF / "experiment"
+RUN = (sys.executable, "-m", "benchmarks.run", "-m")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One command of the default set, and what it took on 2 cores."""
+
+    words: str
+    minutes: int
+    gb: float
 
 
 def header(text: str) -> dict[str, str]:
@@ -39,10 +59,46 @@ def lines() -> list[str]:
     return found
 
 
+def default_set() -> list[Step]:
+    from omegaconf import OmegaConf
+
+    return [Step(**step) for step in OmegaConf.load(CONF / "default_set.yaml")]  # pyright: ignore[reportCallIssue]
+
+
+def set_lines(steps: Sequence[Step]) -> list[str]:
+    """The default set: minutes, memory, words of each step."""
+    hours = sum(step.minutes for step in steps) / 60
+    head = f"The default set, {hours:.1f} h on 2 cores; `python -m benchmarks.experiments --run`:"
+    return [head, *(f"{step.minutes:4} min {step.gb:4.1f} GB  {step.words}" for step in steps)]
+
+
+def run(
+    steps: Sequence[Step],
+    more: Sequence[str],
+    call: Callable[[Sequence[str]], int] = subprocess.call,
+) -> None:
+    """Run the steps in their order; one that fails does not stop the others, but is an error."""
+    failed = []
+    for i, step in enumerate(steps, start=1):
+        print(f"\n{i} of {len(steps)}, about {step.minutes} min: {step.words}", flush=True)
+        if call([*RUN, *step.words.split(), *more]):
+            failed.append(step.words)
+    if failed:
+        raise UserError("\n".join(["these steps failed, see above:", *failed]))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
-    parser.parse_args()
-    print("\n".join(lines()))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.experiments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", nargs="*", metavar="WORD", help="run the default set")
+    args = parser.parse_args()
+    if args.run is not None:
+        run(default_set(), args.run)
+        return
+    print("\n".join([*lines(), "", *set_lines(default_set())]))
     print("Run one with `python -m benchmarks.run experiment=NAME`; it goes on where it stopped.")
 
 
