@@ -192,3 +192,48 @@ def test_on_activations_of_a_language_model_it_is_the_same_function_there_and_ba
         # An entry of x is around 1; a row has a norm of dozens.
         torch.testing.assert_close(there(x), ours.recon, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(back.recon, ours.recon, atol=1e-5, rtol=1e-5)
+
+
+THEIRS: dict[str, dict[str, Any]] = {
+    "standard": {"l1_coefficient": 0.1},
+    "topk": {"k": 8},
+    "gated": {"l1_coefficient": 0.1},
+    "jumprelu": {"l0_coefficient": 0.1, "jumprelu_init_threshold": 1.0},
+    "batchtopk": {"k": 8, "topk_threshold_lr": 0.5},
+    "matryoshka_batchtopk": {"k": 8, "topk_threshold_lr": 0.5, "matryoshka_widths": [10, 40]},
+}
+"""Rows of the layer are large: thresholds must rise quickly to close a latent in so short a run."""
+
+
+def trained_by_sae_lens(
+    lens: Any, name: str, layer: Source, centre: torch.Tensor, folder: Path
+) -> Any:
+    """An SAE that their trainer made, saved by it and loaded by them from `folder`."""
+    kind, config = lens.registry.get_sae_training_class(name)
+    torch.manual_seed(0)
+    sae = kind(config(d_in=layer.d_in(), d_sae=40, **THEIRS[name]))
+    stream = layer.stream(256, 0, torch.device("cpu"))
+    rows = iter(lambda: stream.next().float() - centre, None)
+    about = import_module("sae_lens.config").SAETrainerConfig(
+        total_training_samples=20 * 256, train_batch_size_samples=256, lr=1e-3, lr_end=1e-3
+    )
+    import_module("sae_lens.training.sae_trainer").SAETrainer(about, sae, rows).fit()
+    sae.save_inference_model(folder)
+    return lens.SAE.load_from_disk(folder)
+
+
+@pytest.mark.network
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", THEIRS)
+def test_an_sae_that_sae_lens_trained_on_a_language_model_is_the_same_function_here(
+    name, lens, layer, tmp_path
+):
+    held = layer.held_out(500, 0)
+    assert held.outlier is not None
+    x = held.x[~held.outlier].float()
+    centre = x.mean(0)  # around it, since theirs starts at zero and would open all latents or none
+    x, theirs = x - centre, trained_by_sae_lens(lens, name, layer, centre, tmp_path)
+    with torch.no_grad():
+        ours = from_saelens(tmp_path)(x)
+        assert 0 < theirs.encode(x).count_nonzero(1).float().mean() < 39
+        torch.testing.assert_close(ours.recon, theirs(x), atol=1e-5, rtol=1e-5)
