@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,27 @@ from scipy import stats
 
 from benchmarks.cells import Cell, Estimate, make_cells
 from benchmarks.figures import (
+    against_l0,
+    by_world,
     consistency,
     cost,
+    density,
     frontier,
+    frr_curve,
     gba_toy,
     layer_profile,
     recall_after_checks,
     recovery,
     style,
     swept,
+    training,
 )
 from benchmarks.figures.__main__ import FIGURES, draw_all, newest_versions
+from benchmarks.figures.drawing import Drawing, Figure, book, caption
 from benchmarks.figures.estimators import same_sae
 from benchmarks.naming import labels
 from benchmarks.reading import Entry
-from benchmarks.worlds import make_worlds
+from benchmarks.worlds import in_order, make_worlds
 from gradsae.records import Record
 
 GBA = {"name": "gba"}
@@ -41,6 +48,7 @@ def cells_of(records: list[Record], origin: str = "own") -> list[Cell]:
     )
 
 
+@cache
 def few_records() -> list[Record]:
     """At least one record for every figure."""
     found = [
@@ -91,11 +99,11 @@ def test_every_figure_is_written_as_svg_png_and_caption(tmp_path: Path, capsys):
     for name in FIGURES:
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        caption = (tmp_path / f"{name}.md").read_text()
-        assert "`python -m benchmarks.run -m experiment=example`" in caption
-        assert f"`python -m benchmarks.figures --only {name}`" in caption
+        said = (tmp_path / f"{name}.md").read_text()
+        assert "`python -m benchmarks.run -m experiment=example`" in said
+        assert f"`python -m benchmarks.figures --only {name}`" in said
         for words in ("AMD EPYC 9B14, 2 cores (cpu)", "seed", "Cost: ", "`0123456`"):
-            assert words in caption
+            assert words in said
     assert "24 prompts each" in (tmp_path / "agreement.md").read_text()
     assert "4-bit-rounded (Q4_1 GGUF)" in (tmp_path / "cost.md").read_text()
 
@@ -114,6 +122,101 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path):
     for suffix in ("svg", "png", "md"):
         first, second = (tmp_path / f / f"recovery.{suffix}" for f in ("a", "b"))
         assert first.read_bytes() == second.read_bytes()
+
+
+@cache
+def many_worlds() -> list[Record]:
+    """More worlds, of known features and of a language model, than go on a page of 4.2 inches."""
+    worlds = [{"source": {"name": "forest", "n_features": n, "width": 8}} for n in range(20, 27)]
+    found = [
+        example.recovery(world, {"name": "topk", "k": k}, 0, (0.9, 0.5), k, experiment=name)
+        for world in worlds
+        for k, name in [(2, "mine"), (3, "mine"), (4, "f1_against_l0")]
+    ]
+    for i in range(4):
+        for record in (example.lm_recovery({**TOPK, "k": k}, 0, k, 0.3) for k in (16, 32)):
+            record.config["source"] = {"name": "lm_layer", "site": f"resid_post.{i}"}
+            found.append(record)
+        found.append(example.lm_consistency(TOPK, 0.3))
+        found[-1].config["corpus"] = {"name": f"corpus {i}"}
+        found.append(example.influence(15, TOPK, 0))
+        found[-1].config["corpus"] = {"name": f"corpus {i}"}
+    return found
+
+
+@pytest.mark.parametrize(
+    "figure", [recovery, training, density, frr_curve, frontier, consistency, cost]
+)
+def test_no_page_is_taller_than_paper_and_captions_count_their_own(
+    figure: Any, close_figures, monkeypatch
+):
+    for module in (against_l0, by_world, consistency, recovery):
+        monkeypatch.setattr(module, "MAX_HEIGHT", 4.2)
+    monkeypatch.setattr(cost, "PLACES_A_PAGE", 3)
+    highest = 4.2 if figure is not cost else style.MAX_HEIGHT
+    cells = cells_of(many_worlds())
+    first = figure.draw(cells)
+    assert first is not None
+    pages = [first, *first.more]
+    assert all(page.figure.get_size_inches()[1] <= highest for page in pages)
+    assert len(pages) > 1
+    assert all(f"Page {i} of {len(pages)}." in page.title for i, page in enumerate(pages, start=1))
+    shown = [cell for page in pages for cell in page.cells]
+    assert len(set(shown)) == len(shown), "each on one page"
+    assert f"{len(first.cells)} record" in caption(figure.NAME, first)
+
+
+def test_further_pages_are_files_of_their_own(tmp_path: Path, monkeypatch):
+    cells = cells_of(few_records()[:2])
+
+    def draw(cells: Any) -> Drawing | None:
+        pages = [style.new_figure(height=1)[0] for _ in range(2)]
+        return book([Drawing(figure=page, title="Title.", text="", cells=cells) for page in pages])
+
+    monkeypatch.setitem(FIGURES, "some", Figure(NAME="some", COMMAND="", draw=draw))
+    drawn, problems = draw_all(cells, tmp_path, only="some")
+    assert problems == []
+    assert [page.name for page in drawn] == ["some", "some_2"]
+    assert {path.stem for path in tmp_path.iterdir()} == {"some", "some_2"}
+    assert drawn[1].caption.startswith("**Title. Page 2 of 2.**")
+    assert "`python -m benchmarks.figures --only some`" in drawn[1].caption
+
+
+def test_a_world_with_more_rows_than_a_page_goes_on_on_the_next():
+    records = [
+        example.recovery(example.TOY, {"name": "topk", "k": k}, 0, (0.9, 0.5), k)
+        for k in range(1, 100)
+    ]
+    cells = cells_of(records)
+    pages = recovery.pages(make_worlds(cells))
+    assert len(pages) > 1
+    assert [cell for page in pages for world in page for cell in world.cells] == in_order(cells)
+
+
+def test_curves_of_one_world_show_every_setting_and_of_several_the_middle_one_of_each_method():
+    one = [r for r in many_worlds() if r.config["source"].get("n_features") == 20]
+    (world,) = by_world.shown_worlds(cells_of(one))
+    assert [cell.part("trainer", "k") for cell in world.cells] == [2, 3]
+    found = [r for r in many_worlds() if r.config["source"]["name"] == "forest"]
+    for world in by_world.shown_worlds(cells_of(found)):
+        assert [cell.part("trainer", "k") for cell in world.cells] == [2]
+
+
+def test_an_experiment_with_a_figure_of_its_own_is_in_no_curve_unless_it_is_alone():
+    own = example.swept("noise", TOPK, 0)
+    other = example.recovery(example.SUPERPOSITION, TOPK, 0, (0.9, 0.5), 4.0)
+    cells = cells_of([own, other])
+    assert by_world.not_elsewhere(cells) == cells[1:]
+    assert by_world.not_elsewhere(cells[:1]) == cells[:1]
+
+
+def test_curves_are_of_methods_that_train_where_there_are_any():
+    records = [
+        example.recovery(example.SUPERPOSITION, {"name": name}, 0, (0.9, 0.5), 4.0)
+        for name in ("random", "topk", "gba", "ceiling")
+    ]
+    (world,) = by_world.shown_worlds(cells_of(records))
+    assert [cell.method for cell in world.cells] == ["topk", "gba", "ceiling"]
 
 
 def lines_of(axes: Any) -> list[tuple[list[float], list[float]]]:

@@ -60,7 +60,8 @@ def draw_all(
     """Draw what the records allow, and say what they do not.
 
     A figure without records names the command that makes them. One that cannot be drawn, since a
-    series is not what its name says, is a problem and does not stop the others.
+    series is not what its name says, is a problem and does not stop the others. A figure that does
+    not fit on a page has more files, NAME_2 and so on.
     """
     check_writable(out)
     newest = newest_versions(cells)
@@ -77,11 +78,13 @@ def draw_all(
         if found is None:
             print(f"{name}: no records for it; made by: {module.COMMAND}")
             continue
-        text = caption(name, found)
-        files = write(found.figure, out, name)
-        write_whole(out / f"{name}.md", text)
-        print(f"{name}: {', '.join(str(path) for path in files)}")
-        drawn.append(Drawn(name=name, files=files, caption=text))
+        for number, page in enumerate((found, *found.more), start=1):
+            file = name if number == 1 else f"{name}_{number}"
+            text = caption(name, page)
+            files = write(page.figure, out, file)
+            write_whole(out / f"{file}.md", text)
+            print(f"{file}: {', '.join(str(path) for path in files)}")
+            drawn.append(Drawn(name=file, files=files, caption=text))
     return drawn, problems
 
 

@@ -1,27 +1,58 @@
 """Panels of scores against sparsity: a row per world, a line per method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import METHODS
+from benchmarks.figures import style
+from benchmarks.figures.drawing import Drawing, book
 from benchmarks.figures.looks import Look, looks
-from benchmarks.figures.style import PAGE, legend_below, line_handle, new_figure, title, whisker
+from benchmarks.figures.style import (
+    MAX_HEIGHT,
+    PAGE,
+    batches,
+    legend_below,
+    line_handle,
+    new_figure,
+    whisker,
+)
 from benchmarks.worlds import World, in_order
 
 L0 = "sparsity/l0"
 LEGEND_COLUMNS = 6
+LEGEND = 0.6
+"""Inches."""
 
 
 def draw_against_l0(
-    worlds: Sequence[World], scores: Mapping[str, str], *, row_height: float, **options: Any
-) -> tuple[Any, Any]:
-    """Return the figure and its axes, a column for each score, with its label.
+    worlds: Sequence[World],
+    scores: Mapping[str, str],
+    finish: Callable[[Any], None],
+    *,
+    row: float,
+    share: dict[str, Any],
+    title: str,
+    text: str,
+) -> Drawing | None:
+    """A page or more with a column for each score, with its label.
 
-    `row_height` is in inches; `options` go to matplotlib's `subplots`. The settings of a method are
-    joined along their sparsity, each with its intervals both ways.
+    `finish` sets the axes of a page, `row` is a row's height in inches, `share` goes to
+    matplotlib's `subplots`, the rest to the caption. The settings of a method are joined along
+    their sparsity, each with its intervals both ways.
     """
-    height = 0.6 + row_height * len(worlds)
-    figure, grid = new_figure(len(worlds), len(scores), width=PAGE, height=height, **options)
+    pages = []
+    for page in batches(worlds, int((MAX_HEIGHT - LEGEND) / row)):
+        figure, grid = new_figure(
+            *(len(page), len(scores)), width=PAGE, height=LEGEND + row * len(page), **share
+        )
+        _panels(figure, grid, page, scores)
+        finish(grid)
+        cells = [cell for world in page for cell in world.cells]
+        pages.append(Drawing(figure=figure, cells=cells, title=title, text=text))
+    return book(pages)
+
+
+def _panels(figure: Any, grid: Any, worlds: Sequence[World], scores: Mapping[str, str]) -> None:
     cells = in_order(cell for world in worlds for cell in world.cells)
     of = looks(cell.method for cell in cells)
     for row, world in zip(grid, worlds, strict=True):
@@ -30,10 +61,9 @@ def draw_against_l0(
                 _line(axes, world, method, score, of[method])
             axes.set_ylabel(words)
             axes.grid()
-        title(row[0], world.title)
+        style.title(row[0], world.title)
     handles = [line_handle(METHODS.get(method, method), of[method]) for method in of]
     legend_below(figure, handles, LEGEND_COLUMNS)
-    return figure, grid
 
 
 def _line(axes: Any, world: World, method: str, score: str, look: Look) -> None:
@@ -43,9 +73,9 @@ def _line(axes: Any, world: World, method: str, score: str, look: Look) -> None:
         if x is None or y is None:
             continue
         points.append((x.mean, y.mean))
-        whisker(axes, x.mean, y, look.colour, horizontal=False)
-        whisker(axes, y.mean, x, look.colour, horizontal=True)
+        for at, found, horizontal in ((x.mean, y, False), (y.mean, x, True)):
+            whisker(axes, at, found, look.colour, horizontal=horizontal, markersize=3)
     points.sort()
     if points:
-        style = {"color": look.colour, "marker": look.marker, "linestyle": look.dash}
-        axes.plot(*zip(*points, strict=True), linewidth=0.8, **style)
+        of = {"color": look.colour, "marker": look.marker, "linestyle": look.dash}
+        axes.plot(*zip(*points, strict=True), linewidth=0.8, **of)

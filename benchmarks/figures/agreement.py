@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell
-from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.estimators import one_sae_a_place
+from benchmarks.cells import Cell
+from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.estimators import one_sae_a_place, panel_title
 from benchmarks.figures.looks import looks
-from benchmarks.figures.style import PAGE, escape, new_figure
+from benchmarks.figures.style import PAGE, new_figure
 from benchmarks.scores import ESTIMATORS, VARIANTS
 
 NAME = "agreement"
 COMMAND = "python -m benchmarks.run task=influence source=lm_layer trainer=topk"
 SERIES = "influence/scatter"
 NOT_ESTIMATES = {"prompt", "latent", "effect"}
-MAX_ROWS = 4
+MAX_ROWS = 5
 MAX_COLUMNS = 5
 MAIN = ("grad_times_act", "positive_mean", "released_gradsae", "abs_grad", "mean_act")
 """Drawn where there are more estimators than columns: the gradient and what is made of it."""
@@ -30,15 +30,18 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     figure, grid = new_figure(
         *(len(shown), len(names)),
         width=PAGE,
-        height=0.35 + 1.6 * len(shown),
+        height=0.5 + 1.4 * len(shown),
         sharex=True,
         sharey="col",
     )
     for row, cell in zip(grid, shown, strict=True):
         for axes, name in zip(row, names, strict=True):
             _panel(axes, cell, name, of[name].colour)
-            axes.set_title(f"{VARIANTS.get(name, name)}{_score(cell, name)}", fontsize=7)
-        row[0].set_ylabel(f"{_label(cell)}\nestimate")
+            axes.set_title(_score(cell, name), fontsize=6)
+        row[0].set_ylabel(f"{panel_title(cell)}\nestimate", fontsize=6.5)
+    for axes, name in zip(grid[0], names, strict=True):
+        words = [VARIANTS.get(name, name), axes.get_title()]
+        axes.set_title("\n".join(word for word in words if word), fontsize=6.5)
     figure.supxlabel("true effect of ablation (nats)", fontsize=8)
     symlog(grid[0, 0], "x", [x for cell in shown for x, _ in _points(cell, names[0])])
     for axes, name in zip(grid[0], names, strict=True):
@@ -51,14 +54,15 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "log-probability with the latent minus without it, ablated at all positions with the SAE's "
         "error held fixed. Panels of a column share their axes, which are linear around zero and "
         "logarithmic beyond; estimates are in their own units. rho: Spearman "
-        "correlation, mean over prompts, as on the board; the dots of all prompts are drawn "
-        f"together{few}.",
+        "correlation, mean over prompts, as on the board; "
+        f"{bars(shown, 'influence/spearman/grad_times_act', mark='in brackets')}; the dots of all "
+        f"prompts are drawn together{few}.",
         cells=shown,
     )
 
 
 def choose(cells: Sequence[Cell]) -> list[Cell]:
-    """One SAE at each depth, the same method at all of them where there is one; at most four."""
+    """One SAE at each depth, the same method at all of them where there is one; at most five."""
     found = one_sae_a_place(cells)
     if len(found) <= MAX_ROWS:
         return found
@@ -115,10 +119,8 @@ def _floor_log10(value: float) -> int:
 
 
 def _score(cell: Cell, name: str) -> str:
-    value = cell.mean(f"influence/spearman/{name}")
-    return "" if value is None else f", rho = {value + 0.0:.2f}".replace("-0.00", "0.00")
-
-
-def _label(cell: Cell) -> str:
-    method = METHODS.get(cell.method, cell.method)
-    return escape(f"{method}, {cell.site}\n{cell.part('corpus', 'name') or ''}")
+    found = cell.estimate(f"influence/spearman/{name}")
+    if found is None:
+        return ""
+    ends = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"rho {found.mean:.2f}{ends}".replace("-0.00", "0.00")

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import METHODS, Cell
-from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.drawing import Drawing, book
 from benchmarks.figures.looks import GREY, Look, looks
 from benchmarks.figures.style import (
+    MAX_HEIGHT,
     PAGE,
+    batches,
     handle,
     legend_below,
     line_handle,
@@ -22,6 +24,8 @@ NAME = "consistency"
 COMMAND = "python -m benchmarks.run experiment=lm_consistency"
 SERIES = "consistency/selection"
 MCS = "consistency/mcs_0.9"
+ROW, BELOW = 2.0, 0.6
+"""Inches: a row of panels, and what stands below all."""
 RULES = {
     "act": "maximum activation",
     "z": "Z-score",
@@ -34,12 +38,16 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     cells = [c for c in cells if c.task == "consistency" and c.site and c.series(SERIES)]
     if not cells:
         return None
-    worlds = make_worlds(cells)
-    height = 0.6 + 2.0 * len(worlds)
+    of = looks(cell.method for cell in in_order(cells))
+    pages = batches(make_worlds(cells), int((MAX_HEIGHT - BELOW) / ROW))
+    return book([_page(worlds, of) for worlds in pages])
+
+
+def _page(worlds: Sequence[World], of: Mapping[str, Look]) -> Drawing:
+    height = BELOW + ROW * len(worlds)
     figure, grid = new_figure(
         len(worlds), len(RULES), width=PAGE, height=height, sharex=True, sharey=True
     )
-    of = looks(cell.method for cell in in_order(cells))
     for row, world in zip(grid, worlds, strict=True):
         for axes, rule in zip(row, RULES, strict=True):
             _panel(axes, world, rule, of)
@@ -59,7 +67,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "right end all of them. Bars, at 1 %, 5 % and all: 95 % jackknife interval over seeds. "
         "Hollow: all latents of an SAE against itself, none matching itself; a crowded dictionary "
         "is found in any other that crowds likewise. Chance: as many random directions.",
-        cells=cells,
+        cells=[cell for world in worlds for cell in world.cells],
     )
 
 

@@ -5,17 +5,19 @@ from math import hypot
 from typing import Any, NamedTuple
 
 from benchmarks.cells import Cell, Estimate
-from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.drawing import Drawing, bars, book
 from benchmarks.figures.estimators import (
     family_legend,
     family_looks,
+    low,
     one_sae_a_place,
     panel_title,
     panels,
     same_sae,
+    stretched_axis,
 )
 from benchmarks.figures.looks import GREY, Look
-from benchmarks.figures.style import handle, whisker
+from benchmarks.figures.style import batches, handle, whisker
 from benchmarks.lines import variants
 
 NAME = "cost"
@@ -27,9 +29,7 @@ SCORES = {
 TRUTH = "ablation"
 MARK = 4.2
 """Size of a marker, in typographic points."""
-TICKS = (-1, -0.5, 0, 0.5, 0.8, 0.9, 0.95, 1)
-HEADROOM = 0.03
-"""The axis would have 1 infinitely far away; so far beyond it it is cut."""
+PLACES_A_PAGE = 6
 
 
 class Point(NamedTuple):
@@ -44,25 +44,31 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     if not shown:
         return None
     asked = {cell: same_sae(cells, cell) for cell in shown}
-    scores = [score for score in SCORES if any(points_of(asked[cell], score) for cell in shown)]
-    words = [SCORES[score] for score in scores]
     used = [cell for group in asked.values() for cell in group]
     of = family_looks(name for cell in used for name in variants(cell))
-    figure, stacks = panels(len(shown), words, of, height=1.6)
-    _cost_axis(stacks[0][0], max(_cost(cell, TRUTH) or 1 for cell in shown))  # shared
+    few = f" {len(used)} of {len(cells)} settings." if len(used) < len(cells) else ""
+    more_prompts = " An estimator that an SAE was asked about twice is shown with the more prompts."
+    few += more_prompts if len(used) > len(shown) else ""
+    pages = batches(shown, PLACES_A_PAGE)
+    return book([_page({cell: asked[cell] for cell in page}, of, few) for page in pages])
+
+
+def _page(asked: Mapping[Cell, Sequence[Cell]], of: Mapping[str, Look], few: str) -> Drawing:
+    """A page of SAEs, each with all cells that asked it."""
+    scores = [s for s in SCORES if any(points_of(cells, s) for cells in asked.values())]
+    used = [cell for group in asked.values() for cell in group]
+    figure, stacks = panels(len(asked), [SCORES[score] for score in scores], of, height=1.6)
+    _cost_axis(stacks[0][0], max(_cost(cell, TRUTH) or 1 for cell in asked))  # shared
     for row, score in enumerate(scores):
-        lows = [low(point.found) for cell in shown for point in points_of(asked[cell], score)]
-        for cell, stack in zip(shown, stacks, strict=True):
-            _stretched_axis(stack[row], min(lows))  # first: places depend on it
-            _panel(stack[row], cell, points_of(asked[cell], score), of)
-    for cell, stack in zip(shown, stacks, strict=True):
+        lows = [low(point.found) for cells in asked.values() for point in points_of(cells, score)]
+        for (cell, cells), stack in zip(asked.items(), stacks, strict=True):
+            stretched_axis(stack[row], min(lows))  # first: places depend on it
+            _panel(stack[row], cell, points_of(cells, score), of)
+    for cell, stack in zip(asked, stacks, strict=True):
         stack[0].set_title(panel_title(cell), fontsize=7)
         stack[-1].set_xlabel("forward-equivalents per prompt")
     more = [handle("frontier", GREY, linewidth=1), handle("ablation", GREY, linestyle="--")]
     family_legend(figure, of, more, wide=len(stacks) > 1, linestyle="")
-    few = f" {len(used)} of {len(cells)} settings." if len(used) < len(cells) else ""
-    more_prompts = " An estimator that an SAE was asked about twice is shown with the more prompts."
-    few += more_prompts if len(used) > len(shown) else ""
     return Drawing(
         figure=figure,
         title="Cost and fidelity of the estimators.",
@@ -137,27 +143,6 @@ def _shifts(axes: Any, points: Sequence[Point]) -> list[float]:
         taken.append((x + shift, y))
         shifts.append(shift)
     return shifts
-
-
-def low(found: Estimate) -> float:
-    return found.mean if found.low is None else found.low
-
-
-def _stretched_axis(axes: Any, least: float) -> None:
-    """From the least value to 1, with more room for the differences near 1."""
-    import numpy as np
-
-    def stretch(value: Any) -> Any:
-        return -np.log(np.maximum(1 + HEADROOM - value, HEADROOM / 9))
-
-    def back(value: Any) -> Any:
-        return 1 + HEADROOM - np.exp(-value)
-
-    axes.set_yscale("function", functions=(stretch, back))
-    axes.set_ylim(min(least, 0) - 0.1, 1 + HEADROOM / 3)
-    axes.set_yticks([tick for tick in TICKS if tick >= axes.get_ylim()[0]])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.minorticks_off()
 
 
 def _cost_axis(axes: Any, most: float) -> None:

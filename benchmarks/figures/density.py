@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.cells import Cell
-from benchmarks.figures.by_world import lines_by_world
+from benchmarks.figures.by_world import Panel, draw_by_world
 from benchmarks.figures.drawing import Drawing
 from benchmarks.worlds import World
 
@@ -14,16 +14,13 @@ SERIES = "sparsity/density"
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
-    found = lines_by_world(cells, SERIES, _line, _finish)
-    if found is None:
-        return None
-    return Drawing(
-        figure=found[0],
+    panel = Panel(x="firing rate", y="share of latents", line=_line, finish=_finish)
+    return draw_by_world(
+        *(cells, SERIES, [panel], []),
         title="Firing rates of latents.",
         text="Share of the latents that fired at all, by the share of held-out activations on "
         "which they fire; all seeds pooled. Latents that never fired are not in it (see the "
         "score `sparsity/dead`).",
-        cells=found[1],
     )
 
 
@@ -34,18 +31,15 @@ def _line(axes: Any, cell: Cell, style: dict[str, Any]) -> bool:
         return False
     rates = sorted(counts)
     shares = [counts[rate] / total for rate in rates]
-    axes.plot(rates, shares, drawstyle="steps-mid", **style)
+    axes.plot(rates, shares, drawstyle="steps-mid", linewidth=0.9, **style)
     return True
 
 
-def _finish(axes: Any, world: World) -> list[Any]:
+def _finish(axes: Any, world: World) -> None:
     used = [rate for cell in world.cells for rate, count in _counts(cell).items() if count]
     axes.set_ylim(bottom=0)
     axes.set_xlim(min(used, default=-1) - 0.5, min(0.1, max(used, default=-1) + 0.5))
-    axes.set_ylabel("share of firing latents")
-    axes.set_xlabel("firing rate")
     axes.xaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
-    return []
 
 
 def _counts(cell: Cell) -> dict[float, float]:

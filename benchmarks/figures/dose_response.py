@@ -12,7 +12,7 @@ from benchmarks.figures.style import (
     legend_below,
     line_handle,
     new_figure,
-    shown_labels,
+    sae_label,
     where,
 )
 from benchmarks.scores import SELECTORS, VARIANTS
@@ -22,7 +22,7 @@ NAME = "dose_response"
 COMMAND = "python -m benchmarks.run task=steering source=lm_layer trainer=topk"
 SERIES = "steering/dose_response"
 AXES = {
-    "scale": "activation times",
+    "scale": "activation multiplied by",
     "set": "activation set to,\nin units of its maximum on the prompt",
 }
 SHOWN = (
@@ -53,7 +53,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     for column, (cell, mode) in zip(grid.T, shown, strict=True):
         for axes, row in zip(column, rows, strict=True):
             _panel(axes, cell, mode, row, of)
-        column[0].set_title(f"{shown_labels([cell])[0]}\n{where(cell)}", fontsize=7)
+        column[0].set_title(f"{sae_label(cell)}\n{where(cell)}", fontsize=7)
         column[-1].set_xlabel(AXES.get(mode, mode))
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[3])
@@ -64,8 +64,9 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         title="Steering: dose, response and side effects.",
         text="Change of the target's log-probability, KL of the next-token distribution without "
         "the target, and perplexity on unrelated text, by the dose given to the chosen latents; "
-        "random latents of matched activation are the control. Bands: 95 % bootstrap over "
-        f"prompts, first seed. Times 1 changes nothing, times 0 switches the latents off.{few}",
+        "random latents of matched activation are the control. First seed; bands: 95 % "
+        "bootstrap over prompts, none for perplexity. Times 1 changes nothing, times 0 switches "
+        f"the latents off.{few}",
         cells=list(dict.fromkeys(cell for cell, _ in shown)),
     )
 

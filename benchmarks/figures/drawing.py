@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.cells import Cell
@@ -22,6 +22,8 @@ class Drawing:
     """What is drawn: axes, marks, what the bars are."""
     cells: Sequence[Cell]
     """All that went in."""
+    more: Sequence["Drawing"] = ()
+    """Further pages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,16 @@ class Figure:
     NAME: str
     COMMAND: str
     draw: Callable[[Sequence[Cell]], Drawing | None]
+
+
+def book(pages: Sequence[Drawing]) -> Drawing | None:
+    """Pages of one figure as one drawing; None where there is no page."""
+    if len(pages) > 1:
+        pages = [
+            replace(page, title=f"{page.title} Page {i} of {len(pages)}.")
+            for i, page in enumerate(pages, start=1)
+        ]
+    return replace(pages[0], more=pages[1:]) if pages else None
 
 
 def caption(name: str, drawing: Drawing) -> str:

@@ -3,13 +3,24 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell
+from benchmarks.cells import METHODS, Cell, Estimate
 from benchmarks.figures.looks import RANKINGS, Look, kind, looks
-from benchmarks.figures.style import COLUMN, PAGE, escape, legend_below, line_handle, new_figure
+from benchmarks.figures.style import (
+    COLUMN,
+    PAGE,
+    escape,
+    legend_below,
+    legend_height,
+    line_handle,
+    new_figure,
+)
 from benchmarks.lines import variants
 from benchmarks.scores import VARIANTS
 
 COLUMNS = 3
+TICKS = (-1, -0.5, 0, 0.5, 0.8, 0.9, 0.95, 1)
+HEADROOM = 0.03
+"""The axis would have 1 infinitely far away; so far beyond it it is cut."""
 
 
 def one_sae_a_place(cells: Sequence[Cell]) -> list[Cell]:
@@ -66,10 +77,11 @@ def panels(
     """
     columns = min(COLUMNS, n)
     bands = -(-n // columns)
+    legend = legend_height(len(of) + 2, legend_columns(columns > 1))
     figure, grid = new_figure(
         *(bands * len(rows), columns),
         width=COLUMN if columns == 1 else PAGE,
-        height=0.7 + height * bands * len(rows) + legend_height(len(of) + 2, wide=columns > 1),
+        height=0.7 + height * bands * len(rows) + legend,
         sharex=True,
         sharey="row",
     )
@@ -88,6 +100,27 @@ def panels(
     return figure, stacks[:n]
 
 
+def stretched_axis(axes: Any, least: float) -> None:
+    """From the least value to 1, with more room for the differences near 1."""
+    import numpy as np
+
+    def stretch(value: Any) -> Any:
+        return -np.log(np.maximum(1 + HEADROOM - value, HEADROOM / 9))
+
+    def back(value: Any) -> Any:
+        return 1 + HEADROOM - np.exp(-value)
+
+    axes.set_yscale("function", functions=(stretch, back))
+    axes.set_ylim(min(least, 0) - 0.1, 1 + HEADROOM / 3)
+    axes.set_yticks([tick for tick in TICKS if tick >= axes.get_ylim()[0]])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+
+
+def low(found: Estimate) -> float:
+    return found.mean if found.low is None else found.low
+
+
 def family_order(names: Iterable[str]) -> list[str]:
     """Estimators in the order of the table of looks, where members of a family stand together."""
     places = list(RANKINGS)
@@ -104,14 +137,10 @@ def family_legend(
 ) -> None:
     """Below the panels, `wide` or a column wide; `options` change the handles."""
     handles = [line_handle(VARIANTS.get(name, name), of[name], **options) for name in of]
+    columns = legend_columns(wide)
     small = {"fontsize": 6, "columnspacing": 1.0, "handlelength": 3.0}
-    legend_below(figure, [*handles, *more], _legend_columns(wide), **small)
+    legend_below(figure, [*handles, *more], columns, **small)
 
 
-def legend_height(entries: int, *, wide: bool) -> float:
-    """Inches that the legend of so many entries takes."""
-    return 0.15 + 0.13 * -(-entries // _legend_columns(wide))
-
-
-def _legend_columns(wide: bool) -> int:
+def legend_columns(wide: bool) -> int:
     return 4 if wide else 2

@@ -1,6 +1,7 @@
 """F1 and MCC against sparsity on worlds of trees, the axes of published SynthSAEBench tables."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks.cells import Cell
 from benchmarks.figures.against_l0 import draw_against_l0
@@ -12,7 +13,8 @@ from benchmarks.worlds import World, make_worlds
 NAME = "f1_l0"
 COMMAND = "python -m benchmarks.run experiment=f1_against_l0"
 SHOWN = ("detection/f1", "latents/f1", "recovery/mcc")
-EXPERIMENTS = ("known_features", "f1_against_l0")
+OWN = ("f1_against_l0",)
+EXPERIMENTS = ("known_features", *OWN)
 NOT_SHOWN = ("random", "pca", "ica", "untrained", "ceiling_linear")
 LEAST = 3
 """Fewest sparsities that make a curve worth a panel."""
@@ -32,21 +34,24 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         return None
     shown = [cell for world in worlds for cell in world.cells]
     words = {score: SCORES[score].header for score in SHOWN}
-    figure, grid = draw_against_l0(worlds, words, row_height=2.2, sharex="row")
-    for row in grid:
-        plain_log(row[0], "x")  # shared
-        for axes in row:
-            axes.set_xlabel("open latents per row")
-            axes.set_ylim(-0.03, 1.03)
-    return Drawing(
-        figure=figure,
+    return draw_against_l0(
+        *(worlds, words, _finish),
+        row=2.2,
+        share={"sharex": "row"},
         title="Known features found, against sparsity.",
         text="Against the mean number of open latents: F1 over features (each feature's own "
         "latent), F1 over latents (each latent's nearest feature, the definition of the published "
         "SynthSAEBench table) and MCC; higher is better. A method's settings are joined along "
         f"their sparsity. Markers: mean over seeds; {bars(shown, SHOWN[0])}.",
-        cells=shown,
     )
+
+
+def _finish(grid: Any) -> None:
+    for row in grid:
+        plain_log(row[0], "x")  # shared
+        for axes in row:
+            axes.set_xlabel("open latents per row")
+            axes.set_ylim(-0.03, 1.03)
 
 
 def _worlds(cells: Sequence[Cell]) -> list[World]:

@@ -1,6 +1,7 @@
 """What a method loses at which sparsity, on the layers of a language model."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks.cells import Cell
 from benchmarks.figures.against_l0 import L0, draw_against_l0
@@ -11,9 +12,9 @@ from benchmarks.worlds import World, make_worlds
 NAME = "frontier"
 COMMAND = "python -m benchmarks.run experiment=lm_frontier"
 PANELS = {
-    "reconstruction/fvu": "fraction of variance unexplained",
-    "lm/ce_recovered": "cross-entropy recovered",
-    "sparsity/dead": "share of dead latents",
+    "reconstruction/fvu": "FVU",
+    "lm/ce_recovered": "CE recovered",
+    "sparsity/dead": "dead latents",
 }
 
 
@@ -24,22 +25,27 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     worlds = make_worlds(cells)
     worlds = [world for world in worlds if _is_swept(world)] or worlds
     cells = [cell for world in worlds for cell in world.cells]
-    figure, grid = draw_against_l0(worlds, PANELS, row_height=2.0, sharex=True, sharey="col")
-    spread = [x for cell in cells if (x := cell.mean(L0))]
-    if spread and max(spread) > 4 * min(spread):
-        plain_log(grid[0, 0], "x")  # shared
+    return draw_against_l0(
+        *(worlds, PANELS, _finish),
+        row=1.38,
+        share={"sharex": "row", "sharey": "col"},
+        title="Reconstruction against sparsity.",
+        text="Fraction of variance unexplained (FVU, lower is better), cross-entropy (CE) "
+        "recovered (1: that of the untouched model, 0: that with zeros in place of the activation) "
+        "and share of latents that never fired, against the mean number of active latents, on "
+        "held-out tokens without outliers; one marker per setting of a method, joined along its "
+        "sparsity; each row has its own horizontal axis. "
+        f"Markers: mean over seeds; {bars(cells, 'reconstruction/fvu')}.",
+    )
+
+
+def _finish(grid: Any) -> None:
+    for first, *_ in grid:
+        low, high = first.get_xlim()
+        if high > 4 * low:
+            plain_log(first, "x")  # shared
     for axes in grid[-1]:
         axes.set_xlabel("L0, active latents per token")
-    return Drawing(
-        figure=figure,
-        title="Reconstruction against sparsity.",
-        text="Fraction of variance unexplained (lower is better), cross-entropy recovered (1: that "
-        "of the untouched model, 0: that with zeros in place of the activation) and share of "
-        "latents that never fired, against the mean number of active latents, on held-out tokens "
-        "without outliers; one marker per setting of a method, joined along its sparsity. "
-        f"Markers: mean over seeds; {bars(cells, 'reconstruction/fvu')}.",
-        cells=cells,
-    )
 
 
 def _is_swept(world: World) -> bool:

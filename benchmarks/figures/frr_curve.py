@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.cells import Cell
-from benchmarks.figures.by_world import lines_by_world
+from benchmarks.figures.by_world import Panel, draw_by_world
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import GREY
 from benchmarks.figures.style import handle
@@ -16,16 +16,15 @@ SERIES = "recovery/frr_curve"
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
-    found = lines_by_world(cells, SERIES, _line, _finish)
-    if found is None:
-        return None
-    return Drawing(
-        figure=found[0],
+    words = ("cosine that counts as recovered", "feature recovery rate")
+    panel = Panel(x=words[0], y=words[1], line=_line, finish=_finish)
+    return draw_by_world(
+        *(cells, SERIES, [panel], [handle("chance", GREY, linestyle=":")]),
         title="Recovery rate by threshold.",
         text="Share of true features that some latent matches with a cosine above the threshold. "
         "Lines: mean over seeds; bands: lowest to highest seed; dotted grey: chance, random "
-        "directions in place of the latents.",
-        cells=found[1],
+        "directions in place of the latents, as many; where methods differ in that, more "
+        "than one.",
     )
 
 
@@ -46,8 +45,5 @@ def _line(axes: Any, cell: Cell, style: dict[str, Any]) -> bool:
     return True
 
 
-def _finish(axes: Any, world: World) -> list[Any]:
+def _finish(axes: Any, world: World) -> None:
     axes.set_ylim(-0.03, 1.03)
-    axes.set_ylabel("feature recovery rate")
-    axes.set_xlabel("cosine that counts as recovered")
-    return [handle("chance", GREY, linestyle=":")]

@@ -4,16 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import METHODS, Cell, Estimate
-from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.drawing import Drawing, bars, book
 from benchmarks.figures.estimators import (
     family_legend,
     family_looks,
-    legend_height,
+    legend_columns,
+    low,
     n_prompts,
     sae_config,
+    stretched_axis,
 )
 from benchmarks.figures.looks import Look
-from benchmarks.figures.style import COLUMN, PAGE, escape, new_figure, whisker
+from benchmarks.figures.style import (
+    COLUMN,
+    PAGE,
+    batches,
+    escape,
+    legend_height,
+    new_figure,
+    whisker,
+)
 from benchmarks.lines import variants
 from benchmarks.worlds import in_order
 from gradsae.records import content_id
@@ -22,6 +32,7 @@ NAME = "layer_profile"
 COMMAND = "python -m benchmarks.run experiment=influence_depths"
 SCORE = "influence/spearman"
 COLUMNS = 3
+PANELS_A_PAGE = 9
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
@@ -29,11 +40,16 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     panels = make_panels(cells)
     if not panels:
         return None
+    of = family_looks(name for cell in cells for name in variants(cell))
+    return book([_page(dict(page), of) for page in batches(list(panels.items()), PANELS_A_PAGE)])
+
+
+def _page(panels: Mapping[str, list[Cell]], of: Mapping[str, Look]) -> Drawing:
+    cells = [cell for members in panels.values() for cell in members]
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width = COLUMN if columns == 1 else PAGE
-    of = family_looks(name for cell in cells for name in variants(cell))
-    height = 0.4 + 1.9 * rows + legend_height(len(of), wide=columns > 1)
+    height = 0.4 + 1.9 * rows + legend_height(len(of), legend_columns(columns > 1))
     figure, grid = new_figure(rows, columns, width=width, height=height, sharey=True)
     for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
         _panel(axes, members, of)
@@ -44,13 +60,15 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         row[0].set_ylabel("Spearman with ablation")
     for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel("layer")  # the lowest of each column
-    grid[0, 0].set_ylim(top=1.04)  # shared; after all is drawn, or the bottom would be fixed
+    found = [cell.estimate(f"{SCORE}/{name}") for cell in cells for name in variants(cell)]
+    stretched_axis(grid[0, 0], min(low(one) for one in found if one is not None))  # shared
     family_legend(figure, of, [], wide=columns > 1)
     return Drawing(
         figure=figure,
         title="Agreement with ablation by depth.",
         text="Spearman correlation between each estimate and the true effect of ablation over the "
-        f"active latents of a prompt, mean over prompts; {bars(cells, f'{SCORE}/grad_times_act')}.",
+        f"active latents of a prompt, mean over prompts; vertical axes are stretched towards 1; "
+        f"{bars(cells, f'{SCORE}/grad_times_act')}.",
         cells=cells,
     )
 

@@ -13,7 +13,7 @@ from benchmarks.figures.style import (
     line_handle,
     new_figure,
     plain_log,
-    shown_labels,
+    sae_label,
     where,
 )
 from benchmarks.scores import RANKINGS, VARIANTS
@@ -50,7 +50,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     for column, cell in zip(grid.T, shown, strict=True):
         for axes, (kind, value, _) in zip(column, rows, strict=True):
             _panel(axes, cell, kind, value, of)
-        column[0].set_title(f"{shown_labels([cell])[0]}\n{where(cell)}", fontsize=7)
+        column[0].set_title(f"{sae_label(cell)}\n{where(cell)}", fontsize=7)
         column[-1].set_xlabel("latents K")
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[2])
@@ -63,8 +63,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         text="Top K latents off at every position, on questions that the unedited model answers "
         "right; the answer is teacher-forced, the bracket is the token that the GradSAE release "
         "scores. Dotted: the K smallest positive ones off, the paper's control. Last row: all but "
-        "the top K off. Random, matched: as strong as the top K of grad x act. Bands: 95 % "
-        f"bootstrap over contexts, first seed.{few}",
+        "the top K off. Random, matched: as strong as the top K of grad x act. First seed; bands, "
+        f"in the first row alone: 95 % bootstrap over contexts.{few}",
         cells=shown,
     )
 

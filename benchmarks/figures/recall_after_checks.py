@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.cells import Cell
-from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.drawing import Drawing, bars, book
 from benchmarks.figures.estimators import (
     family_legend,
     family_looks,
@@ -14,11 +14,12 @@ from benchmarks.figures.estimators import (
     panels,
 )
 from benchmarks.figures.looks import GREY, Look
-from benchmarks.figures.style import handle, whisker
+from benchmarks.figures.style import batches, handle, whisker
 
 NAME = "recall_after_checks"
 COMMAND = "python -m benchmarks.run experiment=influence_table"
 SERIES = "influence/recall_after_checks"
+PLACES_A_PAGE = 9
 K = 10
 FIRST = f"influence/precision_at_{K}"
 """The recall once the first K are checked; it has an interval."""
@@ -36,6 +37,11 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     if not shown:
         return None
     of = family_looks(name for cell in shown for name in curves(cell))
+    few = f" {len(shown)} of {len(cells)} settings." if len(shown) < len(cells) else ""
+    return book([_page(page, of, few) for page in batches(shown, PLACES_A_PAGE)])
+
+
+def _page(shown: Sequence[Cell], of: Mapping[str, Look], few: str) -> Drawing:
     figure, stacks = panels(len(shown), [f"recall of the true top {K}"], of, height=2.1)
     for cell, (axes,) in zip(shown, stacks, strict=True):
         _panel(axes, cell, of)
@@ -43,7 +49,6 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         axes.set_xlabel("exact checks")
     _checks_axis(stacks[0][0], shown)  # shared
     family_legend(figure, of, [handle("a random order", GREY, linestyle=":")], wide=len(stacks) > 1)
-    few = f" {len(shown)} of {len(cells)} settings." if len(shown) < len(cells) else ""
     return Drawing(
         figure=figure,
         title="Recall after exact checks.",

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cells import Cell
-from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.by_world import not_elsewhere
+from benchmarks.figures.drawing import Drawing, bars, book
 from benchmarks.figures.looks import GREY, Look, looks
 from benchmarks.figures.style import (
+    MAX_HEIGHT,
     PAGE,
+    batches,
     handle,
     legend_below,
     new_figure,
@@ -17,29 +20,49 @@ from benchmarks.figures.style import (
     whisker,
 )
 from benchmarks.scores import SCORES
-from benchmarks.worlds import make_worlds
+from benchmarks.worlds import World, make_worlds
 
 NAME = "recovery"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
+ROW, HEAD, LEGEND = 0.155, 0.7, 0.35
+"""Inches: a row, what a world takes beside its rows, and the legend."""
 SHOWN = ("recovery/frr_0.8", "recovery/frr_0.9", "recovery/mcc")
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [cell for cell in cells if cell.task == "recovery" and cell.mean("recovery/mcc")]
-    # The toy of the GBA paper has a figure of its own.
-    cells = [c for c in cells if c.part("source", "name") != "two_sparsity"] or cells
-    if not cells:
-        return None
-    worlds = make_worlds(cells)
+    found = [cell for cell in cells if cell.task == "recovery" and cell.mean("recovery/mcc")]
+    cells = not_elsewhere(found)
+    of = looks(cell.method for cell in cells)
+    few = f" {len(cells)} of {len(found)} settings; the other experiments have their own figures."
+    few = few if len(cells) < len(found) else ""
+    return book([_page(worlds, of, few) for worlds in pages(make_worlds(cells))])
+
+
+def pages(worlds: Sequence[World]) -> list[list[World]]:
+    """Worlds of each page, in order; the rows of one that is taller than a page are spread."""
+    found: list[list[World]] = []
+    room = 0.0
+    for world in worlds:
+        for rows in batches(world.cells, int((MAX_HEIGHT - LEGEND - HEAD) / ROW)):
+            height = HEAD + ROW * len(rows)
+            if height > room:
+                found.append([])
+                room = MAX_HEIGHT - LEGEND
+            found[-1].append(World(world.title, list(rows)))
+            room -= height
+    return found
+
+
+def _page(worlds: Sequence[World], of: Mapping[str, Look], few: str) -> Drawing:
+    cells = [cell for world in worlds for cell in world.cells]
     heights = [len(world.cells) for world in worlds]
     figure, grid = new_figure(
         *(len(worlds), len(SHOWN)),
         width=PAGE,
-        height=0.35 + sum(0.75 + 0.2 * height for height in heights),
-        gridspec_kw={"height_ratios": [height + 1 for height in heights]},
+        height=LEGEND + sum(HEAD + ROW * height for height in heights),
+        gridspec_kw={"height_ratios": [height + 0.5 for height in heights]},
         sharey="row",
     )
-    of = looks(cell.method for cell in cells)
     for row, world in zip(grid, worlds, strict=True):
         for axes, score in zip(row, SHOWN, strict=True):
             _panel(axes, world.cells, score, of)
@@ -60,7 +83,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         title="Recovery of the true features.",
         text="Feature recovery rate at a cosine of 0.8 and 0.9, and mean matched cosine (MCC); "
         f"higher is better. Markers: mean over seeds; {bars(cells, SHOWN[0], dots=True)}; "
-        "grey strokes: chance, the same score of random directions.",
+        f"grey strokes: chance, the same score of random directions.{few}",
         cells=cells,
     )
 

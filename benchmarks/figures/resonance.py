@@ -25,7 +25,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     widths = sorted({place(cell)[0] for cell in cells})
     rates = sorted({place(cell)[1] for cell in cells})
     figure, grid = new_figure(
-        len(SHOWN), 1, width=COLUMN, height=0.9 + len(SHOWN) * (0.35 + 0.24 * len(widths))
+        len(SHOWN), 1, width=COLUMN, height=0.9 + len(SHOWN) * (0.35 + 0.3 * len(widths))
     )
     for axes, score in zip(grid[:, 0], SHOWN, strict=True):
         found = {place(cell): e for cell in cells if (e := cell.estimate(score)) is not None}
@@ -83,8 +83,8 @@ def _map(
             note = f"{_half(estimate)}|{chance.get((width, rate), 0.0):.2f}"
             patch = {"facecolor": shades(estimate.mean), "linewidth": 0, "pad": 0.5}
             style = {"color": "white" if estimate.mean < 0.6 else "black", "bbox": patch}
-            axes.text(x, y + 0.14, f"{estimate.mean:.2f}", ha="center", fontsize=6, **style)
-            axes.text(x, y - 0.3, note, ha="center", fontsize=4, **style)
+            axes.text(x, y + 0.08, f"{estimate.mean:.2f}", ha="center", fontsize=6, **style)
+            axes.text(x, y - 0.34, note, ha="center", fontsize=5, **style)
     axes.imshow(values, origin="lower", aspect="auto", cmap=shades, vmin=0, vmax=1)
     axes.set_yticks(range(len(widths)), widths)
     axes.set_xticks(range(len(rates)), [f"{rate:.2g}" for rate in rates])

@@ -11,7 +11,7 @@ from benchmarks.figures.style import (
     legend_below,
     line_handle,
     new_figure,
-    shown_labels,
+    sae_label,
     where,
     whisker,
 )
@@ -37,17 +37,20 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         _effect(left, cell, of)
         _bars(middle, cell, "budget/effect_at_kl", "effect at the KL\nbudget (nats)", of)
         _bars(right, cell, PREDICTS, "rank correlation with\n|effect at the KL budget|", of)
-        left.set_title(f"{shown_labels([cell])[0]}, {where(cell)}", fontsize=7, loc="left")
+        left.set_title(f"{sae_label(cell)}, {where(cell)}", fontsize=7, loc="left")
     selectors: list[str] = [n for cell in shown for n in cell.series(SERIES)[0]["selector"]]
     drawn = list(dict.fromkeys(selectors))
     legend_below(figure, [line_handle(VARIANTS.get(name, name), of[name]) for name in drawn], 3)
+    budgets = {f"{budget:g}" for cell in shown if (budget := cell.part("ask", "kl_budget"))}
+    spent = f" of {' or '.join(sorted(budgets))} nats" if budgets else ""
     few = f" {len(shown)} of {len(cells)} cells." if len(shown) < len(cells) else ""
     return Drawing(
         figure=figure,
         title="Steering on a budget.",
         text="Left: rise of the target's log-probability against the KL of the rest while the dose "
-        "rises. Middle: the rise where the KL budget is spent. Right: how well a score of a single "
-        "latent predicts the size of that rise; random latents of each prompt, steered alone; "
+        "rises, mean over prompts, first seed, without intervals. Middle: the rise where the KL "
+        f"budget{spent} is spent. Right: how well a score of a single latent predicts the size of "
+        "that rise (Spearman); random latents of each prompt, steered alone. Middle and right, "
         f"{bars(shown, f'{PREDICTS}/grad_times_act')}.{few}",
         cells=shown,
     )

@@ -1,10 +1,12 @@
 """One style for all figures: sizes of a paper column, axes, legends, files."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-from benchmarks.cells import MIN_SEEDS, Cell, Estimate
+from benchmarks.cells import METHODS, MIN_SEEDS, Cell, Estimate
 from benchmarks.figures.looks import Look
 from benchmarks.naming import labels
 from benchmarks.worlds import world_title
@@ -12,6 +14,10 @@ from benchmarks.worlds import world_title
 COLUMN = 3.4
 """Inches: one column of a two-column paper."""
 PAGE = 7.0
+MAX_HEIGHT = 9.0
+"""Of a page; what needs more goes on on another one."""
+TITLE_WIDTH = 102
+"""Letters of a title across a page."""
 
 RC: dict[str, Any] = {
     "font.size": 8,
@@ -75,12 +81,20 @@ def seed_dots(axes: Any, at: float, cell: Cell, score: str, *, horizontal: bool)
         axes.scatter(x, y, s=5, color="#555555", alpha=0.5, linewidths=0, zorder=4)
 
 
+def batches(items: Sequence[Any], most: int) -> list[Sequence[Any]]:
+    """Items in order, in as few batches as hold at most so many, about equally large."""
+    n = -(-len(items) // max(1, most))
+    ends = [round(i * len(items) / n) for i in range(n + 1)] if n else []
+    return [items[start:end] for start, end in pairwise(ends)]
+
+
+def legend_height(entries: int, columns: int) -> float:
+    """Inches that the legend of so many entries takes."""
+    return 0.15 + 0.15 * -(-entries // columns)
+
+
 def legend_below(figure: Any, handles: Sequence[Any], columns: int, **options: Any) -> None:
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, **options)
-
-
-def legend_right(axes: Any, handles: Sequence[Any]) -> None:
-    axes.legend(handles=list(handles), loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def escape(text: str) -> str:
@@ -90,6 +104,12 @@ def escape(text: str) -> str:
 
 def shown_labels(cells: Sequence[Cell]) -> list[str]:
     return [escape(label) for label in labels(cells)]
+
+
+def sae_label(cell: Cell) -> str:
+    """The label of a cell, after its method where a label of its own leaves that out."""
+    (label,), method = shown_labels([cell]), METHODS.get(cell.method, cell.method)
+    return label if label.startswith(method) else f"{method}, {label}"
 
 
 def row_labels(cells: Sequence[Cell]) -> list[str]:
@@ -133,21 +153,31 @@ def plain_log(axes: Any, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def title(axes: Any, text: str) -> None:
-    """Bold and flush left: what a row of panels is about. It may reach over the next panel."""
-    axes.set_title(" ")  # keeps the height of a line
-    place = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    note = axes.annotate(escape(text), (0, 1), (0, 6), fontweight="bold", fontsize=8, **place)
+def title(axes: Any, text: str, columns: int = 1) -> None:
+    """Bold and flush left: what a row of panels is about. It may reach over the next panel.
+
+    Where there are such titles in several columns it is smaller and broken into lines.
+    """
+    text = "\n".join(wrap(text, TITLE_WIDTH // columns, max_lines=3))
+    axes.set_title("\n".join(" " for _ in text.splitlines()))  # keeps their height
+    font = {"fontweight": "bold", "fontsize": 8} if columns == 1 else {"fontsize": 7}
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
+    note = axes.annotate(escape(text), (0, 1), (0, 4), **place, **font)
     note.set_in_layout(False)
 
 
 def write(figure: Any, folder: Path, name: str) -> list[Path]:
     """SVG and PNG, the same bytes for the same records."""
     from matplotlib import pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
-    figure.savefig(paths[0], metadata={"Date": None})
-    figure.set_layout_engine("none")  # laid out; a second time would cost as much again
-    figure.savefig(paths[1], metadata={"Software": None})
+    figure.set_dpi(RC["savefig.dpi"])
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")  # laid out; `savefig` would do it, and draw, twice a file
+    FigureCanvasSVG(figure).print_svg(paths[0], metadata={"Date": None})
+    figure.set_dpi(RC["savefig.dpi"])  # an SVG has 72
+    FigureCanvasAgg(figure).print_png(paths[1], metadata={"Software": None})
     plt.close(figure)
     return paths

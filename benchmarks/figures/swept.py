@@ -81,7 +81,7 @@ SWEEPS = (
         title="Co-occurrence.",
         text="Features come in pairs, which share a growing part of their rows; all rates stay "
         "equal. Dashed: 1 / sqrt(n), above which the paper says that recovery drops.",
-        axis="co-occurrence rho_2",
+        axis=r"co-occurrence $\rho_2$",
         x=co_occurrence,
         free=("paired",),
         mark=lambda cell: cell.part("source", "n_features") ** -0.5,
@@ -145,14 +145,15 @@ def draw(sweep: Sweep, cells: Sequence[Cell]) -> Drawing | None:
             column[0].set_title(str(facet).replace("_", " "))
     for axes, score in zip(grid[:, 0], SHOWN, strict=True):
         axes.set_ylabel(SCORES[score].header)
-    legend_below(figure, _legend(sweep, of), 3 if sweep.line is None else 2)
+    legend_below(figure, _legend(sweep, of), 4 if sweep.line is None else 2)
     return Drawing(
         figure=figure,
         title=sweep.title,
         text=f"{sweep.text} Feature recovery rate at a cosine of 0.9, mean matched cosine (MCC) "
         "and fraction of variance unexplained on held-out rows, which a method with a good "
         f"recovery need not have low. Lines: mean over seeds; {bars(cells, SHOWN[0], mark='bands')}"
-        "; dotted grey: chance, the same score of random directions.",
+        "; where lines coincide, the one that stands first in the legend is the "
+        "widest; dotted grey: chance, the same score of random directions.",
         cells=cells,
     )
 
@@ -207,8 +208,9 @@ def lines_of(sweep: Sweep, cells: Sequence[Cell]) -> dict[Line, list[Cell]]:
 def _panel(
     axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str, of: Mapping[Line, Look]
 ) -> None:
-    for line, members in lines_of(sweep, cells).items():
-        _line(axes, sweep, members, score, of[line])
+    lines = lines_of(sweep, cells)
+    for above, (line, members) in zip(reversed(range(len(lines))), lines.items(), strict=True):
+        _line(axes, sweep, members, score, of[line], 1 + 0.4 * above)
     _chance(axes, sweep, cells, f"{score}/chance")
     if sweep.mark is not None:
         axes.axvline(sweep.mark(cells[0]), color="#555555", linewidth=0.8, linestyle="--")
@@ -221,8 +223,10 @@ def _panel(
     axes.grid()
 
 
-def _line(axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str, look: Look) -> None:
-    style = {"color": look.colour, "linestyle": look.dash}
+def _line(
+    axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str, look: Look, wide: float
+) -> None:
+    style = {"color": look.colour, "linestyle": look.dash, "linewidth": wide}
     points = [
         (sweep.x(cell), found) for cell in cells if (found := cell.estimate(score)) is not None
     ]
@@ -235,7 +239,7 @@ def _line(axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str, look: Look
     if not points:
         return
     means = [found.mean for _, found in points]
-    axes.plot([x for x, _ in points], means, marker=look.marker, **style)
+    axes.plot([x for x, _ in points], means, marker=look.marker, markersize=2.4 + wide, **style)
     ends = [(x, found.low, found.high) for x, found in points if found.low is not None]
     if ends:
         x, low, high = zip(*ends, strict=True)

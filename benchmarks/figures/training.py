@@ -1,82 +1,59 @@
 """Training curves: error, sparsity and dead latents by step."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.cells import Cell
+from benchmarks.figures.by_world import Panel, draw_by_world
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.looks import series
-from benchmarks.figures.style import (
-    PAGE,
-    handle,
-    legend_right,
-    new_figure,
-    plain_log,
-    title,
-)
-from benchmarks.naming import labels
-from benchmarks.worlds import World, make_worlds
+from benchmarks.figures.style import plain_log
+from benchmarks.worlds import World
 
 NAME = "training"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
 SERIES = "training/curve"
-SHOWN = {"fvu": "FVU", "l0": "L0", "dead": "dead latents"}
+SHOWN = {
+    "fvu": ("FVU", "fraction of variance unexplained (FVU)"),
+    "l0": ("L0", "mean number of active latents (L0)"),
+    "dead": ("dead latents", "share of dead latents"),
+}
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [cell for cell in cells if cell.task == "recovery" and cell.series(SERIES)]
-    if not cells:
-        return None
-    shown = {k: v for k, v in SHOWN.items() if any(k in r for c in cells for r in c.series(SERIES))}
-    worlds = make_worlds(cells)
-    heights = [max(1.8, 0.35 + 0.15 * len(world.cells)) for world in worlds]
-    figure, grid = new_figure(
-        *(len(worlds), len(shown)),
-        width=PAGE,
-        height=sum(heights),
-        gridspec_kw={"height_ratios": heights},
-    )
-    for row, world in zip(grid, worlds, strict=True):
-        _row(row, world, shown)
-    return Drawing(
-        figure=figure,
-        title="Training curves.",
-        text="Fraction of variance unexplained (FVU), mean number of active latents (L0) and share "
-        "of dead latents on training batches, by step. Lines: mean over seeds; bands: lowest to "
-        "highest seed.",
-        cells=cells,
-    )
-
-
-def _row(row: Sequence[Any], world: World, shown: dict[str, str]) -> None:
-    cells = world.cells
-    looks = series([cell.method for cell in cells])
-    for axes, (column, words) in zip(row, shown.items(), strict=True):
-        for cell, (colour, _, style) in zip(cells, looks, strict=True):
-            _curve(axes, cell, column, colour, style)
-        if column != "dead":
-            plain_log(axes, "y")
-        axes.set_xlabel("step")
-        axes.set_ylabel(words)
-        axes.grid()
-    title(row[0], world.title)
-    handles = [
-        handle(name, colour, linestyle=style)
-        for name, (colour, _, style) in zip(labels(cells), looks, strict=True)
+    found = {column for cell in cells for run in cell.series(SERIES) for column in run}
+    shown = [column for column in SHOWN if column in found]
+    panels = [
+        Panel(x="step", y=SHOWN[of][0], line=partial(_curve, of), finish=partial(_finish, of))
+        for of in shown
     ]
-    legend_right(row[-1], handles)
+    words = ", ".join(SHOWN[column][1] for column in shown)
+    return draw_by_world(
+        *(cells, SERIES, panels, []),
+        title="Training curves.",
+        text=f"On training batches, by step: {words}. Lines: mean over seeds; bands: lowest to "
+        "highest seed.",
+    )
 
 
-def _curve(axes: Any, cell: Cell, column: str, colour: Any, style: Any) -> None:
+def _finish(column: str, axes: Any, world: World) -> None:
+    if column != "dead":
+        plain_log(axes, "y")
+
+
+def _curve(column: str, axes: Any, cell: Cell, style: dict[str, Any]) -> bool:
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     runs = [run for run in cell.series(SERIES) if {"step", column} <= run.keys()]
     runs = [run for run in runs if run["step"] == runs[0]["step"]]
     if not runs:
-        return
+        return False
     step = runs[0]["step"]
     values = np.array([[np.nan if v is None else v for v in run[column]] for run in runs])
-    axes.plot(step, values.mean(0), color=colour, linestyle=style, linewidth=1)
+    axes.plot(step, values.mean(0), linewidth=1, **style)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     if len(values) > 1:
         low, high = values.min(0), values.max(0)
-        axes.fill_between(step, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(step, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    return True
