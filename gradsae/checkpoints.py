@@ -19,7 +19,7 @@ from gradsae import sae as saes
 from gradsae.errors import UserError
 from gradsae.files import writing
 from gradsae.fit import FitSettings, Log, Training, fit
-from gradsae.interfaces import Source, Trainer, is_shown
+from gradsae.interfaces import ModelSource, Source, Trainer, is_shown
 from gradsae.records import content_id
 from gradsae.sae import SAE
 from gradsae.seeds import Seeds, make_generator
@@ -173,6 +173,9 @@ def _keep(wanted: Wanted, training: Training | Exception) -> Checkpoint | Except
         return training.error
     cost = {"seconds": training.seconds, "curve": training.curve}
     extra = {"id": wanted.id(), **cost, "trainer": trainer_config(wanted.trainer)}
+    if isinstance(wanted.source, ModelSource):  # for whoever loads it elsewhere
+        model = wanted.source.names()["model"]["name"]
+        extra["place"] = {"model": model, "site": str(wanted.source.site())}
     try:
         _write(training.sae, wanted.folder(), extra)
     except UserError as error:
@@ -183,12 +186,13 @@ def _keep(wanted: Wanted, training: Training | Exception) -> Checkpoint | Except
 
 
 def _found(folder: Path, name: str, device: torch.device) -> Checkpoint:
-    extra = saes.read_meta(folder)["extra"]
-    if extra.get("id") != name:
-        raise UserError(
-            f"{folder}: this checkpoint says it is {extra.get('id')!r}; delete it to retrain"
-        )
-    sae = saes.load(folder, device)
+    try:
+        extra = saes.read_meta(folder)["extra"]
+        if extra.get("id") != name:
+            raise UserError(f"{folder}: this checkpoint says it is {extra.get('id')!r}")
+        sae = saes.load(folder, device)
+    except UserError as error:  # one that was trained here can be trained again
+        raise UserError(f"{error}; delete {folder} to retrain") from error
     return Checkpoint(id=name, sae=sae, seconds=extra["seconds"], curve=extra["curve"], found=True)
 
 

@@ -125,7 +125,7 @@ class LM:
         """Token ids of one prompt on the model's device; UserError if it is empty or too long."""
         ids = self.tokenize(text)[0]
         if not text or not ids:
-            raise UserError(f"empty prompt: {text!r}")
+            raise UserError(f"empty prompt: it needs at least 1 token, got {text!r}")
         if len(ids) > self.max_context:
             raise UserError(
                 f"prompt of {len(ids)} tokens is longer than the context of {self.name} "

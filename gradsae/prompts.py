@@ -8,6 +8,7 @@ name the same token.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, final
 
@@ -76,13 +77,14 @@ class CutPrompts(PromptSet):
     def draw(self, source: ModelSource, seed: int) -> Drawn:
         lm, prompts, n_tried = source.lm(), [], 0
         n_rest = self.answer_length - 1
-        _check_length(lm, self.length + n_rest)
+        with _about("prompts.length"):
+            _check_length(lm, self.length + n_rest)
         n_windows = self.n_prompts * (self.n_tries if self.target == "true" else 1)
         for i, window in enumerate(source.eval_windows(n_windows, seed)):
             if len(window) < self.length + self.answer_length:
                 raise UserError(
-                    f"prompts of {self.length} tokens and {self.answer_length} of the answer do "
-                    f"not fit the source's windows of {len(window)} tokens"
+                    f"prompts.length: {self.length} tokens and {self.answer_length} of the answer "
+                    f"do not fit the source's windows of {len(window)} (source.context_length)"
                 )
             token_ids, true = window[: self.length], int(window[self.length])
             best, n_tried = int(next_logits(lm, token_ids).argmax()), n_tried + 1
@@ -132,11 +134,22 @@ class GivenPrompts(PromptSet):
 
     def _prompts(self, lm: LM) -> Iterator[Prompt]:
         for i, (text, target) in enumerate(zip(self.texts, self.targets, strict=True)):
-            token_ids = lm.prompt(text)[0]
-            ids = [token_of(lm, target)] if self.one_token else tokens_of(lm, target)
-            _check_length(lm, len(token_ids) + len(ids) - 1)
-            prompt = make_prompt(lm, token_ids, ids[0], f"text {i}")
+            with _about(f"prompts.targets[{i}]"):
+                ids = [token_of(lm, target)] if self.one_token else tokens_of(lm, target)
+            with _about(f"prompts.texts[{i}]"):
+                token_ids = lm.prompt(text)[0]
+                _check_length(lm, len(token_ids) + len(ids) - 1)
+                prompt = make_prompt(lm, token_ids, ids[0], f"text {i}")
             yield replace(prompt, rest=tuple(ids[1:]))
+
+
+@contextmanager
+def _about(field: str) -> Iterator[None]:
+    """Begin what is wrong with a field by its name."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
 
 
 def make_prompt(lm: LM, token_ids: Int[Tensor, " pos"], target: int, origin: str) -> Prompt:
@@ -155,7 +168,10 @@ def token_of(lm: LM, text: str) -> int:
     ids = lm.tokenize(text, special=False)[0]
     if len(ids) != 1:
         pieces = ", ".join(repr(lm.text([i])) for i in ids) or "none"
-        raise UserError(f"a target must be one token, {text!r} is {len(ids)} ({pieces})")
+        raise UserError(
+            f"a target must be one token, {text!r} is {len(ids)} ({pieces}); "
+            "prompts.one_token=false asks about all tokens of an answer"
+        )
     return ids[0]
 
 
@@ -175,7 +191,7 @@ def next_logits(lm: LM, token_ids: Int[Tensor, " pos"]) -> Float[Tensor, " vocab
 
 def _check_length(lm: LM, n_tokens: int) -> None:
     if n_tokens == 0:
-        raise UserError("empty prompt: there are no tokens")
+        raise UserError("empty prompt: it needs at least 1 token")
     if n_tokens > lm.max_context:
         raise UserError(
             f"a prompt of {n_tokens} tokens is longer than the context of {lm.name} "

@@ -275,12 +275,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{folder}: no SAE here (sae.json is missing)") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged JSON ({error}); delete {folder} to retrain") from None
+        raise UserError(f"{path}: damaged JSON ({error})") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         raise UserError(
-            f"{path}: checkpoint format must be {FORMAT}, got {found!r}: it is of another version; "
-            f"delete {folder} to retrain"
+            f"{path}: checkpoint format must be {FORMAT}, got {found!r}: it is of another version"
         )
     return meta
 
@@ -292,14 +291,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: weights are missing; delete the folder to retrain") from None
+        raise UserError(f"{path}: weights are missing") from None
     except SafetensorError as error:
-        raise UserError(
-            f"{path}: damaged weights ({error}); delete the folder to retrain"
-        ) from None
+        raise UserError(f"{path}: damaged weights ({error})") from None
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(
-                f"{path}: {name} holds non-finite numbers; delete the folder to retrain"
-            )
+            n_bad = int((~tensor.isfinite()).sum())
+            raise UserError(f"{path}: {name} holds {n_bad} non-finite numbers; all must be finite")
     return tensors

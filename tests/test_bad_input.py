@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from gradsae import sae as saes
 from gradsae.cell import build
 from gradsae.errors import UserError
 from gradsae.experiment import run
+from gradsae.interchange import load
 from gradsae.metrics.recovery import Recovery
 from gradsae.sae import SAE, Architecture
 from gradsae.sources.superposition import Superposition
@@ -76,6 +78,15 @@ def test_an_sae_of_another_width_is_told_the_two_widths():
         Recovery(n_rows=10).measure(sae, source, 0)
 
 
+def test_a_weight_that_is_not_finite_is_named_and_counted(tmp_path):
+    sae = SAE(Architecture(d_in=3, d_sae=4, gate="relu"))
+    with torch.no_grad():
+        sae.b_enc[1:3] = torch.nan
+    sae.save(tmp_path, {})
+    with pytest.raises(UserError, match=r"b_enc holds 2 non-finite numbers; all must be finite$"):
+        saes.load(tmp_path)
+
+
 def changed(folder: Path, **meta: object) -> None:
     path = folder / "sae.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | meta))
@@ -103,6 +114,22 @@ def test_a_cell_whose_checkpoint_is_of_another_version_says_so_and_keeps_it(tmp_
     changed(folder, format=0)
     before = sorted(path.read_bytes() for path in folder.iterdir())
     other = build(composed(tmp_path, *TINY, "metric=[recovery]"))
-    with pytest.raises(UserError, match="checkpoint format must be 1, got 0"):
+    with pytest.raises(UserError, match=rf"must be 1, got 0.*; delete {folder} to retrain"):
         run(other)
     assert sorted(path.read_bytes() for path in folder.iterdir()) == before
+
+
+def test_our_own_checkpoint_says_where_it_was_trained_and_is_refused_elsewhere(tmp_path):
+    tiny = ["source=lm_tiny", "metric=[reconstruction]"]
+    assert run(build(composed(tmp_path, *tiny))).status == "done"
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    assert load.load(folder).place == ("tiny_random", "resid_post", 2)
+    given = ["trainer=pretrained", "trainer.d_sae=16", f"trainer.folder={folder}"]
+    there = ["source.layer=1", "trainer.site=resid_post.1"]
+    with pytest.raises(UserError, match=r"files say resid_post\.2, trainer\.site=resid_post\.1"):
+        run(build(composed(tmp_path, *tiny, *given, *there)))
+    other = ["trainer.site=resid_post.2", "trainer.model=smollm2", "source.model.name=smollm2"]
+    with pytest.raises(UserError, match=r"files say model tiny_random, trainer\.model=smollm2"):
+        run(build(composed(tmp_path, *tiny, *given, *other)))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [folder.name]
+    assert len(list((tmp_path / "records").iterdir())) == 1

@@ -173,17 +173,17 @@ def test_given_prompts_keep_their_answers(lm, source):
 
 
 @pytest.mark.parametrize(
-    ("texts", "targets", "message"),
+    ("text", "target", "message"),
     [
-        ([""], ["a"], "empty prompt"),
-        (["x" * 65], ["a"], "65 tokens is longer than the context of tiny"),
-        (["x"], ["ab"], r"a target must be one token, 'ab' is 2 \('a', 'b'\)"),
-        (["x"], [""], r"a target must be one token, '' is 0 \(none\)"),
+        ("", "a", r"prompts\.texts\[1\]: empty prompt: it needs at least 1 token, got ''"),
+        ("x" * 65, "a", r"texts\[1\]: prompt of 65 tokens is longer than .* of tiny \(64\)"),
+        ("x", "ab", r"targets\[1\]: .* one token, 'ab' is 2 \('a', 'b'\); .*one_token=false"),
+        ("x", "", r"targets\[1\]: a target must be one token, '' is 0 \(none\)"),
     ],
 )
-def test_a_bad_given_prompt_gets_one_clear_message(source, texts, targets, message):
+def test_a_bad_given_prompt_is_named_by_field_place_and_value(source, text, target, message):
     with pytest.raises(UserError, match=message):
-        GivenPrompts(texts=texts, targets=targets).draw(source, seed=0)
+        GivenPrompts(texts=["fine", text], targets=["!", target]).draw(source, seed=0)
 
 
 def test_answers_of_several_tokens_are_kept_where_they_are_asked_for(lm, source):
@@ -221,7 +221,13 @@ def test_a_target_of_one_token_is_that_token(lm):
     assert lm.text([token_of(lm, "q")]) == "q"
 
 
-@pytest.mark.parametrize(("length", "message"), [(24, "do not fit"), (65, "longer than the con")])
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        (24, r"prompts\.length: 24 tokens and 1 of the answer do not fit .* of 24"),
+        (65, r"prompts\.length: a prompt of 65 tokens is longer than the context of tiny \(64\)"),
+    ],
+)
 def test_prompts_that_do_not_fit_are_rejected(source, length, message):
     with pytest.raises(UserError, match=message):
         CutPrompts(n_prompts=1, length=length).draw(source, seed=0)

@@ -11,6 +11,7 @@ from gradsae.errors import UserError
 from gradsae.fetch import fetch_snapshot
 from gradsae.interchange import dictionary_learning, gemma_scope, saelens, sparsify
 from gradsae.interchange.released import Place, Released
+from gradsae.sites import parse_site
 
 
 class Format(NamedTuple):
@@ -23,7 +24,11 @@ class Format(NamedTuple):
 
 
 def _ours(folder: Path) -> Released:
-    return Released(saes.load(folder), Place())
+    extra = saes.read_meta(folder).get("extra", {})
+    said = extra.get("place", {})  # of older checkpoints nothing is known
+    site = parse_site(said["site"]) if "site" in said else None
+    place = Place(said.get("model"), site and site.kind, site and site.layer)
+    return Released(saes.load(folder), place)
 
 
 FORMATS = {
