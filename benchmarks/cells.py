@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
     """`seeds`; `prompts`, `windows` or `rows` of one record; empty where there is no interval."""
 
 
-def _inside(score: str) -> str:
+def inside(score: str) -> str:
     """What the interval of a score within one record is taken over."""
     kinds = {
         **{"influence": "prompts", "steering": "prompts", "budget": "prompts"},
@@ -142,7 +142,7 @@ class Cell:
                 low, high = record.intervals[score]
                 if self.task == "consistency":  # its interval is over its runs
                     return Estimate(mean, low, high, self.n_seeds, "seeds")
-                return Estimate(mean, low, high, record.n.get(score, 0), _inside(score))
+                return Estimate(mean, low, high, record.n.get(score, 0), inside(score))
         return Estimate(mean, None, None, n, "")
 
     def mean(self, score: str) -> float | None:

@@ -26,7 +26,18 @@ class Line:
         return self.variant in CONTROLS
 
     def estimate(self, column: str) -> Estimate | None:
-        return self.cell.estimate(f"{column}/{self.variant}" if self.variant else column)
+        return self.cell.estimate(self._score(column))
+
+    @property
+    def n_inside(self) -> int | None:
+        """Prompts (of masking: contexts) behind the main score, over all seeds; None elsewhere."""
+        if self.cell.task not in BY_VARIANT:
+            return None
+        main = self._score(COLUMNS[self.cell.task][0])
+        return sum(record.n.get(main, 0) for record in self.cell.records)
+
+    def _score(self, column: str) -> str:
+        return f"{column}/{self.variant}" if self.variant else column
 
 
 def make_lines(cells: Sequence[Cell], labels: Sequence[str]) -> list[Line]:

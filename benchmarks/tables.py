@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.cells import Cell, Estimate, make_cells
+from benchmarks.cells import Cell, Estimate, inside, make_cells
 from benchmarks.lines import columns, make_lines
 from benchmarks.naming import labels, printable
 from benchmarks.reading import LOCAL_ORIGIN, Entry
@@ -60,19 +60,38 @@ def _summary(cells: Sequence[Cell]) -> str:
     lines = make_lines(cells, labels(cells))
     task = cells[0].first.task
     names = [name for name in columns(task["name"], lines) if name not in ONLY_ON_THE_BOARD]
+    n_inside = [line.n_inside for line in lines]
+    counted = [inside(names[0])] if names and None not in n_inside else []
     rows = [
         [
             line.label,
             str(line.cell.n_seeds),
+            *([str(n)] if counted else []),
             *(mean_text(line.estimate(name)) for name in names),
             format_score(line.cell.seconds),
             _records(line.cell),
         ]
-        for line in lines
+        for line, n in zip(lines, n_inside, strict=True)
     ]
     title = f"{task['name']}, version {task['version']}, on {source_name(cells[0])}"
-    headers = ["method", "seeds", *map(header, names), "seconds", "record"]
-    return f"{printable(title, MAX_CELL)}\n{console_table(headers, rows)}"
+    headers = ["method", "seeds", *counted, *map(header, names), "seconds", "record"]
+    noise = [text for cell in cells if (text := noise_text(cell))]
+    return "\n".join([printable(title, MAX_CELL), console_table(headers, rows), *noise])
+
+
+def noise_text(cell: Cell) -> str | None:
+    """What rounding alone does to the target beside a typical true effect; of influence only."""
+    found = [
+        cell.mean(f"influence/{name}")
+        for name in ("noise_floor/no_op_edit", "noise_floor", "median_abs_effect", "above_noise")
+    ]
+    if None in found:
+        return None
+    no_op, rounding, effect, above = map(format_score, found)
+    return (
+        f"noise floor ({_records(cell)}): {no_op} by edits that change nothing, {rounding} by "
+        f"rounding; median |effect| {effect}, share above the floor {above}"
+    )
 
 
 def _records(cell: Cell) -> str:

@@ -52,3 +52,20 @@ def test_cells_that_differ_in_one_field_say_so():
     text = summary_table(records)
     assert "GBA scale_init=0.05" in text
     assert "GBA scale_init=1 " in text
+
+
+def test_a_method_tried_on_prompts_says_on_how_many_and_what_the_noise_is():
+    record = example.influence(15, TOPK, 0)
+    record.n["influence/spearman/grad_times_act"] = 77
+    noise = {"noise_floor": 0.002, "noise_floor/no_op_edit": 0.001, "above_noise": 0.9}
+    noise["median_abs_effect"] = 0.03
+    record.scores.update({f"influence/{name}": value for name, value in noise.items()})
+    lines = summary_table([record]).splitlines()
+    assert lines[1].split()[:3] == ["method", "seeds", "prompts"]
+    (row,) = (line for line in lines if line.startswith("grad x act"))
+    assert row.split()[:7] == ["grad", "x", "act,", "TopK", "k=20", "1", "77"]
+    assert lines[-1] == (
+        f"noise floor ({record.id}): 0.001 by edits that change nothing, 0.002 by rounding; "
+        "median |effect| 0.030, share above the floor 0.900"
+    )
+    assert "prompts" not in summary_table([example.recovery(example.TOY, TOPK, 0, (1, 1), 9)])
