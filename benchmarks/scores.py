@@ -279,6 +279,13 @@ SCORES: dict[str, Score] = {
         bounds="nats",
         meaning="Rise of the target's log-probability where the KL of the rest reaches its budget.",
     ),
+    "budget/effect_at_ppl": Score(
+        header="effect at ppl",
+        better="higher",
+        bounds="nats",
+        meaning="Rise of the target's log-probability where the perplexity of unrelated text has "
+        "risen by its budget, whatever the KL.",
+    ),
     "budget/safe_effect": Score(
         header="safe effect",
         better="higher",
@@ -391,8 +398,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("masking/swap_gain", "masking/swap_em"),
     ),
     "steering_budget": (
-        *("budget/effect_at_kl", "budget/safe_effect", "budget/safe_dose", "budget/flips"),
-        *("budget/stability", "budget/predicts", "budget/slope_gap"),
+        *("budget/effect_at_kl", "budget/effect_at_ppl", "budget/safe_effect"),
+        *(
+            "budget/safe_dose",
+            "budget/flips",
+            "budget/stability",
+            "budget/predicts",
+            "budget/slope_gap",
+        ),
     ),
 }
 """Columns of the tables of a task; of a grid, the default's. Influence and steering have a line per

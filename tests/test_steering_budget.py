@@ -24,7 +24,7 @@ from gradsae.steering.budget import SteeringBudget
 from gradsae.steering.climb import Budget, climb
 from gradsae.steering.doses import respond, slope
 from gradsae.steering.interventions import Intervention, Text, read
-from gradsae.steering.ladder import at_budget, last_safe
+from gradsae.steering.ladder import at_budget, at_cost, last_safe
 from gradsae.steering.side_effects import UnrelatedText
 
 CONF = Path(__file__).parents[1] / "conf" / "steering_budget"
@@ -46,6 +46,12 @@ def test_a_quadratic_kl_and_a_linear_effect_are_met_exactly_at_the_budget():
     found = at_budget(3 * doses, 0.01 * doses**2, 0.09)  # KL .09 at dose 3
     assert found.value == pytest.approx(9.0)
     assert found.reached
+
+
+def test_a_loss_that_falls_first_and_then_rises_is_met_on_a_line():
+    effect, loss = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([-0.1, 0.0, 0.2])
+    assert at_cost(effect, loss, 0.05) == pytest.approx((3.0, True))  # a quarter from 2 to 6
+    assert at_cost(effect, loss, 0.3) == (6.0, False)
 
 
 def test_a_budget_that_is_never_spent_ends_at_the_last_step():
@@ -109,7 +115,7 @@ def test_flips_and_rises_on_unrelated_text_are_counted_by_hand(source):
     assert 0 < flips < n
 
 
-def test_a_climb_stops_trying_unrelated_text_where_the_kl_is_spent(source, text):
+def test_a_climb_stops_trying_unrelated_text_where_both_budgets_are_spent(source, text):
     unrelated = UnrelatedText(texts=[read(source, SAE, w) for w in source.eval_windows(1, 3)])
     doses, chosen = (0.1, 0.5, 2.0, 8.0, 32.0), text.choose(torch.tensor([0, 1, 2]))
     steps = [Intervention(mode="add", dose=dose) for dose in doses]
@@ -118,7 +124,18 @@ def test_a_climb_stops_trying_unrelated_text_where_the_kl_is_spent(source, text)
     assert kl[0] < limit and kl[1] < limit < kl[2]
     how = {"prompt": 0, "selector": "a", "batch_rows": 8}
     found = climb(text, 5, chosen, doses, Budget(limit, math.inf), unrelated, **how)
-    assert found.log_ppl_ratio is not None and len(found.log_ppl_ratio) == 3
+    assert found.log_ppl_ratio is not None and len(found.log_ppl_ratio) == 5
+    assert found.at_ppl == (found.effect[-1].item(), False)
+    whole = unrelated.damage(chosen, steps, batch_rows=8).log_ppl_ratio
+    torch.testing.assert_close(found.log_ppl_ratio, whole, atol=1e-5, rtol=1e-5)
+    early = float(whole[:3].max()) / 2
+    assert early > 0
+    short = climb(text, 5, chosen, doses, Budget(limit, early), unrelated, **how)
+    assert short.log_ppl_ratio is not None and len(short.log_ppl_ratio) == 3
+    assert short.at_ppl is not None and short.at_ppl.reached
+    over = int((whole > early).nonzero()[0])
+    ends = sorted(found.effect[max(over - 1, 0) : over + 1].tolist() + [0.0] * (over == 0))
+    assert ends[0] <= short.at_ppl.value <= ends[-1]
     assert (found.n_safe, found.safe_dose) == (2, 0.5)
     assert found.safe_effect == found.effect[1].item()
     strict = climb(text, 5, chosen, doses, Budget(limit, -math.inf), unrelated, **how)
@@ -183,7 +200,14 @@ def test_scores_are_means_of_the_trials_in_the_record(scores):
     for selector in ("grad_times_act", "mean_act", "random_matched", "random_direction"):
         rows = [i for i, s in enumerate(table["selector"]) if s == selector]
         assert len(rows) == 3
-        for what in ("effect_at_kl", "safe_effect", "safe_dose", "flips", "stability"):
+        for what in (
+            "effect_at_kl",
+            "effect_at_ppl",
+            "safe_effect",
+            "safe_dose",
+            "flips",
+            "stability",
+        ):
             mean = sum(table[what][i] for i in rows) / 3
             assert scores.scores[f"budget/{what}/{selector}"] == pytest.approx(mean)
 

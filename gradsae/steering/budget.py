@@ -41,7 +41,9 @@ class SteeringBudget(Metric):
     For each selector S, an estimator's top k or a control (means over prompts, 95 % bootstrap):
         budget/effect_at_kl/S   rise of log p(target) where the KL budget is spent, nats; higher is
                                 better; budget/reached/S: share of prompts where that happened
-        budget/safe_effect/S    the same at the last safe dose; budget/safe_dose/S: that dose, in
+        budget/effect_at_ppl/S  the same where the perplexity of unrelated text spends its own
+                                budget, whatever the KL; budget/reached_ppl/S
+        budget/safe_effect/S    effect at the last safe dose; budget/safe_dose/S: that dose, in
                                 units of each latent's largest on the prompt
         budget/flips/S          share of top-1 predictions on unrelated text that changed at it
         budget/ppl_ratio/S      perplexity of unrelated text at it, over that of the clean model

@@ -26,6 +26,9 @@ def summarise(
         own = [c for c in climbs if c.selector == selector]
         _add(out, f"budget/effect_at_kl/{selector}", [c.at_kl.value for c in own], seed)
         _add(out, f"budget/reached/{selector}", [float(c.at_kl.reached) for c in own], seed)
+        by_ppl = [c.at_ppl for c in own if c.at_ppl is not None]
+        _add(out, f"budget/effect_at_ppl/{selector}", [each.value for each in by_ppl], seed)
+        _add(out, f"budget/reached_ppl/{selector}", [float(e.reached) for e in by_ppl], seed)
         _add(out, f"budget/safe_effect/{selector}", [c.safe_effect for c in own], seed)
         _add(out, f"budget/safe_dose/{selector}", [c.safe_dose for c in own], seed)
         _add(out, f"budget/flips/{selector}", _safe(own, "flips", 0.0), seed)
@@ -129,6 +132,8 @@ def trials_table(climbs: Sequence[Climb]) -> Table:
             "selector": c.selector,
             "effect_at_kl": c.at_kl.value,
             "reached": c.at_kl.reached,
+            "effect_at_ppl": c.at_ppl.value if c.at_ppl else None,
+            "reached_ppl": c.at_ppl.reached if c.at_ppl else None,
             "safe_dose": float(c.safe_dose),
             "safe_effect": c.safe_effect,
             "flips": c.at_safe(c.flips, 0.0),

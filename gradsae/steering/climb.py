@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradsae.steering.doses import Slope, respond, slope
 from gradsae.steering.interventions import Chosen, Intervention, Text
-from gradsae.steering.ladder import AtBudget, at_budget, last_safe
+from gradsae.steering.ladder import AtBudget, at_budget, at_cost, last_safe
 from gradsae.steering.side_effects import UnrelatedText
 
 
@@ -37,8 +37,11 @@ class Climb:
     at_kl: AtBudget
     n_safe: int
     """Steps before the budget was spent, of KL or of perplexity."""
+    at_ppl: AtBudget | None
+    """Where the perplexity of unrelated text spends its own budget, whatever the KL."""
     log_ppl_ratio: Float[Tensor, " tried"] | None
-    """Of the steps that were tried on unrelated text: up to the first that spends the KL."""
+    """Of the steps tried on unrelated text: up to the first that spends the KL, and all of them
+    where that leaves some of the perplexity."""
     flips: Float[Tensor, " tried"] | None
     stability: Float[Tensor, " tried"] | None
     """Share of positions of unrelated text where the target moves as it does on the prompt."""
@@ -80,14 +83,19 @@ def climb(
     spent = response.forward_equivalents + check.forward_equivalents
     costs = [(response.kl_rest.tolist(), budget.kl)]
     n_tried = min(last_safe(costs) + 1, len(steps))
-    rise = flips = stability = None
+    rise = flips = stability = at_ppl = None
     if unrelated is not None:
-        damage = unrelated.damage(chosen, steps[:n_tried], batch_rows=batch_rows, target=target)
+        how = {"batch_rows": batch_rows, "target": target}
+        damage = unrelated.damage(chosen, steps[:n_tried], **how)
+        if n_tried < len(steps) and bool((damage.log_ppl_ratio <= budget.log_ppl).all()):
+            damage = damage.then(unrelated.damage(chosen, steps[n_tried:], **how))
         rise, flips, spent = damage.log_ppl_ratio, damage.flips, spent + damage.forward_equivalents
         assert damage.risen is not None
-        stability = damage.risen.where(response.effect[:n_tried] > 0, 1 - damage.risen)
-        untried = [math.inf] * (len(steps) - n_tried)
+        effect = response.effect[: len(rise)]
+        stability = damage.risen.where(effect > 0, 1 - damage.risen)
+        untried = [math.inf] * (len(steps) - len(rise))
         costs.append(([*rise.tolist(), *untried], budget.log_ppl))
+        at_ppl = at_cost(effect, rise, budget.log_ppl)
     return Climb(
         prompt=prompt,
         selector=selector,
@@ -95,6 +103,7 @@ def climb(
         effect=response.effect,
         kl_rest=response.kl_rest,
         at_kl=at_budget(response.effect, response.kl_rest, budget.kl),
+        at_ppl=at_ppl,
         n_safe=last_safe(costs),
         log_ppl_ratio=rise,
         flips=flips,

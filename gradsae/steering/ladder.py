@@ -28,13 +28,22 @@ def at_budget(
     Between steps the effect is interpolated over the root of the KL: for small doses the effect
     grows with the dose and the KL with its square.
     """
+    return at_cost(effect, kl.double().sqrt(), math.sqrt(budget))
+
+
+def at_cost(
+    effect: Float[Tensor, " doses"], cost: Float[Tensor, " doses"], budget: float
+) -> AtBudget:
+    """Return the effect where a cost that grows with the dose first reaches a budget.
+
+    A line between steps. The loss on unrelated text is such a cost: it may fall first.
+    """
     before = (0.0, 0.0)
-    for gain, cost in zip(effect.tolist(), kl.tolist(), strict=True):
-        if cost > budget:
-            low, high = math.sqrt(before[1]), math.sqrt(cost)
-            share = (math.sqrt(budget) - low) / (high - low)
+    for gain, spent in zip(effect.tolist(), cost.tolist(), strict=True):
+        if spent > budget:
+            share = (budget - before[1]) / (spent - before[1])
             return AtBudget(before[0] + share * (gain - before[0]), True)
-        before = (gain, cost)
+        before = (gain, spent)
     return AtBudget(before[0], False)
 
 

@@ -45,6 +45,18 @@ class Damage(NamedTuple):
     did not move. None where no target was named."""
     forward_equivalents: float
 
+    def then(self, more: "Damage") -> "Damage":
+        """Return this and what further interventions did to the same text, one after the other."""
+        risen = None
+        if self.risen is not None and more.risen is not None:
+            risen = torch.cat([self.risen, more.risen])
+        return Damage(
+            torch.cat([self.log_ppl_ratio, more.log_ppl_ratio]),
+            torch.cat([self.flips, more.flips]),
+            risen,
+            self.forward_equivalents + more.forward_equivalents,
+        )
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
