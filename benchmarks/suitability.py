@@ -76,6 +76,7 @@ def report(cell: "Cell", cfg: DictConfig, words: list[str]) -> str:
         [
             _heading(cell, families, raw),
             _table(rows),
+            _limits(),
             f"overall: {conditions.overall(rows)}. {REFERENCES if len(families) > 1 else TRUTH}",
             _proposed(settings, words),
         ]
@@ -132,6 +133,18 @@ def _table(rows: "list[Row]") -> str:
     )
     head = ["condition", "verdict", "estimate", "the theorem wants"]
     return f"{console_table(head, table)}\n\nwhy:\n{whys}"
+
+
+def _limits() -> str:
+    """Where a verdict turns, so that a reader can judge a near miss."""
+    from gradsae.suitability.theorem import CONSTANT, MUCH_LESS
+
+    return (
+        f"<<: met where the ratio is below {MUCH_LESS:g}, not met above 1; constant: met up to "
+        f"{CONSTANT:.3g}, not met above {CONSTANT**2:.3g};\n"
+        "doubtful between, where an interval crosses a limit, or where families disagree. These "
+        "limits are ours: the paper gives none."
+    )
 
 
 def _proposed(settings: "dict[str, list[Setting]]", words: list[str]) -> str:

@@ -235,6 +235,7 @@ def test_the_command_prints_a_verdict_and_overrides_and_exits_0(monkeypatch, tmp
     assert command(monkeypatch, tmp_path, *SMALL, "source.l0=20") == 0
     said = capsys.readouterr().out
     assert "overall: not met" in said
+    assert "below 0.3, not met above 1; constant: met up to 3.33, not met above 11.1" in said
     assert "trainer=gba trainer.htf=" in said.splitlines()[-1]
     assert "source.l0=20" in said.splitlines()[-1]
 
