@@ -15,6 +15,7 @@ from gradsae.influence.estimators.curvature import Curvature, reliability, self_
 from gradsae.influence.estimators.grad_drop import GradDrop
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.estimators.hop_then_verify import HopThenVerify
 from gradsae.influence.estimators.integrated_gradients import IntegratedGradients
 from gradsae.influence.estimators.norm_frozen import NormFrozen
 from gradsae.influence.estimators.path_ig import PathIG
@@ -26,6 +27,7 @@ from gradsae.influence.truths.dose import Dose
 from gradsae.influence.truths.joint import Joint
 from gradsae.influence.truths.shapley import Shapley
 from gradsae.interfaces import HeldOut
+from gradsae.lm import LM
 from gradsae.prompt import SeenPrompt, see_from
 from gradsae.seeds import make_generator
 from gradsae.suffix import Suffix
@@ -58,8 +60,8 @@ def ask(truth: Truth, seen: SeenPrompt, held_out: Tensor | None = None) -> Asked
     return found
 
 
-def test_output_saturation_hides_every_latent_of_a_sure_probability_and_the_log_does_not():
-    """p = 1 - 1e-9 in float32 has no gradient; its log-probability has, and the logit most."""
+def test_output_saturation_hides_every_latent_of_a_sure_token_and_a_logit_difference_shows_them():
+    """p = 1 - 1e-9: neither it nor its logarithm has a gradient left; the path to p has."""
     weight = torch.tensor([1.0, 12.0, 8.0])
 
     def function(x: Tensor) -> Tensor:
@@ -68,7 +70,8 @@ def test_output_saturation_hides_every_latent_of_a_sure_probability_and_the_log_
     seen = planted(torch.ones(1, 3), torch.eye(3), function)
     truth = effects(seen, NextToken(token=0))
     assert truth.argmax() == 1
-    assert estimate(PLAIN, seen, NextToken(token=0, scalar="prob")).abs().max() < 1e-6
+    for scalar in ("prob", "log_prob"):
+        assert estimate(PLAIN, seen, NextToken(token=0, scalar=scalar)).abs().max() < 1e-6
     difference = NextToken(token=0, scalar="logit_diff", foil=1)
     assert estimate(PLAIN, seen, difference).argmax() == 1
     assert estimate(IntegratedGradients(n_points=8), seen, NextToken(token=0)).argmax() == 1
@@ -87,6 +90,52 @@ def test_attention_saturation_hides_the_latent_that_holds_the_attention():
     for fix in (IntegratedGradients(n_points=8), PATH):
         found = estimate(fix, seen, LOGIT)
         assert found.argmax() == 0 and found[0] == pytest.approx(10, rel=0.2)
+
+
+def one_head(lm: LM) -> None:
+    """Leave of the blocks after block 1 one head of block 2 that all queries use alike: its keys
+    read coordinate 1 of the stream, its values coordinate 2, and it writes to coordinate 3."""
+    with torch.no_grad():
+        for block in lm.model.model.layers[2:]:
+            block.mlp.down_proj.weight.zero_()
+            block.self_attn.o_proj.weight.zero_()
+        head = lm.model.model.layers[2].self_attn
+        for part in (head.q_proj, head.k_proj, head.v_proj):
+            part.weight.zero_()
+        head.q_proj.weight[3, 0] = head.k_proj.weight[3, 1] = 20.0  # the slowest of its rotations
+        head.v_proj.weight[0, 2] = head.o_proj.weight[3, 0] = 5.0
+        lm.model.lm_head.weight[7] = torch.eye(32)[3]
+
+
+def test_a_softmax_that_is_full_hides_the_latent_that_fills_it_and_the_qk_fix_shows_it():
+    """Latent 0 holds a head's attention at position 2, where the value is 1; elsewhere it is -1."""
+    lm = tiny_lm()
+    one_head(lm)
+    source = Windows(lm, "resid_post.1")
+    seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:6])
+    clean = torch.zeros(6, 32)
+    clean[:, 0], clean[:, 2], clean[:, 4] = 3.0, -1.0, 30.0  # mostly what nobody reads: a norm
+    clean[2, 1], clean[2, 2] = 3.0, 1.0
+    codes = torch.zeros(6, 3)
+    codes[2, 0] = codes[5, 1] = codes[4, 2] = 1.0
+    directions = torch.stack([3 * torch.eye(32)[1], 0.1 * torch.eye(32)[3], torch.eye(32)[5]])
+    tail = seen.suffix
+    assert isinstance(tail, Suffix)
+    seen = replace(
+        seen,
+        latents=torch.arange(3),
+        codes=codes,
+        directions=directions,
+        scale=torch.ones(6, 1),
+        suffix=replace(tail, clean=clean),
+    )
+    target = NextToken(token=7, scalar="logit")
+    truth = effects(seen, target)
+    assert truth.argmax() == 0 and truth[0] > 10 * truth[1]
+    assert estimate(PLAIN, seen, target).argmax() == 1  # the gradient finds another one
+    assert estimate(PLAIN, seen, target)[0].abs() < 0.05 * truth[0]
+    fixed = estimate(HopThenVerify(max_cost=20.0, largest=0.0, hops=1.0), seen, target)
+    torch.testing.assert_close(fixed, truth, atol=1e-4, rtol=0.02)
 
 
 @dataclass
@@ -261,6 +310,25 @@ def test_an_error_term_that_is_recomputed_would_cancel_every_edit():
     decoded = without @ seen.directions
     recomputed = decoded + (seen.clean - decoded)
     torch.testing.assert_close(recomputed, seen.clean)
+
+
+def test_a_gate_that_opens_another_latent_is_in_no_effect_as_the_encoder_is_bypassed():
+    """x = (2, 1.9), TopK with k = 1: without latent 0 the encoder would open latent 1."""
+    weight, x = torch.tensor([3.0, 5.0]), torch.tensor([[2.0, 1.9]])
+
+    def through_the_gate(entered: Tensor) -> Tensor:
+        return (entered * (entered == entered.amax())) @ weight
+
+    (slope,) = torch.autograd.grad(through_the_gate(x.requires_grad_()), x)
+    x = x.detach()
+    assert (slope * x)[0, 0].item() == pytest.approx(6)  # what it foretells
+    lost = through_the_gate(x) - through_the_gate(torch.tensor([[0.0, 1.9]]))
+    assert lost.item() == pytest.approx(6 - 9.5)  # what happens: the gate has a kink
+    error = x - torch.tensor([[2.0, 0.0]])
+    tail = lambda edited: edited[:, -1] @ weight[:, None]  # noqa: E731
+    seen = planted(torch.tensor([[2.0]]), torch.eye(2)[:1], tail, error=error)
+    assert effects(seen, LOGIT).item() == pytest.approx(6)
+    assert estimate(PLAIN, seen, LOGIT).item() == pytest.approx(6)
 
 
 @pytest.mark.parametrize(
