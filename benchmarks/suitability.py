@@ -105,7 +105,10 @@ def _evidence(cell: "Cell", cfg: DictConfig) -> "tuple[Tensor, dict[str, Evidenc
         if truth is not None:
             return x, {truth.family: truth}
     trainer = references.trainer_of(cfg.d_sae, cfg.k, cfg.lr)
+    print(f"first reference family: a TopK autoencoder, {cell.fit.steps} steps", file=sys.stderr)
     learned = references.topk(cell.source, x, trainer, cell.fit, cell.seeds, cell.device)
+    size = f"{x.shape[0]} rows of {x.shape[1]}"
+    print(f"second: independent components of {size} (minutes)", file=sys.stderr, flush=True)
     return x, {"topk": learned, "ica": references.ica(x, cell.seeds.eval)}
 
 

@@ -245,7 +245,8 @@ def test_unknown_features_are_looked_at_through_two_families(monkeypatch, tmp_pa
     monkeypatch.setattr(suitability, "MAX_ROWS", 4096)
     words = ("d_sae=64", "k=4", "source.l0=2", "fit.steps=100", "fit.batch_size=64")
     assert command(monkeypatch, tmp_path, *SMALL, *words) == 0
-    said = capsys.readouterr().out
+    said, heard = capsys.readouterr()
+    assert "second: independent components of 4096 rows of 16" in heard
     assert "topk, " in said
     assert "ica, " in said
     assert said.count("circular: ") >= 2
