@@ -355,9 +355,11 @@ VARIANTS = {
     "screen_by_size_verify_10fe": "screen, verify the largest to 10",
     "part_verify_10fe": "part, verify to 10",
     "part_verify_20fe": "part, verify to 20",
-    "hop_top10_10fe": "hop, verify to 10",
-    "hop_top10_20fe": "hop, verify to 20",
-    "hop_verify_10fe": "hop, verify the best to 10",  # its forerunners, in published records
+    "hop_doubt10_10fe": "hop, verify to 10",
+    "hop_doubt10_20fe": "hop, verify to 20",
+    "hop_top10_10fe": "hop by size to 10",  # its forerunners, in published records
+    "hop_top10_20fe": "hop by size to 20",
+    "hop_verify_10fe": "hop, verify the best to 10",
     "hop_verify_20fe": "hop, verify the best to 20",
     "first_hop_10fe": "hops alone, to 10",
     "first_hop_20fe": "hops alone, to 20",
@@ -399,13 +401,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "steering_budget": (
         *("budget/effect_at_kl", "budget/effect_at_ppl", "budget/safe_effect"),
-        *(
-            "budget/safe_dose",
-            "budget/flips",
-            "budget/stability",
-            "budget/predicts",
-            "budget/slope_gap",
-        ),
+        *("budget/safe_dose", "budget/flips", "budget/stability"),
+        *("budget/predicts", "budget/slope_gap"),
     ),
 }
 """Columns of the tables of a task; of a grid, the default's. Influence and steering have a line per

@@ -15,9 +15,15 @@ from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate_sparing, clean_value
 from gradsae.influence.estimators import hop_then_verify
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient_cost
-from gradsae.influence.estimators.hop_then_verify import HopThenVerify, plan, run_tokens, to_line
-from gradsae.influence.estimators.screen_then_verify import written
+from gradsae.influence.estimators.gradient import doubt, gradient_cost
+from gradsae.influence.estimators.hop_then_verify import (
+    HopThenVerify,
+    affordable,
+    carried,
+    plan,
+    run_tokens,
+    to_line,
+)
 from gradsae.influence.hops import screen
 from gradsae.influence.target import Answer, NextToken
 from gradsae.influence.truths.entry import split_entries
@@ -148,7 +154,7 @@ def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int, last: int) -> float
 @pytest.mark.parametrize("blocks", [1, 2, 12])
 def test_first_hops_equal_those_of_full_passes_with_plain_hooks(lm, seen, blocks):
     entries = split_entries(seen)
-    scores, hops = screen(entries, TARGET, blocks)
+    scores, _, (hops, _) = screen(entries, TARGET, (blocks, 1))
     torch.testing.assert_close(scores, estimate(GradTimesAct(), entries, TARGET))
     at = entries.first_open(torch.arange(entries.n_active))
     sizes = []
@@ -291,11 +297,50 @@ def test_what_is_left_goes_to_the_first_that_can_be_paid(tokens, spent, found):
     assert cost == spent
 
 
+@pytest.mark.parametrize(
+    ("left", "bought"), [(0.5, []), (1.0, [1]), (3.0, [3, 1]), (4.5, [0]), (6.5, [0, 3])]
+)
+def test_what_is_too_dear_is_passed_over(left, bought):
+    order, price = torch.tensor([0, 3, 2, 1]), torch.tensor([4.5, 1.0, 9.0, 2.0])
+    assert affordable(order, price, left).tolist() == bought
+
+
+def test_entries_follow_what_those_of_their_position_moved_by():
+    """They moved by .4 and .2 doubts at position 2, and by 5, which counts as .5, at position 4."""
+    at, known = torch.tensor([2, 2, 2, 4, 4, 6]), torch.tensor([1, 1, 0, 1, 0, 0]).bool()
+    bars = torch.tensor([1.0, 2.0, 10.0, 1.0, 2.0, 3.0])
+    found = carried(torch.tensor([0.4, 0.4, 0.0, 5.0, 0.0, 0.0]), bars, known, at)
+    prior = 0.7 / 0.3  # as many entries as the prior is worth
+    expected = [0, 0, 10 * 0.6 / (2 + prior), 0, 2 * 0.5 / (1 + prior), 0]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_doubt_is_twice_the_largest_second_order_behind_a_normalisation():
+    """m = w . x / |x| with w across x: d' H d / 2 is |d|^2 |w| / (2 |x|^2) halfway between the two,
+    and 0 along each of them."""
+    x, w = torch.tensor([0.0, 5.0, 0.0]), torch.tensor([2.0, 0.0, 0.0])
+    halfway = torch.tensor([1.0, 1.0, 0.0]) / 2**0.5
+    directions = 1e-2 * torch.stack([halfway, 2 * halfway, x / 5, w / 2]).double()
+    seen = planted(
+        torch.ones(1, 4).double(),
+        directions,
+        lambda rows: torch.stack([(rows / rows.norm(dim=-1, keepdim=True))[:, -1] @ w.double()], 1),
+        error=x.double() - directions.sum(0),
+    )
+    found = doubt(seen, w.double()[None] / 5)
+    torch.testing.assert_close(found, torch.tensor([1.0, 4.0, 1.0, 1.0]).double() * 1e-4 * 2 / 25)
+    target = NextToken(token=0, scalar="logit")
+    error = (estimate(GradTimesAct(), seen, target) - effects(seen, target)).abs()
+    torch.testing.assert_close(
+        error / found, torch.tensor([0.5, 0.5, 0.0, 0.0]).double(), rtol=0.02, atol=0.01
+    )
+
+
 @pytest.mark.parametrize("max_cost", [5.5, 6.5, 7.0])
-@pytest.mark.parametrize("blocks", [1, 12])
-def test_hops_and_ablations_are_paid_for(seen, max_cost, blocks, monkeypatch):
+@pytest.mark.parametrize(("deep", "blocks"), [(2, 1), (16, 8)])
+def test_hops_and_ablations_are_paid_for(seen, max_cost, deep, blocks, monkeypatch):
     """Every token of every block that is run after the gradient's pass, seen by hooks."""
-    estimator = HopThenVerify(max_cost=max_cost, blocks=blocks)
+    estimator = HopThenVerify(max_cost=max_cost, deep=deep, blocks=blocks)
     assert isinstance(seen.suffix, Suffix)
     seen.suffix.begin(1)  # the clean keys and values are those of the gradient's pass
     decoder, site = seen.suffix.decoder, seen.suffix.site
@@ -345,14 +390,16 @@ def test_after_the_last_block_the_truth_costs_nothing(lm):
 
 
 def test_what_is_ablated_is_the_largest_and_those_at_the_line(seen):
-    """With no share for hops: the first by size for its cost, the rest nearest to the line."""
+    """With no share for hops: the first in doubt for its cost, the rest nearest to the line."""
     estimator = HopThenVerify(max_cost=6.0, largest=0.5, hops=0.0, top=3)
     found = estimate(estimator, seen, TARGET)
     gradient, truth = estimate(GradTimesAct(), seen, TARGET), effects(seen, TARGET)
     ablated = torch.isclose(found, truth, rtol=1e-4, atol=1e-6)
     assert bool((torch.isclose(found, gradient, rtol=1e-4, atol=1e-6) | ablated).all())
-    largest = (written(seen) / run_tokens(seen, TARGET)).argmax()
-    assert bool(ablated[largest])
+    entries = split_entries(seen)
+    _, bars, _ = screen(entries, TARGET, (1, 1))
+    square = torch.zeros(seen.n_active).index_add(0, seen.codes.mT.nonzero()[:, 0], bars**2)
+    assert bool(ablated[(square.sqrt() / run_tokens(seen, TARGET)).argmax()])
     known = torch.where(torch.isclose(found, gradient), gradient, truth)
     third, fourth = known.sort(descending=True).values[2:4]
     assert bool(ablated[(known == third) | (known == fourth)].any())
@@ -391,6 +438,8 @@ def test_bad_settings_and_closed_tails_are_named():
         HopThenVerify(max_cost=1.0)
     with pytest.raises(ValueError, match="blocks must be a whole number from 1, got 0"):
         HopThenVerify(blocks=0)
+    with pytest.raises(ValueError, match="deep must be a whole number from 1, got 0"):
+        HopThenVerify(deep=0)
     with pytest.raises(ValueError, match="top must be a whole number from 1, got 0"):
         HopThenVerify(top=0)
     with pytest.raises(ValueError, match="largest is a share between 0 and 1"):

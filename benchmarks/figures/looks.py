@@ -69,8 +69,9 @@ RANKINGS = {
     "screen_size_verify_#": Look(BLACK, "s", "--"),
     "screen_by_size_verify_#": Look(BLACK, "v", ":"),
     "part_verify_#": Look(BLACK, "D", "-."),
-    "hop_top#_#": Look(ORANGE, "D", "--"),
-    "hop_verify_#": Look(ORANGE, "o", "-."),  # its forerunners, in published records
+    "hop_doubt#_#": Look(ORANGE, "D", "--"),
+    "hop_top#_#": Look(SKY, "X", ":"),  # its forerunners, in published records
+    "hop_verify_#": Look(ORANGE, "o", "-."),
     "first_hop_#": Look(ORANGE, "s", ":"),
     "oracle": Look(BLACK, "*"),
     "ablation": Look(BLACK, "*"),

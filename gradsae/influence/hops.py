@@ -11,6 +11,7 @@ with g the gradient of the target at the clean pass: exact to the first hop, lin
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import final
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from gradsae.attention import Heads
 from gradsae.errors import UserError
-from gradsae.influence.estimators.gradient import gradient_and
+from gradsae.influence.estimators.gradient import doubt, gradient_and
 from gradsae.influence.target import Target
 from gradsae.prompt import ReadTail, SeenPrompt
 
@@ -78,30 +79,39 @@ class Hops:
 
 
 def screen(
-    entries: SeenPrompt, target: Target, blocks: int
-) -> tuple[Float[Tensor, " entries"], Hops]:
-    """Return gradient x activation of each entry, and hops of `blocks` blocks: one backward.
+    entries: SeenPrompt, target: Target, depths: Sequence[int]
+) -> tuple[Float[Tensor, " entries"], Float[Tensor, " entries"], list[Hops]]:
+    """Return gradient x activation of each entry, its `doubt`, and hops of so many blocks each.
 
-    Raises UserError for a tail whose attention cannot be seen, or with no block in it.
+    One backward for all. Raises UserError for a tail whose attention cannot be seen, or with no
+    block in it.
     """
     tail = read_tail(entries)
     if not tail.later_layers:
         raise UserError("no block comes after the site: nothing is read there")
-    layer = tail.later_layers[min(blocks, len(tail.later_layers)) - 1]
-    with tail.attention() as found, tail.tap(layer) as streams:
-        grad, (slope, *slopes) = gradient_and(
+    layers = [tail.later_layers[min(blocks, len(tail.later_layers)) - 1] for blocks in depths]
+    with ExitStack() as taps, tail.attention() as found:
+        streams = [taps.enter_context(tail.tap(layer)) for layer in layers]
+        grad, rest = gradient_and(
             entries,
             target,
             entries.codes[None],
-            lambda: [streams[-1], *(found[b].out for b in sorted(found) if b <= layer)],
+            lambda site: [site, *(s[-1] for s in streams), *(found[b].out for b in sorted(found))],
         )
-    hops = Hops(
-        entries=entries,
-        tail=tail,
-        layer=layer,
-        heads=[found[block] for block in sorted(found) if block <= layer],
-        slopes=[slope[0] for slope in slopes],
-        stream=streams[-1][0].detach(),
-        slope=slope[0],
-    )
-    return (grad[0] * entries.codes).sum(0), hops
+    at_site, *slopes = (slope[0] for slope in rest)
+    blocks, n_depths = sorted(found), len(layers)
+    hops = []
+    for layer, stream, slope in zip(layers, streams, slopes, strict=False):
+        n_read = sum(block <= layer for block in blocks)
+        hops.append(
+            Hops(
+                entries=entries,
+                tail=tail,
+                layer=layer,
+                heads=[found[block] for block in blocks[:n_read]],
+                slopes=slopes[n_depths : n_depths + n_read],
+                stream=stream[-1][0].detach(),
+                slope=slope,
+            )
+        )
+    return (grad[0] * entries.codes).sum(0), doubt(entries, at_site), hops

@@ -19,23 +19,24 @@ def gradient(
     The path leads from the codes through the decoder; the encoder and the error term are held
     fixed. One forward and one backward of the suffix per row.
     """
-    return gradient_and(seen, target, codes, lambda: ())[0]
+    return gradient_and(seen, target, codes, lambda _: ())[0]
 
 
 def gradient_and(
     seen: SeenPrompt,
     target: Target,
     codes: Float[Tensor, "batch pos active"],
-    others: Callable[[], Iterable[Tensor]],
+    others: Callable[[Float[Tensor, "batch pos d_in"]], Iterable[Tensor]],
 ) -> tuple[Float[Tensor, "batch pos active"], list[Tensor]]:
     """Return the gradient, and that with respect to other tensors of the same pass.
 
-    `others` is asked for them once the pass is made.
+    `others` is asked for them once the pass is made, and given the site's activation in it.
     """
     codes = codes.detach().requires_grad_()
     with torch.enable_grad():
-        total = evaluate(seen, target, seen.activation(codes)).sum()
-        grad, *rest = torch.autograd.grad(total, (codes, *others()))
+        activation = seen.activation(codes)
+        total = evaluate(seen, target, activation).sum()
+        grad, *rest = torch.autograd.grad(total, (codes, *others(activation)))
     if not all(bool(g.isfinite().all()) for g in (grad, *rest)):
         raise UserError("the gradient of the target is not finite (weights or dtype)")
     return grad, rest
@@ -44,3 +45,17 @@ def gradient_and(
 def gradient_cost(seen: SeenPrompt) -> float:
     """Return what one gradient costs from the tokens on, in full forward passes."""
     return 1 + 2 * seen.suffix.fraction
+
+
+def doubt(entries: SeenPrompt, slope: Float[Tensor, "pos d_in"]) -> Float[Tensor, " entries"]:
+    """Return how far gradient x activation of single entries may be off, in units of the target.
+
+        doubt = |d|^2 |g| / |x|,    d: what the entry writes, x: the activation there, g: `slope`
+
+    The second-order term is d' H d / 2, and every block begins with a normalisation, so that H is
+    of the size |g| / |x|. One standard deviation of the error is .11 of it on SmolLM2's block 7,
+    whatever the prompt, the position and the size (LOG).
+    """
+    at = entries.first_open(torch.arange(entries.n_active, device=slope.device))
+    written = (entries.codes * entries.scale).norm(dim=0) * entries.directions.norm(dim=1)
+    return written.square() * slope.norm(dim=1)[at] / entries.clean.norm(dim=1)[at]

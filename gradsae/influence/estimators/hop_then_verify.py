@@ -1,4 +1,4 @@
-"""Entries to their first hop exactly, then ablations where they decide who is among the first.
+"""Entries in doubt to their first hop exactly, then ablations where they decide who is first.
 
 What saturates in SmolLM2's early blocks is the token's own doing (a large code at a position with
 massive activations) or the softmax's that reads it. Both are exact in a first hop
@@ -6,10 +6,13 @@ massive activations) or the softmax's that reads it. Both are exact in a first h
 products of its closed form (length / (6 d_model) of that) are not counted. At positions whose
 logits are read an entry is ablated as such.
 
-Positions do not quite add up: a latent that is open everywhere may do less or more than the sum of
-its entries (LOG). So the cost limit pays first for whole ablations of those that write most for
-what that costs, then for hops, then for whole ablations of the latents nearest to the line between
-the first `top` and the rest. Those far above the line need no check to be known as among the first.
+The cost limit pays first for whole ablations of the latents that are most in doubt (`doubt`, the
+error bar of gradient x activation) for what that costs: positions do not quite add up, and a latent
+that is open everywhere may do less or more than the sum of its entries. Then for hops of entries,
+those most in doubt first and through more blocks. What they moved by says how the curvature of
+their position leans, and the other entries there follow (`carried`). What is left ablates latents
+near the line between the first `top` and the rest, measured in their doubt: those far above the
+line need no check to be known as among the first.
 """
 
 from collections.abc import Sequence
@@ -18,36 +21,44 @@ from math import inf
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae import checks
 from gradsae.influence.ablation import ablate_sparing, clean_value, first_read
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.gradient import gradient_cost
-from gradsae.influence.estimators.screen_then_verify import payable, written
+from gradsae.influence.estimators.screen_then_verify import payable
 from gradsae.influence.hops import read_tail, screen
 from gradsae.influence.target import Target
 from gradsae.influence.truths.entry import split_entries
 from gradsae.prompt import SeenPrompt
 
-READ_BONUS = 2.0
-"""How much larger an entry counts at a position that is read: there it gets an ablation."""
+ALIKE = 0.3
+"""Share of the variance of error / doubt that entries of one position have in common (LOG)."""
+MOST_MOVED = 0.5
+"""In doubts: a hop that moves an entry further says no more than this about the others."""
+DOUBT_LEFT = 1 / 3
+"""Of an entry's doubt after its hop."""
+TINY = 1e-30
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class HopThenVerify(Estimator):
-    """The largest ablated, entries through their first hop, those nearest to the line ablated."""
+    """Ablations of those in doubt, first hops of entries, ablations of those near the line."""
 
     max_cost: float = 10.0
     """Forward-equivalents, all told."""
     largest: float = 0.4
-    """Share of what the gradient leaves that ablates latents for what they write."""
+    """Share of what the gradient leaves that ablates latents for their doubt."""
     hops: float = 0.4
     """Share of it that takes entries through their first hop; the rest ablates at the line."""
-    blocks: int = 12
-    """Blocks after the site that a hop runs, all if there are fewer; the gradient goes on."""
+    deep: int = 16
+    """Blocks after the site that a hop of the first half of that share runs, all if there are
+    fewer; the gradient goes on."""
+    blocks: int = 8
+    """The same, of the second half."""
     top: int = 10
     """How many first latents are to be told from the rest."""
 
@@ -55,6 +66,7 @@ class HopThenVerify(Estimator):
         checks.number("max_cost", self.max_cost, above=1)
         checks.share("largest", self.largest)
         checks.share("hops", self.hops)
+        checks.whole("deep", self.deep, 1)
         checks.whole("blocks", self.blocks, 1)
         checks.whole("top", self.top, 1)
         if self.largest + self.hops > 1:
@@ -64,7 +76,7 @@ class HopThenVerify(Estimator):
 
     @property
     def name(self) -> str:
-        return f"hop_top{self.top}_{self.max_cost:g}fe"
+        return f"hop_doubt{self.top}_{self.max_cost:g}fe"
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
@@ -74,38 +86,45 @@ class HopThenVerify(Estimator):
         if not read_tail(seen).later_layers:  # nothing to run: the truth itself is free
             return ablate_sparing(seen, target, every, clean)
         entries = split_entries(seen)
-        by_entry, hops = screen(entries, target, self.blocks)
+        gradient, doubt, depths = screen(entries, target, (self.deep, self.blocks))
+        latent = seen.codes.mT.nonzero()[:, 0]  # in the order of split_entries
+
+        def by_latent(of_entries: Float[Tensor, " entries"]) -> Float[Tensor, " active"]:
+            return of_entries.new_zeros(seen.n_active).index_add(0, latent, of_entries)
+
         read, price = first_read(seen, [target]), run_tokens(seen, target)
         tokens = (self.max_cost - gradient_cost(seen)) * len(seen.codes) / seen.suffix.fraction
         tokens -= len(seen.codes) - read  # the clean run
+        in_doubt = by_latent(doubt.square()).sqrt()
         largest = payable(
-            (written(seen) / price).argsort(descending=True, stable=True),
-            price,
-            self.largest * tokens,
+            (in_doubt / price).argsort(descending=True, stable=True), price, self.largest * tokens
         )
         exact = torch.isin(every, largest)
 
-        latent = seen.codes.mT.nonzero()[:, 0]  # in the order of split_entries
         at = entries.first_open(torch.arange(entries.n_active, device=latent.device))
-        size = written(entries) * torch.where(at >= read, READ_BONUS, 1.0)
-        wanted = size.argsort(descending=True, stable=True)
-        wanted = wanted[~exact[latent[wanted]]]
-        prices = torch.where(at >= read, run_tokens(entries, target), hops.share)
-        found, hopped = plan(
-            wanted.tolist(), at.clamp_max(read).tolist(), prices.tolist(), self.hops * tokens
-        )
-        for place, part in found.items():
-            if place < read:
-                by_entry[part] = hops.effects(place, part)
-            else:
-                by_entry[part] = ablate_sparing(entries, target, part, clean)
+        wanted = doubt.argsort(descending=True, stable=True)
+        wanted = wanted[~exact[latent[wanted]]].tolist()
+        places, whole = at.clamp_max(read).tolist(), run_tokens(entries, target)
+        by_entry, known, hopped = gradient.clone(), torch.zeros_like(at, dtype=torch.bool), 0.0
+        for hops, share in zip(depths, (0.5, 1.0), strict=True):
+            prices = torch.where(at >= read, whole, hops.share).tolist()
+            found, cost = plan(wanted, places, prices, share * self.hops * tokens - hopped)
+            for place, part in found.items():
+                if place < read:
+                    by_entry[part] = hops.effects(place, part)
+                else:
+                    by_entry[part] = ablate_sparing(entries, target, part, clean)
+                known[part] = True
+            wanted, hopped = [entry for entry in wanted if not known[entry]], hopped + cost
+        by_entry += carried(by_entry - gradient, doubt, known, at)
 
-        scores = by_entry.new_zeros(seen.n_active).index_add(0, latent, by_entry)
+        scores = by_latent(by_entry)
         scores[largest] = ablate_sparing(seen, target, largest, clean)
-        nearest = to_line(scores, self.top).masked_fill(exact, inf).argsort(stable=True)
+        left = torch.where(at < read, DOUBT_LEFT, 0.0).where(known, torch.ones(())) * doubt
+        far = to_line(scores, self.top) / by_latent(left.square()).sqrt().clamp_min(TINY)
+        nearest = far.masked_fill(exact, inf).argsort(stable=True)
         nearest = nearest[: len(nearest) - len(largest)]
-        left = tokens - float(price[largest].sum()) - hopped
-        checked = payable(nearest, price, left)
+        checked = affordable(nearest, price, tokens - float(price[largest].sum()) - hopped)
         scores[checked] = ablate_sparing(seen, target, checked, clean)
         return scores
 
@@ -128,6 +147,25 @@ def run_tokens(seen: SeenPrompt, target: Target) -> Float[Tensor, " active"]:
     opens = opens.clamp_max(first_read(seen, [target]))
     begins = torch.tensor([seen.suffix.begin(start) for start in opens.tolist()])
     return (len(seen.codes) - begins).to(seen.codes)
+
+
+def carried(
+    moved: Float[Tensor, " entries"],
+    doubt: Float[Tensor, " entries"],
+    known: Bool[Tensor, " entries"],
+    at: Int[Tensor, " entries"],
+) -> Float[Tensor, " entries"]:
+    """Return what entries that are not known should move by, as the known ones of their position.
+
+    In doubts: the mean of what these `moved` by, shrunk towards 0 as `ALIKE` has it for so many.
+    """
+    moves = (moved / doubt.clamp_min(TINY)).clamp(-MOST_MOVED, MOST_MOVED) * known
+    total, count = (
+        moves.new_zeros(int(at.max()) + 1).index_add(0, at, each.to(moves))
+        for each in (moves, known)
+    )
+    mean = total / (count + (1 - ALIKE) / ALIKE)
+    return (mean[at] * doubt).masked_fill(known, 0.0)
 
 
 def to_line(scores: Float[Tensor, " active"], top: int) -> Float[Tensor, " active"]:
@@ -154,3 +192,15 @@ def plan(
         found.setdefault(places[entry], []).append(entry)
         spent += prices[entry]
     return {place: torch.tensor(part) for place, part in found.items()}, spent
+
+
+def affordable(
+    order: Int[Tensor, " part"], price: Float[Tensor, " active"], left: float
+) -> Int[Tensor, " bought"]:
+    """Return those of an order that can be paid in turn, passing over what is too dear."""
+    bought = []
+    for latent in order.tolist():
+        if float(price[latent]) <= left:
+            bought.append(latent)
+            left -= float(price[latent])
+    return order.new_tensor(bought)

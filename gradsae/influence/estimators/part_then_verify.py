@@ -101,7 +101,7 @@ def screen(
 ) -> tuple[Float[Tensor, " active"], Float[Tensor, "pos d_in"] | None]:
     """Return gradient x activation, and the gradient at the stream after `layer`: one backward."""
     with tail.tap(layer) as streams:
-        grad, after = gradient_and(seen, target, seen.codes[None], lambda: streams)
+        grad, after = gradient_and(seen, target, seen.codes[None], lambda _: streams)
     return (grad[0] * seen.codes).sum(0), after[0][0] if after else None
 
 
