@@ -8,7 +8,7 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from test_questions import GIVEN, SHORT
-from tiny_prompts import Windows, linear_tail, planted, random_sae, tiny_lm
+from tiny_prompts import Windows, effects, linear_tail, planted, random_sae, tiny_lm
 
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.mean_act import MeanAct
@@ -19,7 +19,7 @@ from gradsae.interfaces import Scores, Skipped
 from gradsae.masking import answers, curves
 from gradsae.masking.interplay import interplay
 from gradsae.masking.masked import masks, masks_later, run, score, unique_rows
-from gradsae.masking.rankings import candidates, mark_target, released_mark
+from gradsae.masking.rankings import candidates, greedy, mark_target, released_mark
 from gradsae.masking.sets import bottom, count, kept_latents, overlap, sets_of, top
 from gradsae.masking.swap import Greedy, Side, steered_activation, swap
 from gradsae.masking.task import Masking
@@ -235,6 +235,23 @@ def test_latents_that_need_each_other_interact_positively():
     assert found.pairs.tolist() == [4.0]
 
 
+def test_a_greedy_oracle_takes_one_of_two_that_need_each_other_and_then_the_next():
+    """3 a0 a1 + a2 + a3 / 4: without 0 nothing is left for 1 to do. By single effects both go."""
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        a = x[:, -1]
+        return (3 * a[:, 0] * a[:, 1] + a[:, 2] + a[:, 3] / 4)[:, None]
+
+    seen = planted(torch.ones(1, 4), torch.eye(4), function)
+    target = NextToken(token=0, scalar="logit")
+    single = torch.tensor([3.0, 3.0, 1.0, 0.25])
+    torch.testing.assert_close(effects(seen, target), single)
+    found, runs = greedy(seen, target, single, 3, batch_rows=8)
+    assert found.argsort(descending=True).tolist() == [0, 2, 1, 3]
+    assert found[3] == single[3]
+    assert runs == (3 + 2 + 1) + 3  # and an unedited row in each batch
+
+
 def test_the_mark_is_ranked_as_by_the_release_on_the_question_alone(source, asked, seen):
     """There the model has not written the mark yet: the prompt ends before it."""
     assert asked.mark is not None
@@ -387,6 +404,14 @@ def test_the_truth_alone_is_what_its_ranking_is_made_of(source, right):
     assert len(drops) == 1 and drops[0] > 0
 
 
+def test_a_greedy_oracle_is_one_more_ranking(source, right):
+    found = measured(source, n_greedy=4, swaps=False, n_written=0)
+    drop, single = (found.scores[f"masking/drop/{r}"] for r in ("oracle_greedy", "oracle"))
+    first = found.series["masking/latents"]["rank.oracle_greedy"]
+    assert {1, 2, 3, 4} <= set(first)
+    assert drop >= single - 1e-4 and drop > 0
+
+
 def test_all_latents_off_leave_nothing_and_all_kept_leave_everything(source, right):
     found = measured(source, ks=(1, 999), main_k=1, n_written=1, swaps=False)
     curve = found.series["masking/curve"]
@@ -438,6 +463,7 @@ def test_a_source_without_a_language_model_is_skipped():
         ({"main_k": 7}, "ks must hold main_k=7"),
         ({"kinds": ["bottom"]}, "kinds top"),
         ({"kinds": ["top", "middle"]}, "one of top, bottom, keep; got 'middle'"),
+        ({"n_greedy": 5, "oracle": False}, "n_greedy=5 needs oracle=true"),
         ({"n_checked": 0}, "n_checked must be a whole number from 1, got 0"),
         ({"n_written": -1}, "n_written must be a whole number from 0, got -1"),
         ({"rankings": [MeanAct()]}, "rankings must hold grad_times_act"),

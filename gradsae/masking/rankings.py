@@ -18,9 +18,10 @@ from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.estimators.screen_then_verify import in_turn, written
 from gradsae.influence.target import NextToken, Target
+from gradsae.masking.masked import mask_columns, score
 from gradsae.prompt import SeenPrompt
 
-ORACLE, MARK, RANDOM = "oracle", "released_mark", "random"
+ORACLE, GREEDY, MARK, RANDOM = "oracle", "oracle_greedy", "released_mark", "random"
 
 
 class Ranked(NamedTuple):
@@ -52,6 +53,7 @@ def rank(
     *,
     oracle: bool,
     n_checked: int | None,
+    n_greedy: int = 0,
     batch_rows: int,
     generator: torch.Generator,
 ) -> Ranked:
@@ -69,6 +71,9 @@ def rank(
         truth = ablate(seen, target, columns, batch_rows=batch_rows)
         scores[ORACLE] = screen.index_copy(0, columns, truth.effect)
         spent += truth.suffix_runs * fraction + _beyond_reading(gradients, seen)
+    if oracle and n_greedy:
+        scores[GREEDY], runs = greedy(seen, target, scores[ORACLE], n_greedy, batch_rows=batch_rows)
+        spent += runs * fraction
     _check(scores)
     return Ranked(scores, spent)
 
@@ -91,6 +96,27 @@ def candidates(
     by_score = screen.argsort(descending=True, stable=True)
     by_size = written(seen).argsort(descending=True, stable=True)
     return in_turn(by_score, by_size)[:n_checked].sort().values
+
+
+def greedy(
+    seen: SeenPrompt, target: Target, scores: Float[Tensor, " active"], n: int, *, batch_rows: int
+) -> tuple[Float[Tensor, " active"], float]:
+    """Return scores whose first `n` go in the order that takes most from the target at each step,
+    and the suffix runs that it took: n (n + 1) / 2 at most.
+
+    Only the first n of `scores` are tried, the true effects of each alone: latents that need each
+    other are then not all taken. No step looks further than the next, so those that stand in for
+    each other are still found late.
+    """
+    left = scores.argsort(descending=True, stable=True)[:n].tolist()
+    order, runs = list[int](), 0.0
+    while left:
+        kept = mask_columns(seen.n_active, [[*order, column] for column in left], seen.codes)
+        found = score(seen, [target], kept, batch_rows=batch_rows)
+        order.append(left.pop(int(found.drop[0].argmax())))
+        runs += found.suffix_runs
+    places = torch.arange(len(order), 0, -1).to(scores)
+    return scores.index_copy(0, torch.tensor(order).to(scores.device), scores.max() + places), runs
 
 
 def _check(scores: Mapping[str, Float[Tensor, " active"]]) -> None:

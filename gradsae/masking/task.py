@@ -1,7 +1,7 @@
 """Masking: do the latents that a ranking names carry the answer to a question?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby, permutations
 from typing import final, get_args
 
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
-from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
+from gradsae.interfaces import LATER, Metric, ModelSource, Scores, Skipped, Source
 from gradsae.masking.sets import K, Kind, count, top
 from gradsae.masking.summary import summarise
 from gradsae.masking.swap import Side, swap
@@ -55,8 +55,9 @@ class Masking(Metric):
     (0), masking/backup (share of the top K that do more once the others are gone).
 
     Rankings are the estimators, random_matched (matched to grad_times_act), oracle (true effect of
-    each latent alone; of those that were not checked, grad_times_act) and released_mark (the
-    release's score of the format's mark). A mask that several rankings name is run once.
+    each latent alone; of those that were not checked, grad_times_act), oracle_greedy (see n_greedy)
+    and released_mark (the release's score of the format's mark). A mask that several rankings name
+    is run once.
     Series: curve, overlaps, questions; of the first questions: latents, tokens, swaps (the page).
     """
 
@@ -70,6 +71,9 @@ class Masking(Metric):
     """Ablate active latents alone; the dearest part."""
     n_checked: int | None = None
     """So many of them, the first by gradient x activation and the largest in turn; None for all."""
+    n_greedy: int = field(default=0, metadata=LATER)
+    """Of the oracle's first so many, a ranking oracle_greedy: which to take off next, given those
+    that are off. Costs half its square in runs."""
     n_written: int | None = None
     """Questions on which the model writes under every mask of kind top and bottom, and under every
     swap; None for all."""
@@ -86,6 +90,9 @@ class Masking(Metric):
     def __post_init__(self) -> None:
         for name, low in (("n_paired", 0), ("n_nearest", 1), ("n_pages", 0), ("batch_rows", 2)):
             checks.whole(name, getattr(self, name), low)
+        checks.whole("n_greedy", self.n_greedy, 0)
+        if self.n_greedy and not self.oracle:
+            raise ValueError(f"n_greedy={self.n_greedy} needs oracle=true: it begins from there")
         for name in ("oracle", "swaps"):
             checks.flag(name, getattr(self, name))
         for name, low in (("n_checked", 1), ("n_written", 0)):
@@ -172,6 +179,7 @@ class Masking(Metric):
             kinds=self.kinds,
             oracle=self.oracle,
             n_checked=self.n_checked,
+            n_greedy=self.n_greedy,
             n_paired=self.n_paired,
             n_nearest=self.n_nearest,
             batch_rows=self.batch_rows,

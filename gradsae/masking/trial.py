@@ -35,6 +35,7 @@ class Settings(NamedTuple):
     kinds: Sequence[str]
     oracle: bool
     n_checked: int | None
+    n_greedy: int
     n_paired: int
     n_nearest: int
     batch_rows: int
@@ -82,6 +83,7 @@ def attempt(
         how.rankings,
         oracle=how.oracle,
         n_checked=how.n_checked,
+        n_greedy=how.n_greedy,
         batch_rows=how.batch_rows,
         generator=make_generator(how.seed, f"eval masking {index}"),
     )
