@@ -18,7 +18,7 @@ experiments: $(VENV)/.run  ## run the default set of experiments (4 hours on 2 c
 speed: $(VENV)/.run  ## how fast it is, against the hardware and the peers that are installed
 	$(RUN) -m benchmarks.speed
 
-peers: $(VENV)/.run  ## install the libraries that `make speed` compares with
+peers: $(VENV)/.run  ## install sae-lens and others, which `make speed` and some tests compare with
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[peers]'
 	$(RUN) -m pip install --quiet --no-deps dictionary-learning==0.1.0
 

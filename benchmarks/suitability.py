@@ -5,6 +5,7 @@ python -m benchmarks.suitability source=lm_layer source.layer=8 d_sae=2048 k=32
 
 Takes the words of `benchmarks.run`. Where the true features are known they are used; elsewhere two
 reference families are: a TopK autoencoder (d_sae, k, lr, fit) and ICA. Nothing is recorded.
+A synthetic world takes seconds; 20,000 rows of a layer of SmolLM2 10 core-minutes, mostly ICA.
 """
 
 import re
