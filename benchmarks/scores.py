@@ -369,6 +369,7 @@ VARIANTS = {
     "random_direction": "random direction",
     "ablation": "ablation (truth)",
     "oracle": "true effect",
+    "oracle_greedy": "true effect, greedy",
     "released_mark": "released, on the bracket",
     "output_score": "output score",
     "chance": "chance",

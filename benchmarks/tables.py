@@ -7,7 +7,7 @@ from benchmarks.cells import Cell, Estimate, inside, make_cells
 from benchmarks.lines import columns, make_lines
 from benchmarks.naming import labels, printable
 from benchmarks.reading import LOCAL_ORIGIN, Entry
-from benchmarks.scores import ONLY_ON_THE_BOARD, format_score, header
+from benchmarks.scores import ONLY_ON_THE_BOARD, VARIANTS, format_score, header
 from gradsae.records import Record
 
 MAX_CELL = 200  # characters
@@ -76,7 +76,26 @@ def _summary(cells: Sequence[Cell]) -> str:
     title = f"{task['name']}, version {task['version']}, on {source_name(cells[0])}"
     headers = ["method", "seeds", *counted, *map(header, names), "seconds", "record"]
     noise = [text for cell in cells if (text := noise_text(cell))]
-    return "\n".join([printable(title, MAX_CELL), console_table(headers, rows), *noise])
+    further = [text for cell in cells if (text := further_table(cell))]
+    return "\n".join([printable(title, MAX_CELL), console_table(headers, rows), *noise, *further])
+
+
+def further_table(cell: Cell) -> str | None:
+    """Spearman for each further scalar and truth that was asked of a cell, a column each."""
+    first = "influence/spearman."
+    found = [n.removeprefix(first) for n in cell.first.scores if n.startswith(first)]
+    if not found:
+        return None
+    asked = list(dict.fromkeys(name.partition("/")[0] for name in found))
+    rows = [
+        [
+            VARIANTS.get(estimator, estimator),
+            *(mean_text(cell.estimate(f"{first}{label}/{estimator}")) for label in asked),
+        ]
+        for estimator in dict.fromkeys(name.partition("/")[2] for name in found)
+    ]
+    title = f"\nSpearman for further scalars and truths ({_records(cell)})"
+    return f"{title}\n{console_table(['estimator', *asked], rows)}"
 
 
 def noise_text(cell: Cell) -> str | None:

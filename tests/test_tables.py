@@ -69,3 +69,14 @@ def test_a_method_tried_on_prompts_says_on_how_many_and_what_the_noise_is():
         "median |effect| 0.030, share above the floor 0.900"
     )
     assert "prompts" not in summary_table([example.recovery(example.TOY, TOPK, 0, (1, 1), 9)])
+
+
+def test_further_scalars_and_truths_have_a_table_of_their_own():
+    record = example.influence(15, TOPK, 0)
+    assert "further" not in summary_table([record])
+    asked = {"prob/grad_times_act": 0.25, "shapley_2/grad_times_act": 0.5, "shapley_2/ablation": 1}
+    record.scores.update({f"influence/spearman.{name}": value for name, value in asked.items()})
+    head, _, first, second = summary_table([record]).splitlines()[-4:]
+    assert head.split() == ["estimator", "prob", "shapley_2"]
+    assert first.split() == ["grad", "x", "act", "0.250", "0.500"]
+    assert second.split() == ["ablation", "(truth)", "-", "1.000"]
