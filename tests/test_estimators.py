@@ -40,6 +40,7 @@ from gradsae.influence.target import SCALARS, NextToken
 from gradsae.interfaces import Skipped
 from gradsae.prompt import SeenPrompt, see_from
 from gradsae.seeds import make_generator
+from gradsae.suffix import Suffix
 
 DRAWING = (Random(), RandomMatched(), Curvature(), PathIG(budget=2))
 ESTIMATORS = (
@@ -254,6 +255,32 @@ def test_stated_costs_are_what_is_run(generator, estimator, n_forwards, n_backwa
     estimate(estimator, seen, NextToken(token=0))
     assert tail.n_rows == n_forwards
     cost = (1 - tail.fraction) + (n_forwards + 2 * n_backwards) * tail.fraction
+    assert estimator.forward_equivalents(seen) == pytest.approx(cost)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [NormFrozen(), RelP(), RelP(freeze_attention=True), GradDrop(), OutputScore(batch_rows=4)],
+    ids=lambda e: e.name,
+)
+def test_stated_costs_are_what_is_run_inside_a_model(lm, seen, estimator, monkeypatch):
+    """Tokens that the first block after the site runs, and backward passes that reach it."""
+    n_pos, f = len(seen.codes), seen.suffix.fraction
+    seen.suffix.logits(seen.clean[None], [-1], start=n_pos - 1)  # keeps the clean keys and values
+    monkeypatch.setattr(Suffix, "lens", lambda _, rows: torch.zeros(len(rows), lm.vocab_size))
+    tokens, backwards = [], []
+
+    def count(_module, _args, output):
+        stream = output[0] if isinstance(output, tuple) else output
+        tokens.append(stream[..., 0].numel())
+        if stream.requires_grad:
+            stream.register_hook(lambda _: backwards.append(1))
+
+    handle = lm.model.model.layers[2].register_forward_hook(count)
+    estimate(estimator, seen, NextToken(token=7))
+    handle.remove()
+    assert len(backwards) == {"output_score": 0, "grad_drop": 2}.get(estimator.name, 1)
+    cost = 1 - f + (sum(tokens) / n_pos + 2 * len(backwards)) * f
     assert estimator.forward_equivalents(seen) == pytest.approx(cost)
 
 
