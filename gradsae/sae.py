@@ -297,5 +297,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             n_bad = int((~tensor.isfinite()).sum())
-            raise UserError(f"{path}: {name} holds {n_bad} non-finite numbers; all must be finite")
+            raise UserError(
+                f"{path}: {name} must hold finite numbers, {n_bad} of {tensor.numel()} are not"
+            )
     return tensors

@@ -83,7 +83,7 @@ def test_a_weight_that_is_not_finite_is_named_and_counted(tmp_path):
     with torch.no_grad():
         sae.b_enc[1:3] = torch.nan
     sae.save(tmp_path, {})
-    with pytest.raises(UserError, match=r"b_enc holds 2 non-finite numbers; all must be finite$"):
+    with pytest.raises(UserError, match=r"b_enc must hold finite numbers, 2 of 4 are not$"):
         saes.load(tmp_path)
 
 
