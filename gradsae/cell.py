@@ -192,7 +192,9 @@ def _told(trainer: Trainer, source: Source) -> Trainer:
     """Hand the truth to an oracle; one on a source without known features is left as it is, and
     its cell does not apply. An SAE made elsewhere must belong to the source's place."""
     if isinstance(trainer, Pretrained) and isinstance(source, ModelSource):
-        trainer.check_place(source.site(), source.names()["model"]["name"])
+        model = source.names()["model"]["name"]
+        trainer.check_place(source.site(), model)
+        return replace(trainer, source_model=model)
     if trainer.wants_truth and isinstance(source, KnownSource):
         return replace(cast(Any, trainer), truth=source)
     return trainer

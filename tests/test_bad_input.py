@@ -131,5 +131,8 @@ def test_our_own_checkpoint_says_where_it_was_trained_and_is_refused_elsewhere(t
     other = ["trainer.site=resid_post.2", "trainer.model=smollm2", "source.model.name=smollm2"]
     with pytest.raises(UserError, match=r"files say model tiny_random, trainer\.model=smollm2"):
         run(build(composed(tmp_path, *tiny, *given, *other)))
+    unsaid = ["trainer.site=resid_post.2", "source.model.name=smollm2"]
+    with pytest.raises(UserError, match=r"files say model tiny_random, source\.model=smollm2"):
+        run(build(composed(tmp_path, *tiny, *given, *unsaid)))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [folder.name]
     assert len(list((tmp_path / "records").iterdir())) == 1

@@ -6,6 +6,7 @@ its library; where the library is installed, it writes them and computes the exp
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -410,7 +411,8 @@ def test_a_pretrained_sae_is_built_frozen_and_named_by_its_content(tmp_path):
         ({}, 7, "activations of width d_in=6, but the source's have 7"),
         ({"site": "resid_post.5"}, D_IN, "its files say resid_post.4, trainer.site=resid_post.5"),
         ({"site": "mlp_out.4"}, D_IN, "its files say resid_post.4, trainer.site=mlp_out.4"),
-        ({"model": "pythia-70m"}, D_IN, "its files say model .*pythia-70m-deduped"),
+        ({"model": "pythia-70m"}, D_IN, "say model .*pythia-70m-deduped, trainer.model=pythia-70m"),
+        ({"source_model": "smollm2"}, D_IN, "say model .*70m-deduped, source.model=smollm2"),
     ],
 )
 def test_an_sae_for_another_place_is_refused(changes, width, message, tmp_path):
@@ -426,6 +428,10 @@ def test_an_sae_for_another_site_or_model_is_refused_before_anything_is_read():
     trainer.check_place(Site("resid_post", 9), "gemma2_9b_it")
     with pytest.raises(UserError, match=r"trained at site resid_post\.9, but .* reads mlp_out\.9"):
         trainer.check_place(Site("mlp_out", 9), "gemma2_9b_it")
+    with pytest.raises(
+        UserError, match=r"must say where .* was trained, got null; .* resid_post\.9"
+    ):
+        replace(trainer, site=None).check_place(Site("resid_post", 9), "gemma2_9b_it")
     with pytest.raises(UserError, match=r"trained on model gemma-2-9b-it, but .* gemma2_9b"):
         trainer.check_place(Site("resid_post", 9), "gemma2_9b")
 

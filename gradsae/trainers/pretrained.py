@@ -37,12 +37,14 @@ class Pretrained(Trainer):
     """Where in the model it was trained, for example resid_post.9; needed where a language model is
     the source."""
     model: str | None = None
-    """Language model that it was trained on, as the release writes it; None: not checked."""
+    """Language model that it was trained on, as the release writes it; None: as its files say."""
     folder: str | None = field(default=None, metadata=HIDDEN)
     hub_id: str | None = field(default=None, metadata=HIDDEN)
     subfolder: str = field(default="", metadata=HIDDEN)
     """Inside the hub repository."""
     revision: str | None = field(default=None, metadata=HIDDEN)
+    source_model: str | None = field(default=None, metadata=HIDDEN)
+    """Language model that the source reads, told by the cell; None where there is none."""
     optim: Optim = field(default_factory=lambda: Optim(lr=1.0), metadata=HIDDEN, repr=False)
     """Never used."""
 
@@ -65,6 +67,11 @@ class Pretrained(Trainer):
 
     def check_place(self, site: Site, model: str) -> None:
         """Raise UserError unless this SAE was trained at a site of a model; reads no file."""
+        if self.site is None:
+            raise UserError(
+                f"trainer.site must say where {self.release} was trained, got null; the source "
+                f"reads {site}"
+            )
         if self.site != str(site):
             raise UserError(
                 f"{self.release} was trained at site {self.site}, but the source reads {site}; "
@@ -99,10 +106,12 @@ class Pretrained(Trainer):
             if (place.kind or asked.kind, layer) != (asked.kind, asked.layer):
                 said = f"{place.kind or asked.kind}.{layer}"
                 raise UserError(f"{self.release}: its files say {said}, trainer.site={self.site}")
-        if self.model and place.model and not same_model(self.model, place.model):
-            raise UserError(
-                f"{self.release}: its files say model {place.model}, trainer.model={self.model}"
-            )
+        asks = {"trainer.model": self.model, "source.model": self.source_model}
+        for name, asked in asks.items():
+            if asked and place.model and not same_model(asked, place.model):
+                raise UserError(
+                    f"{self.release}: its files say model {place.model}, {name}={asked}"
+                )
 
     def _folder(self) -> Path:
         if self.hub_id is not None:
