@@ -34,12 +34,14 @@ def differences(cells: Sequence[Cell], parts: Sequence[str] | None = None) -> li
     if parts is not None:
         configs = [{k: v for k, v in config.items() if k in parts} for config in configs]
     flat = [dict(_flat(seedless(config))) for config in configs]
-    keys = [k for k in flat[0] if len({str(one.get(k)) for one in flat}) > 1 and k not in NAMES][:2]
-    texts = [
-        ", ".join(f"{k.rpartition('.')[2]}={_value(one.get(k))}" for k in keys) for one in flat
-    ]
-    if len(set(texts)) == len(texts) and keys:
-        return texts
+    keys = [k for k in flat[0] if len({str(one.get(k)) for one in flat}) > 1 and k not in NAMES]
+    for n in range(1, min(2, len(keys)) + 1):
+        texts = [
+            ", ".join(f"{k.rpartition('.')[2]}={_value(one.get(k))}" for k in keys[:n])
+            for one in flat
+        ]
+        if len(set(texts)) == len(texts):
+            return texts
     if len({cell.origin for cell in cells}) == len(cells):
         return [cell.origin.replace(LOCAL_ORIGIN, "this machine") for cell in cells]
     return [f"{cell.origin} {cell.first.id[:6]}" for cell in cells]
@@ -87,7 +89,9 @@ def hyperparameters(cell: Cell) -> dict[str, Any]:
 
 def _value(value: Any) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{value:g}" if number else str(value)
+    if not number:
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1e4 and value == round(value) else f"{value:g}"
 
 
 def seedless(value: Any) -> Any:

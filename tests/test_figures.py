@@ -182,6 +182,18 @@ def test_further_pages_are_files_of_their_own(tmp_path: Path, monkeypatch):
     assert "`python -m benchmarks.figures --only some`" in drawn[1].caption
 
 
+def test_worlds_are_told_apart_by_one_field_where_one_does_and_counts_are_written_out():
+    sizes = ({"n_tokens": 320_000, "n_eval_tokens": 9}, {"n_tokens": 1_000_000, "n_eval_tokens": 7})
+    records = [
+        example.recovery(
+            {"source": {"name": "forest", **size}}, {"name": "topk", "k": 2}, 0, (1.0, 1.0), 9
+        )
+        for size in sizes
+    ]
+    titles = [world.title for world in make_worlds(cells_of(records))]
+    assert titles == ["forest (n_tokens=320,000)", "forest (n_tokens=1,000,000)"]
+
+
 def test_a_world_with_more_rows_than_a_page_goes_on_on_the_next():
     records = [
         example.recovery(example.TOY, {"name": "topk", "k": k}, 0, (0.9, 0.5), k)
