@@ -29,7 +29,7 @@ from gradsae.influence.ablation import ablate_sparing, clean_value, first_read
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.gradient import gradient_cost
 from gradsae.influence.estimators.screen_then_verify import payable
-from gradsae.influence.hops import read_tail, screen
+from gradsae.influence.hops import Hops, read_tail, screen
 from gradsae.influence.target import Target
 from gradsae.influence.truths.entry import split_entries
 from gradsae.prompt import SeenPrompt
@@ -95,27 +95,16 @@ class HopThenVerify(Estimator):
         read, price = first_read(seen, [target]), run_tokens(seen, target)
         tokens = (self.max_cost - gradient_cost(seen)) * len(seen.codes) / seen.suffix.fraction
         tokens -= len(seen.codes) - read  # the clean run
-        in_doubt = by_latent(doubt.square()).sqrt()
-        largest = payable(
-            (in_doubt / price).argsort(descending=True, stable=True), price, self.largest * tokens
-        )
+        by_doubt = by_latent(doubt.square()).sqrt() / price
+        largest = by_doubt.argsort(descending=True, stable=True)
+        largest = payable(largest, price, self.largest * tokens)
         exact = torch.isin(every, largest)
-
-        at = entries.first_open(torch.arange(entries.n_active, device=latent.device))
         wanted = doubt.argsort(descending=True, stable=True)
         wanted = wanted[~exact[latent[wanted]]].tolist()
-        places, whole = at.clamp_max(read).tolist(), run_tokens(entries, target)
-        by_entry, known, hopped = gradient.clone(), torch.zeros_like(at, dtype=torch.bool), 0.0
-        for hops, share in zip(depths, (0.5, 1.0), strict=True):
-            prices = torch.where(at >= read, whole, hops.share).tolist()
-            found, cost = plan(wanted, places, prices, share * self.hops * tokens - hopped)
-            for place, part in found.items():
-                if place < read:
-                    by_entry[part] = hops.effects(place, part)
-                else:
-                    by_entry[part] = ablate_sparing(entries, target, part, clean)
-                known[part] = True
-            wanted, hopped = [entry for entry in wanted if not known[entry]], hopped + cost
+        by_entry, known, hopped = hop(
+            entries, gradient, depths, wanted, target, clean, self.hops * tokens
+        )
+        at = entries.first_open(torch.arange(entries.n_active, device=latent.device))
         by_entry += carried(by_entry - gradient, doubt, known, at)
 
         scores = by_latent(by_entry)
@@ -147,6 +136,38 @@ def run_tokens(seen: SeenPrompt, target: Target) -> Float[Tensor, " active"]:
     opens = opens.clamp_max(first_read(seen, [target]))
     begins = torch.tensor([seen.suffix.begin(start) for start in opens.tolist()])
     return (len(seen.codes) - begins).to(seen.codes)
+
+
+def hop(
+    entries: SeenPrompt,
+    gradient: Float[Tensor, " entries"],
+    depths: Sequence[Hops],
+    wanted: Sequence[int],
+    target: Target,
+    clean: Float[Tensor, "1"],
+    tokens: float,
+) -> tuple[Float[Tensor, " entries"], Bool[Tensor, " entries"], float]:
+    """Return the effect of every entry, which of them are by a hop, and what those cost.
+
+    The first of those `wanted` that `tokens` of the later blocks pay for, at equal cost by each of
+    the `depths`; the others keep their gradient. Where logits are read it is an ablation.
+    """
+    at = entries.first_open(torch.arange(entries.n_active, device=gradient.device))
+    read, whole = first_read(entries, [target]), run_tokens(entries, target)
+    effect, known, spent = gradient.clone(), torch.zeros_like(at, dtype=torch.bool), 0.0
+    for i, hops in enumerate(depths, start=1):
+        prices = torch.where(at >= read, whole, hops.share).tolist()
+        wanted = [entry for entry in wanted if not known[entry]]
+        left = i / len(depths) * tokens - spent
+        found, cost = plan(wanted, at.clamp_max(read).tolist(), prices, left)
+        for place, part in found.items():
+            if place < read:
+                effect[part] = hops.effects(place, part)
+            else:
+                effect[part] = ablate_sparing(entries, target, part, clean)
+            known[part] = True
+        spent += cost
+    return effect, known, spent
 
 
 def carried(
