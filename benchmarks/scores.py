@@ -349,6 +349,7 @@ VARIANTS = {
     "grad_drop": "GradDrop",
     "curvature_1": "curvature, 1 probe",
     "ig_3": "joint-path IG, 3 points",
+    "ig_8": "joint-path IG, 8 points",
     "path_ig_1x4": "own-path IG, 4 latents",
     "screen_verify_10fe": "screen, verify to 10",
     "screen_size_verify_10fe": "screen and size, verify to 10",
