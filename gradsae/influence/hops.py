@@ -92,16 +92,20 @@ def screen(
     layers = [tail.later_layers[min(blocks, len(tail.later_layers)) - 1] for blocks in depths]
     with ExitStack() as taps, tail.attention() as found:
         streams = [taps.enter_context(tail.tap(layer)) for layer in layers]
+
+        def read() -> list[int]:
+            return [block for block in sorted(found) if block <= max(layers)]
+
         grad, rest = gradient_and(
             entries,
             target,
             entries.codes[None],
-            lambda site: [site, *(s[-1] for s in streams), *(found[b].out for b in sorted(found))],
+            lambda site: [site, *(s[-1] for s in streams), *(found[b].out for b in read())],
         )
     at_site, *slopes = (slope[0] for slope in rest)
-    blocks, n_depths = sorted(found), len(layers)
+    blocks, of_streams, of_heads = read(), slopes[: len(layers)], slopes[len(layers) :]
     hops = []
-    for layer, stream, slope in zip(layers, streams, slopes, strict=False):
+    for layer, stream, slope in zip(layers, streams, of_streams, strict=True):
         n_read = sum(block <= layer for block in blocks)
         hops.append(
             Hops(
@@ -109,7 +113,7 @@ def screen(
                 tail=tail,
                 layer=layer,
                 heads=[found[block] for block in blocks[:n_read]],
-                slopes=slopes[n_depths : n_depths + n_read],
+                slopes=of_heads[:n_read],
                 stream=stream[-1][0].detach(),
                 slope=slope,
             )

@@ -15,8 +15,8 @@ from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient
-from gradsae.influence.estimators.screen_then_verify import in_turn, written
+from gradsae.influence.estimators.gradient import gradient, written
+from gradsae.influence.estimators.screen_then_verify import in_turn
 from gradsae.influence.target import NextToken, Target
 from gradsae.masking.masked import mask_columns, score
 from gradsae.prompt import SeenPrompt

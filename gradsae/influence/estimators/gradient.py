@@ -47,6 +47,11 @@ def gradient_cost(seen: SeenPrompt) -> float:
     return 1 + 2 * seen.suffix.fraction
 
 
+def written(seen: SeenPrompt) -> Float[Tensor, " active"]:
+    """Return the norm of what each latent writes, over all positions, in raw units."""
+    return (seen.codes * seen.scale).norm(dim=0) * seen.directions.norm(dim=1)
+
+
 def doubt(entries: SeenPrompt, slope: Float[Tensor, "pos d_in"]) -> Float[Tensor, " entries"]:
     """Return how far gradient x activation of single entries may be off, in units of the target.
 
@@ -57,5 +62,4 @@ def doubt(entries: SeenPrompt, slope: Float[Tensor, "pos d_in"]) -> Float[Tensor
     whatever the prompt, the position and the size (LOG).
     """
     at = entries.first_open(torch.arange(entries.n_active, device=slope.device))
-    written = (entries.codes * entries.scale).norm(dim=0) * entries.directions.norm(dim=1)
-    return written.square() * slope.norm(dim=1)[at] / entries.clean.norm(dim=1)[at]
+    return written(entries).square() * slope.norm(dim=1)[at] / entries.clean.norm(dim=1)[at]

@@ -22,12 +22,11 @@ from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate, batches, first_read, forward_equivalents
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient_and, gradient_cost
+from gradsae.influence.estimators.gradient import gradient_and, gradient_cost, written
 from gradsae.influence.estimators.screen_then_verify import (
     in_turn,
     payable,
     position_share,
-    written,
 )
 from gradsae.influence.target import Target
 from gradsae.prompt import PartTail, SeenPrompt

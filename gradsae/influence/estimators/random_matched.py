@@ -15,8 +15,7 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient_cost
-from gradsae.influence.estimators.screen_then_verify import written
+from gradsae.influence.estimators.gradient import gradient_cost, written
 from gradsae.influence.target import Target
 from gradsae.prompt import SeenPrompt
 

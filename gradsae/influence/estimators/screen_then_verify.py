@@ -21,6 +21,7 @@ from gradsae import checks
 from gradsae.influence.ablation import ablate, forward_equivalents
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.estimators.gradient import written
 from gradsae.influence.target import Target
 from gradsae.interfaces import LATER
 from gradsae.prompt import SeenPrompt
@@ -92,11 +93,6 @@ class ScreenThenVerify(Estimator):
 
     def _n_checked(self, seen: SeenPrompt) -> int:
         return min(self.budget, seen.n_active)
-
-
-def written(seen: SeenPrompt) -> Float[Tensor, " active"]:
-    """Return the norm of what each latent writes, over all positions, in raw units."""
-    return (seen.codes * seen.scale).norm(dim=0) * seen.directions.norm(dim=1)
 
 
 def position_share(seen: SeenPrompt) -> Float[Tensor, " active"]:
