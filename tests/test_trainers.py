@@ -8,7 +8,7 @@ from toy import OPTIM, ToyStream, held_out_fvu, no_log, start, train
 
 from gradsae import kernels
 from gradsae.errors import UserError
-from gradsae.fit import FitSettings, fit
+from gradsae.fit import FitSettings, Training, fit
 from gradsae.interfaces import Progress
 from gradsae.kernels.gates import ThresholdGate
 from gradsae.optim import Optim
@@ -264,6 +264,32 @@ def test_jumprelu_loss_is_the_formula(penalty):
     error = (x - f @ sae.W_dec - sae.b_dec).square().sum(1).mean()
     each = (f > 0) if penalty == "step" else (4.0 * f * sae.W_dec.norm(dim=1)).tanh()
     torch.testing.assert_close(loss, error + 2.0 * 0.5 * each.float().sum(1).mean())
+
+
+class MovedStream(ToyStream):
+    """The toy, far from the origin."""
+
+    def next(self):
+        return super().next() + FAR
+
+
+FAR = 64.0
+CENTRED = [
+    L1(d_sae=24, l1=0.1, optim=OPTIM, centre=True),
+    JumpReLU(d_sae=24, coefficient=1e-3, optim=OPTIM, threshold=0.1, bandwidth=0.1, centre=True),
+    GBA(d_sae=24, optim=OPTIM, groups=4, centre=True),
+]
+
+
+@pytest.mark.parametrize("trainer", CENTRED, ids=lambda t: t.name)
+def test_a_centred_method_does_not_see_a_constant(trainer):
+    sample, x = ToyStream(seed=1000).next(), ToyStream(seed=2000).next()
+    recons = []
+    for stream, away in ((ToyStream(), 0.0), (MovedStream(), FAR)):
+        training = Training(trainer, trainer.build(sample + away, make_generator(0, "init")), None)
+        fit([training], stream, FitSettings(steps=50, batch_size=256), log=no_log)
+        recons.append(training.sae(x + away).recon - away)
+    torch.testing.assert_close(recons[0], recons[1], atol=2e-3, rtol=0.0)
 
 
 @pytest.mark.parametrize(

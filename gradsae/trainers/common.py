@@ -42,10 +42,15 @@ def fresh(
     sample: Float[Tensor, "batch d_in"],
     generator: torch.Generator,
     centre: Callable[[Tensor], Tensor],
+    *,
+    subtract_mean: bool = False,
 ) -> Fresh:
-    """Return an SAE that reads and writes random directions around the sample's `centre`."""
+    """Return an SAE that reads and writes random directions around the sample's `centre`.
+
+    `subtract_mean` has the normaliser take the sample's mean away first.
+    """
     sae = SAE(arch)
-    normaliser = fit_normaliser(sample, arch.normalise)
+    normaliser = fit_normaliser(sample, arch.normalise, centre=subtract_mean)
     sae.set_normaliser(normaliser)
     x = normaliser.apply(sample).x
     start_from(sae, random_directions(arch.d_sae, arch.d_in, generator))

@@ -55,6 +55,8 @@ class JumpReLU(Trainer):
     pre_bias: bool = False
     """Subtract b_dec from the input."""
     normalise: Mode = "unit"
+    centre: bool = field(default=False, metadata=LATER)
+    """Subtract the sample's mean before anything else."""
 
     rule: BiasRule | None = field(default=None, metadata=LATER)
     """GBA's rule moves the thresholds (its bias is minus the threshold), in place of the gradient;
@@ -77,7 +79,7 @@ class JumpReLU(Trainer):
                 "with a rule, the thresholds are not trained: coefficient and bandwidth must be 0, "
                 f"got {self.coefficient!r} and {self.bandwidth!r}"
             )
-        for name in ("to_input", "unit_dec", "tied", "pre_bias"):
+        for name in ("to_input", "unit_dec", "tied", "pre_bias", "centre"):
             checks.flag(name, getattr(self, name))
 
     @property
@@ -101,7 +103,7 @@ class JumpReLU(Trainer):
             pre_bias=self.pre_bias,
             normalise=self.normalise,
         )
-        sae, x = fresh(arch, sample, generator, mean)
+        sae, x = fresh(arch, sample, generator, mean, subtract_mean=self.centre)
         assert sae.threshold is not None
         with torch.no_grad():
             sae.threshold.fill_(self.threshold)

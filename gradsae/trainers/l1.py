@@ -1,6 +1,6 @@
 """l1: ReLU codes with a penalty on their size, weighted by the decoder norms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.interfaces import LATER, Loss, Progress, Trainer
 from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
 from gradsae.sae import SAE, Architecture, Pass
@@ -42,13 +42,16 @@ class L1(Trainer):
     tied: bool = False
     normalise: Mode = "sqrt_d"
     init_norm: float = 0.1
+    centre: bool = field(default=False, metadata=LATER)
+    """Subtract the sample's mean before anything else."""
 
     def __post_init__(self) -> None:
         checks.whole("d_sae", self.d_sae, 1)
         checks.number("l1", self.l1, low=0)
         checks.share("l1_warmup", self.l1_warmup)
         checks.number("init_norm", self.init_norm, above=0)
-        checks.flag("tied", self.tied)
+        for name in ("tied", "centre"):
+            checks.flag(name, getattr(self, name))
         checks.one_of("normalise", self.normalise, MODES)
 
     @property
@@ -67,7 +70,7 @@ class L1(Trainer):
                 normalise=self.normalise,
             )
         )
-        sae.set_normaliser(fit_normaliser(sample, self.normalise))
+        sae.set_normaliser(fit_normaliser(sample, self.normalise, centre=self.centre))
         directions = self.init_norm * random_directions(self.d_sae, d_in, generator)
         start_from(sae, directions)
         return sae
