@@ -328,9 +328,9 @@ SCORES: dict[str, Score] = {
 }
 
 ESTIMATORS = (
-    *("grad_times_act", "positive_mean", "released_gradsae", "abs_grad", "norm_frozen", "relp"),
-    *("relp_frozen_attention", "grad_drop", "curvature_1", "mean_act", "output_score"),
-    *("random_matched", "random"),
+    *("grad_times_act", "norm_exact", "positive_mean", "released_gradsae", "abs_grad"),
+    *("norm_frozen", "relp", "relp_frozen_attention", "grad_drop", "curvature_1", "mean_act"),
+    *("output_score", "random_matched", "random"),
 )
 SELECTORS = ("grad_times_act", "mean_act", "random_matched")
 RANKINGS = (
@@ -343,6 +343,7 @@ VARIANTS = {
     "positive_mean": "GradSAE as printed",
     "released_gradsae": "released GradSAE",
     "abs_grad": "|grad| x act",
+    "norm_exact": "gradient, norms exact",
     "norm_frozen": "norms frozen",
     "relp": "RelP",
     "relp_frozen_attention": "RelP, attention frozen",

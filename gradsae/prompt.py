@@ -24,6 +24,7 @@ from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource
 from gradsae.lm import LM
 from gradsae.past import Past
+from gradsae.readers import Reader
 from gradsae.sae import SAE
 from gradsae.sites import Site
 from gradsae.suffix import Suffix
@@ -76,6 +77,10 @@ class OpenTail(Tail, Protocol):
 
     def backward(self, rules: Rules) -> AbstractContextManager[None]:
         """Let gradients through the later blocks follow other rules for a while."""
+        ...
+
+    def readers(self) -> AbstractContextManager[list[Reader]]:
+        """Collect the norms that read the stream after the site, from one run of a while."""
         ...
 
     def lens(self, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n vocab"]:

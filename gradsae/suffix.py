@@ -19,6 +19,7 @@ from gradsae.attention import Heads, watched
 from gradsae.backward import Rules
 from gradsae.decoder import Decoder, first, with_first
 from gradsae.past import Past, empty_cache, kept_in
+from gradsae.readers import Reader, reading
 from gradsae.sites import Site
 
 REUSE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -210,6 +211,18 @@ class Suffix:
         own = self.decoder.module(self.site)  # stands for the edit, which no rule may touch
         with self.decoder.hooked((module, hook) for module, hook in hooks if module is not own):
             yield
+
+    @contextmanager
+    def readers(self) -> Iterator[list[Reader]]:
+        """Collect the norms that read the stream after the site, from one run of a while."""
+        found: list[Reader] = []
+        layout, model = self.decoder.layout, self.decoder.model
+        blocks = list(model.get_submodule(layout.blocks))[self.site.layer :]
+        named = model.named_modules()
+        outside = [each for name, each in named if not name.startswith(f"{layout.blocks}.")]
+        entry = self._block_input
+        with self.decoder.hooked(reading(blocks, layout.attn_out, outside, entry, found)):
+            yield found
 
     @torch.no_grad()
     def lens(self, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n vocab"]:

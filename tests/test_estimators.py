@@ -26,6 +26,7 @@ from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.estimators.hop_then_verify import HopThenVerify
 from gradsae.influence.estimators.integrated_gradients import IntegratedGradients
 from gradsae.influence.estimators.mean_act import MeanAct
+from gradsae.influence.estimators.norm_exact import NormExact
 from gradsae.influence.estimators.norm_frozen import NormFrozen
 from gradsae.influence.estimators.output_score import OutputScore
 from gradsae.influence.estimators.part_then_verify import PartThenVerify
@@ -48,7 +49,7 @@ ESTIMATORS = (
     *(IntegratedGradients(n_points=3), ScreenThenVerify(budget=4), ScreenThenVerify(max_cost=4.0)),
     *(ScreenThenVerify(budget=4, first="both"), PartThenVerify(max_cost=6.0, until=0.6)),
     HopThenVerify(max_cost=6.0),
-    *(NormFrozen(), RelP(), RelP(freeze_attention=True), GradDrop(), OutputScore()),
+    *(NormExact(), NormFrozen(), RelP(), RelP(freeze_attention=True), GradDrop(), OutputScore()),
     *DRAWING,
 )
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: e.name)
@@ -260,7 +261,14 @@ def test_stated_costs_are_what_is_run(generator, estimator, n_forwards, n_backwa
 
 @pytest.mark.parametrize(
     "estimator",
-    [NormFrozen(), RelP(), RelP(freeze_attention=True), GradDrop(), OutputScore(batch_rows=4)],
+    [
+        NormExact(),
+        NormFrozen(),
+        RelP(),
+        RelP(freeze_attention=True),
+        GradDrop(),
+        OutputScore(batch_rows=4),
+    ],
     ids=lambda e: e.name,
 )
 def test_stated_costs_are_what_is_run_inside_a_model(lm, seen, estimator, monkeypatch):

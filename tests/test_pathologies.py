@@ -1,7 +1,7 @@
 """Where the plain gradient fails, planted one by one, and the fix that finds the latent."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -17,6 +17,7 @@ from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.estimators.hop_then_verify import HopThenVerify
 from gradsae.influence.estimators.integrated_gradients import IntegratedGradients
+from gradsae.influence.estimators.norm_exact import NormExact
 from gradsae.influence.estimators.norm_frozen import NormFrozen
 from gradsae.influence.estimators.path_ig import PathIG
 from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify
@@ -29,6 +30,7 @@ from gradsae.influence.truths.shapley import Shapley
 from gradsae.interfaces import HeldOut
 from gradsae.lm import LM
 from gradsae.prompt import SeenPrompt, see_from
+from gradsae.readers import Reader
 from gradsae.seeds import make_generator
 from gradsae.suffix import Suffix
 
@@ -155,6 +157,9 @@ class Stream(PlainTail):
         yield
         self.rules = None
 
+    def readers(self) -> AbstractContextManager[list[Reader]]:
+        raise NotImplementedError
+
     def lens(self, directions: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -193,7 +198,7 @@ def test_cancelling_paths_hide_a_latent_and_dropping_one_block_at_a_time_shows_i
     assert estimate(PATH, seen, LOGIT)[0] == pytest.approx(truth[0].item(), rel=0.01)
 
 
-def test_a_norm_hides_the_latent_that_the_stream_points_to_and_a_frozen_one_shows_it():
+def test_a_norm_hides_the_latent_that_the_stream_points_to_and_a_frozen_or_exact_one_shows_it():
     """Last site of a tiny model: latent 0 is the stream at the last position, and the answer."""
     lm = tiny_lm()
     source, token = Windows(lm, "resid_post.3"), 65
@@ -215,6 +220,7 @@ def test_a_norm_hides_the_latent_that_the_stream_points_to_and_a_frozen_one_show
     assert truth.argmax() == 0
     assert estimate(PLAIN, seen, target)[0].abs() < 0.05 * truth[0]
     assert estimate(NormFrozen(), seen, target).argmax() == 0
+    torch.testing.assert_close(estimate(NormExact(), seen, target), truth, atol=1e-5, rtol=1e-5)
 
 
 def test_curvature_over_the_step_is_flagged_and_corrected():

@@ -55,6 +55,7 @@ RANKINGS = {
     "positive_mean": Look(BLUE, "p", "--"),
     "released_gradsae": Look(BLUE, "s"),
     "released_mark": Look(SKY, "D", "--"),
+    "norm_exact": Look(VERMILLION, "v", "--"),
     # another backward pass
     "norm_frozen": Look(GREEN, ">", "--"),
     "relp": Look(GREEN, "<"),

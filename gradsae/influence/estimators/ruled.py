@@ -13,7 +13,7 @@ from gradsae.prompt import OpenTail, SeenPrompt
 def open_tail(seen: SeenPrompt) -> OpenTail:
     """Return the model after the site where its inside can be reached; UserError if not."""
     if not isinstance(seen.suffix, OpenTail):
-        raise UserError(f"no backward rules can be set in a {type(seen.suffix).__name__}")
+        raise UserError(f"the inside of a {type(seen.suffix).__name__} cannot be reached")
     return seen.suffix
 
 
