@@ -8,9 +8,11 @@ from tiny_prompts import Windows, effects, estimate, random_sae
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient_and
 from gradsae.influence.estimators.norm_exact import NormExact
-from gradsae.influence.target import NextToken
+from gradsae.influence.target import KLToClean, NextToken
+from gradsae.interfaces import Skipped
 from gradsae.prompt import SeenPrompt, see_from
 from gradsae.readers import Reader
+from gradsae.seeds import make_generator
 from gradsae.suffix import Suffix
 
 LOGIT = NextToken(token=7, scalar="logit")
@@ -59,13 +61,20 @@ def test_a_norm_bends_by_the_formula_of_rms_norm_less_its_first_order():
     reader, slope = readers[2], slopes[2]
     gain, eps = reader.norm.weight, 1e-6  # of this config
     assert isinstance(gain, torch.Tensor) and reader.norm.variance_epsilon == eps
-    at, gone = torch.tensor([3, 5]), torch.randn(2, 32, dtype=torch.float64)
+    at = torch.tensor([3, 5])
+    gone = torch.randn(2, 32, generator=make_generator(0, "test")).double()
     x, g = reader.stream.double()[at], (gain * slope).detach().double()[at]
     size, less = ((v.square().mean(1) + eps).sqrt() for v in (x, x - gone))
     exact = (g * x).sum(1) / size - (g * (x - gone)).sum(1) / less
     first = (g * gone).sum(1) / size - (g * x).sum(1) * (x * gone).sum(1) / (32 * size**3)
     found = reader.bend(slope, at, gone.float())
     torch.testing.assert_close(found, (exact - first).float(), atol=1e-6, rtol=1e-4)
+
+
+def test_a_flat_target_is_refused_as_by_the_gradient():
+    """All that it knows of the target are slopes of the clean pass, which are zero there."""
+    flat = KLToClean(token=7, clean=torch.zeros(1, 256))
+    assert isinstance(NormExact().unfit(flat), Skipped)
 
 
 def test_a_model_in_half_precision_has_its_norms_taken_in_single():

@@ -31,7 +31,7 @@ from gradsae.influence.estimators.gradient import gradient_cost
 from gradsae.influence.estimators.screen_then_verify import payable
 from gradsae.influence.hops import Hops, read_tail, screen
 from gradsae.influence.target import Target
-from gradsae.influence.truths.entry import split_entries
+from gradsae.influence.truths.entry import by_latent, latent_columns, split_entries
 from gradsae.prompt import SeenPrompt
 
 ALIKE = 0.3
@@ -87,15 +87,11 @@ class HopThenVerify(Estimator):
             return ablate_sparing(seen, target, every, clean)
         entries = split_entries(seen)
         gradient, doubt, depths = screen(entries, target, (self.deep, self.blocks))
-        latent = seen.codes.mT.nonzero()[:, 0]  # in the order of split_entries
-
-        def by_latent(of_entries: Float[Tensor, " entries"]) -> Float[Tensor, " active"]:
-            return of_entries.new_zeros(seen.n_active).index_add(0, latent, of_entries)
-
+        latent = latent_columns(seen)
         read, price = first_read(seen, [target]), run_tokens(seen, target)
         tokens = (self.max_cost - gradient_cost(seen)) * len(seen.codes) / seen.suffix.fraction
         tokens -= len(seen.codes) - read  # the clean run
-        by_doubt = by_latent(doubt.square()).sqrt() / price
+        by_doubt = by_latent(seen, doubt.square()).sqrt() / price
         largest = by_doubt.argsort(descending=True, stable=True)
         largest = payable(largest, price, self.largest * tokens)
         exact = torch.isin(every, largest)
@@ -107,10 +103,10 @@ class HopThenVerify(Estimator):
         at = entries.first_open(torch.arange(entries.n_active, device=latent.device))
         by_entry += carried(by_entry - gradient, doubt, known, at)
 
-        scores = by_latent(by_entry)
+        scores = by_latent(seen, by_entry)
         scores[largest] = ablate_sparing(seen, target, largest, clean)
         left = torch.where(at < read, DOUBT_LEFT, 0.0).where(known, torch.ones(())) * doubt
-        far = to_line(scores, self.top) / by_latent(left.square()).sqrt().clamp_min(TINY)
+        far = to_line(scores, self.top) / by_latent(seen, left.square()).sqrt().clamp_min(TINY)
         nearest = far.masked_fill(exact, inf).argsort(stable=True)
         nearest = nearest[: len(nearest) - len(largest)]
         checked = affordable(nearest, price, tokens - float(price[largest].sum()) - hopped)

@@ -21,7 +21,7 @@ from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.gradient import gradient_and, gradient_cost
 from gradsae.influence.estimators.ruled import open_tail
 from gradsae.influence.target import Target
-from gradsae.influence.truths.entry import split_entries
+from gradsae.influence.truths.entry import by_latent, split_entries
 from gradsae.prompt import SeenPrompt
 
 
@@ -33,6 +33,10 @@ class NormExact(Estimator):
     @property
     def name(self) -> str:
         return "norm_exact"
+
+    @property
+    def is_first_order(self) -> bool:
+        return True
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
@@ -47,8 +51,7 @@ class NormExact(Estimator):
         effect = (grad[0] * entries.codes).sum(0)
         for reader, slope in zip(readers, slopes, strict=True):
             effect += reader.bend(slope[0].float(), at, gone)
-        latent = seen.codes.mT.nonzero()[:, 0]  # in the order of split_entries
-        return effect.new_zeros(seen.n_active).index_add(0, latent, effect)
+        return by_latent(seen, effect)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         """One gradient; the norms themselves (some 6 d_in operations each) are not counted."""

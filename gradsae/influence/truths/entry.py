@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from gradsae.influence.truth import About, Singles, Truth
 from gradsae.prompt import SeenPrompt
@@ -37,3 +39,13 @@ def split_entries(seen: SeenPrompt) -> SeenPrompt:
     return replace(
         seen, latents=seen.latents[columns], codes=codes, directions=seen.directions[columns]
     )
+
+
+def latent_columns(seen: SeenPrompt) -> Int[Tensor, " entries"]:
+    """Return the column of the prompt that each column of `split_entries` comes from."""
+    return seen.codes.mT.nonzero()[:, 0]
+
+
+def by_latent(seen: SeenPrompt, of_entries: Float[Tensor, " entries"]) -> Float[Tensor, " active"]:
+    """Return the sum over the entries of each latent, given one number per entry."""
+    return of_entries.new_zeros(seen.n_active).index_add(0, latent_columns(seen), of_entries)
