@@ -15,6 +15,7 @@ from scipy import stats
 from benchmarks.cells import Cell, Estimate, make_cells
 from benchmarks.figures import (
     against_l0,
+    agreement,
     by_world,
     consistency,
     cost,
@@ -303,6 +304,18 @@ def test_gba_toy_shows_the_papers_numbers_beside_ours(close_figures):
     expected = [1, 0.984, 0.984, 0.242, 0.945, 0.234, 1, 1, 0.383, 0.039]
     assert sorted(hollow) == sorted(expected)
     assert "TopK K=30 (paper)" in [label.get_text() for label in axes.get_yticklabels()]
+
+
+def test_agreement_shows_the_sites_asked_for_most_and_no_empty_frame(close_figures):
+    records = [example.influence(depth, TOPK, 0) for depth in range(3, 9)]
+    asked_less = records[2]  # block 5: neither scored nor drawn
+    for key in [key for key in asked_less.scores if key.endswith("/mean_act")]:
+        del asked_less.scores[key]
+    del asked_less.series[agreement.SERIES]["mean_act"]
+    assert [cell.depth for cell in agreement.choose(cells_of(records))] == [3, 4, 6, 7, 8]
+    drawing = agreement.draw(cells_of(records[:3]))
+    assert drawing is not None
+    assert [axes.axison for axes in drawing.figure.axes].count(False) == 1
 
 
 def test_a_panel_of_the_layer_profile_holds_one_setting_at_all_depths(close_figures):

@@ -8,6 +8,7 @@ from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.estimators import one_sae_a_place, panel_title
 from benchmarks.figures.looks import looks
 from benchmarks.figures.style import PAGE, new_figure
+from benchmarks.lines import variants
 from benchmarks.scores import ESTIMATORS, VARIANTS
 
 NAME = "agreement"
@@ -38,7 +39,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         for axes, name in zip(row, names, strict=True):
             _panel(axes, cell, name, of[name].colour)
             axes.set_title(_score(cell, name), fontsize=6)
-        row[0].set_ylabel(f"{panel_title(cell)}\nestimate", fontsize=6.5)
+        title = panel_title(cell).replace(", ", "\n", 1)
+        row[0].set_ylabel(f"{title}\nestimate", fontsize=6.5)
     for axes, name in zip(grid[0], names, strict=True):
         words = [VARIANTS.get(name, name), axes.get_title()]
         axes.set_title("\n".join(word for word in words if word), fontsize=6.5)
@@ -62,12 +64,13 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
 
 
 def choose(cells: Sequence[Cell]) -> list[Cell]:
-    """One SAE at each depth, the same method at all of them where there is one; at most five."""
+    """One SAE at each depth, the same method at all of them where there is one.
+
+    Of more than five those that were asked for the most estimates.
+    """
     found = one_sae_a_place(cells)
-    if len(found) <= MAX_ROWS:
-        return found
-    step = (len(found) - 1) / (MAX_ROWS - 1)
-    return [found[round(i * step)] for i in range(MAX_ROWS)]
+    most = sorted(range(len(found)), key=lambda i: -len(variants(found[i])))[:MAX_ROWS]
+    return [found[i] for i in sorted(most)]
 
 
 def _estimators(cells: Sequence[Cell]) -> list[str]:
@@ -89,6 +92,8 @@ def _panel(axes: Any, cell: Cell, name: str, colour: str) -> None:
     if points:
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, s=3, color=colour, alpha=0.3, linewidths=0, rasterized=True)
+    else:  # not asked for
+        axes.set_axis_off()
     axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
     axes.axvline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
 
