@@ -357,9 +357,11 @@ VARIANTS = {
     "screen_by_size_verify_10fe": "screen, verify the largest to 10",
     "part_verify_10fe": "part, verify to 10",
     "part_verify_20fe": "part, verify to 20",
-    "hop_doubt10_10fe": "hop, verify to 10",
-    "hop_doubt10_20fe": "hop, verify to 20",
-    "hop_top10_10fe": "hop by size to 10",  # its forerunners, in published records
+    "hop_lean10_10fe": "hop, verify to 10",
+    "hop_lean10_20fe": "hop, verify to 20",
+    "hop_doubt10_10fe": "hop by doubt to 10",  # its forerunners, in published records
+    "hop_doubt10_20fe": "hop by doubt to 20",
+    "hop_top10_10fe": "hop by size to 10",
     "hop_top10_20fe": "hop by size to 20",
     "hop_verify_10fe": "hop, verify the best to 10",
     "hop_verify_20fe": "hop, verify the best to 20",

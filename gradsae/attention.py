@@ -40,34 +40,38 @@ class Heads:
     """Added to the scores; the smallest number of its dtype where nothing is read."""
     scaling: float
     softcap: float | None
+    added: Float[Tensor, "pos d_in"] | None = None
+    """What the block makes of `out` and adds to the stream; None where that is not known."""
+
+    @property
+    def gain(self) -> Float[Tensor, " pos"]:
+        """|added| / |out|: how much longer a change of `out` is in the stream, roughly."""
+        out = self.out[0].detach().float().square().sum((0, 2)).sqrt()
+        length = out.new_zeros(len(out)) if self.added is None else self.added.float().norm(dim=1)
+        return length / out.clamp_min(1e-30)
 
     def change(
         self,
-        slope: Float[Tensor, "heads pos d_value"],
         at: int,
         key: Float[Tensor, "rows kv_heads d_head"],
         value: Float[Tensor, "rows kv_heads d_value"],
-    ) -> Float[Tensor, " rows"]:
-        """Return slope . (out' - out), summed over heads and the positions after `at`."""
-        before = self._read(slope, at, self.key[None, :, at], self.value[None, :, at])
-        score, gain = self._read(slope, at, key, value)
-        clean_score, clean_gain = before
-        log_z = self.log_z[:, at + 1 :]
-        weight = (score - log_z).clamp_max(LARGEST_LOG_RATIO).exp()
-        clean = (clean_score - log_z).exp()
-        moved = (weight * gain - clean * clean_gain) / (1 + weight - clean).clamp_min(1e-30)
-        return moved.sum((1, 2))
+    ) -> Float[Tensor, "rows heads later d_value"]:
+        """Return out' - out at the positions after `at`."""
+        clean_weight, clean_way = self._read(at, self.key[None, :, at], self.value[None, :, at])
+        weight, way = self._read(at, key, value)
+        left = (1 + weight - clean_weight).clamp_min(1e-30)
+        return (weight * way - clean_weight * clean_way) / left
 
     def _read(
-        self, slope: Tensor, at: int, key: Tensor, value: Tensor
-    ) -> tuple[Float[Tensor, "rows heads later"], Float[Tensor, "rows heads later"]]:
-        """Scores of one position's keys, and slope . (value - out), at the positions after it."""
-        later, slope = slice(at + 1, None), slope.float()
+        self, at: int, key: Tensor, value: Tensor
+    ) -> tuple[Float[Tensor, "rows heads later 1"], Float[Tensor, "rows heads later d_value"]]:
+        """exp(score - log Z) of one position's keys, and value - out, at the positions after it."""
+        later = slice(at + 1, None)
         keys, values = (_for_heads(x.float(), len(self.query), dim=1) for x in (key, value))
         score = torch.einsum("hqd,rhd->rhq", self.query[:, later].float(), keys)
         score = _capped(score * self.scaling, self.softcap) + self.bias[:, later, at].float()
-        out = (slope[:, later] * self.out[0, :, later].detach().float()).sum(-1)
-        return score, torch.einsum("hqd,rhd->rhq", slope[:, later], values) - out
+        weight = (score - self.log_z[:, later]).clamp_max(LARGEST_LOG_RATIO).exp()
+        return weight[..., None], values[:, :, None] - self.out[0, :, later].detach().float()
 
 
 @contextmanager

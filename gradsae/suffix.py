@@ -7,7 +7,7 @@ that leave the first positions alone may skip those: their keys and values are t
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
 
@@ -170,7 +170,21 @@ class Suffix:
     @contextmanager
     def attention(self) -> Iterator[dict[int, Heads]]:
         """Collect the attention of the blocks after the site in a run of a while."""
-        with watched(self.decoder.model) as found:
+        with ExitStack() as stack:
+            found = stack.enter_context(watched(self.decoder.model))
+
+            def adding(layer: int) -> Callable[..., Any]:
+                def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+                    if layer in found:
+                        found[layer] = replace(found[layer], added=first(output)[0].detach())
+
+                return hook
+
+            path, blocks = self.decoder.layout.attn_out, self.later_layers
+            if path is not None:
+                named = [(i, self.decoder.module(Site("resid_post", i))) for i in blocks]
+                halves = [(block.get_submodule(path), adding(i)) for i, block in named]
+                stack.enter_context(self.decoder.hooked(halves))
             yield found
 
     def share_to(self, layer: int) -> float:

@@ -20,6 +20,7 @@ from gradsae.influence.estimators.hop_then_verify import (
     HopThenVerify,
     affordable,
     carried,
+    hop,
     plan,
     run_tokens,
     to_line,
@@ -69,8 +70,8 @@ def hooks(pairs: list[tuple[nn.Module, Callable[..., Any], bool]]) -> Iterator[N
         yield
 
 
-def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int, last: int) -> float:
-    """The first hop by full passes and plain hooks.
+def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int, last: int) -> tuple[float, float]:
+    """The first hop and its doubt, by full passes and plain hooks.
 
     The edited pass goes on at `at` alone: every other position enters each later block as in the
     clean pass, and reads `at` there. Linear from the stream at `at` after block `last` on.
@@ -80,9 +81,13 @@ def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int, last: int) -> float
     later = range(site.layer + 1, decoder.n_layers)
     blocks = {i: decoder.module(Site("resid_post", i)) for i in later}
     joins = {i: blocks[i].get_submodule("self_attn.o_proj") for i in later}
+    assert decoder.layout.attn_out is not None
+    halves = {i: blocks[i].get_submodule(decoder.layout.attn_out) for i in later}
+    after: dict[int, Tensor] = {}
     clean_in: dict[int, Tensor] = {}
     outs: dict[str, dict[int, Tensor]] = {"clean": {}, "edited": {}}
     streams: dict[str, Tensor] = {}
+    added: dict[int, Tensor] = {}
 
     def given(value: Tensor) -> Callable[..., Any]:
         def hook(_m: Any, _a: Any, _k: Any, output: Any) -> Any:
@@ -112,9 +117,9 @@ def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int, last: int) -> float
 
         return hook
 
-    def keep_stream(kind: str) -> Callable[..., Any]:
+    def keep(kept: dict[Any, Tensor], kind: Any) -> Callable[..., Any]:
         def hook(_m: Any, _a: Any, _k: Any, output: Any) -> None:
-            streams[kind] = output[0] if isinstance(output, tuple) else output
+            kept[kind] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
@@ -125,20 +130,23 @@ def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int, last: int) -> float
         [(own, given(clean), False)]
         + [(blocks[i], keep_input(i), True) for i in later]
         + [(joins[i], keep_heads("clean", i), True) for i in later]
-        + [(end, keep_stream("clean"), False)]
+        + [(halves[i], keep(added, i), False) for i in later]
+        + [(blocks[i], keep(after, i), False) for i in later]
+        + [(end, keep(streams, "clean"), False)]
     ):
         logits = run(input_ids=seen.token_ids[None]).logits[0, -1]
+        inside = [*(outs["clean"][i] for i in later), *(after[i] for i in later)]
         slope, *slopes = torch.autograd.grad(
-            logits.log_softmax(-1)[TARGET.token],
-            [streams["clean"], *(outs["clean"][i] for i in later)],
+            logits.log_softmax(-1)[TARGET.token], [streams["clean"], *inside]
         )
+        slopes, behind = slopes[: len(later)], dict(zip(later, slopes[len(later) :], strict=True))
     with (
         torch.no_grad(),
         hooks(
             [(own, given(edited), False)]
             + [(blocks[i], others_clean(i), True) for i in later]
             + [(joins[i], keep_heads("edited", i), True) for i in later]
-            + [(end, keep_stream("edited"), False)]
+            + [(end, keep(streams, "edited"), False)]
         ),
     ):
         run(input_ids=seen.token_ids[None])
@@ -148,7 +156,13 @@ def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int, last: int) -> float
         if i <= last
     ]
     rest = (streams["clean"].detach() - streams["edited"])[0, at] @ slope[0, at]
-    return float(sum(moved) + rest)
+    doubt = torch.zeros(())
+    for i in range(later.start, last + 1):
+        for q in range(at + 1, len(seen.codes)):
+            before, stream = outs["clean"][i][0, q].detach(), after[i][0, q].detach()
+            d = (outs["edited"][i][0, q] - before).norm() * added[i][0, q].detach().norm()
+            doubt += (d / before.norm()) ** 2 * behind[i][0, q].norm() / stream.norm()
+    return float(sum(moved) + rest), float(doubt)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 12])
@@ -157,14 +171,18 @@ def test_first_hops_equal_those_of_full_passes_with_plain_hooks(lm, seen, blocks
     scores, _, (hops, _) = screen(entries, TARGET, (blocks, 1))
     torch.testing.assert_close(scores, estimate(GradTimesAct(), entries, TARGET))
     at = entries.first_open(torch.arange(entries.n_active))
-    sizes = []
+    sizes, wide = [], []
     for place in (1, 4, 8):
         columns = (at == place).nonzero()[:, 0]
-        found = hops.effects(place, columns)
+        found, bars = hops.effects(place, columns)
         expected = [brute(lm, entries, x, place, hops.layer) for x in entries.without(columns)]
-        torch.testing.assert_close(found, torch.tensor(expected), atol=2e-5, rtol=1e-4)
+        effects, doubts = torch.tensor(expected).T
+        torch.testing.assert_close(found, effects, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(bars, doubts, atol=1e-6, rtol=1e-3)
         sizes.append(found.abs().max())
+        wide.append(bars.max())
     assert max(sizes) > 1e-2
+    assert max(wide) > 1e-4 or hops.layer <= seen.suffix.site.layer
     assert hops.layer == min(seen.suffix.later_layers[0] + blocks - 1, 3)
     assert hops.share == pytest.approx(min(blocks / len(seen.suffix.later_layers), 1))
 
@@ -226,10 +244,8 @@ def test_the_change_of_one_head_equals_attention_computed_anew(long):
         (scores.softmax(-1), torch.tensor([3.0, 5.0])),
         ((2 * new).softmax(-1), torch.tensor([-4.0, 5.0])),
     ))  # fmt: skip
-    found = heads.change(
-        torch.tensor([[[9.0], [0.5]]]), 0, torch.tensor([[[long / 2]]]), torch.tensor([[[-4.0]]])
-    )
-    torch.testing.assert_close(found, 0.5 * (after - before)[None])
+    found = heads.change(0, torch.tensor([[[long / 2]]]), torch.tensor([[[-4.0]]]))
+    torch.testing.assert_close(found, (after - before)[None, None, None, None])
 
 
 def test_with_enough_to_spend_every_latent_is_ablated(seen):
@@ -237,6 +253,18 @@ def test_with_enough_to_spend_every_latent_is_ablated(seen):
     found = estimate(estimator, seen, TARGET)
     torch.testing.assert_close(found, effects(seen, TARGET), atol=1e-5, rtol=1e-4)
     assert estimator.forward_equivalents(seen) < 200
+
+
+def test_a_hop_counts_with_what_it_leaves_out_on_average(lm):
+    source = Windows(lm, place="resid_post.1")
+    seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
+    entries, clean = split_entries(seen), clean_value(seen, TARGET)
+    gradient, _, (hops, _) = screen(entries, TARGET, (2, 1))
+    (here,) = (entries.first_open(torch.arange(entries.n_active)) == 3).nonzero().T
+    found, known, _ = hop(entries, gradient, (hops,), here.tolist(), TARGET, clean, 1e6)
+    gone, left = hops.effects(3, here)
+    assert bool((left > 0).all()) and bool(known[here].all())
+    torch.testing.assert_close(found[here], gone + 0.03 * left)
 
 
 def test_with_nothing_left_after_the_screen_it_is_the_gradient(seen):

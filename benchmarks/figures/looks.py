@@ -70,8 +70,9 @@ RANKINGS = {
     "screen_size_verify_#": Look(BLACK, "s", "--"),
     "screen_by_size_verify_#": Look(BLACK, "v", ":"),
     "part_verify_#": Look(BLACK, "D", "-."),
-    "hop_doubt#_#": Look(ORANGE, "D", "--"),
-    "hop_top#_#": Look(SKY, "X", ":"),  # its forerunners, in published records
+    "hop_lean#_#": Look(ORANGE, "D", "--"),
+    "hop_doubt#_#": Look(SKY, "P", "-."),  # its forerunners, in published records
+    "hop_top#_#": Look(SKY, "X", ":"),
     "hop_verify_#": Look(ORANGE, "o", "-."),
     "first_hop_#": Look(ORANGE, "s", ":"),
     "oracle": Look(BLACK, "*"),

@@ -8,6 +8,13 @@ attention output of each later position changes then has a closed form (`gradsae
                               g_lhq . (out_lhq - out'_lhq)
 
 with g the gradient of the target at the clean pass: exact to the first hop, linear from there on.
+What is missing then is what later positions make of a changed stream at second order, and for that
+there is an error bar as for gradient x activation itself (`gradsae.influence.estimators.gradient`):
+
+    doubt = sum over those blocks l and positions q > p of |d_lq|^2 |g_lq| / |x_lq|
+
+with d_lq the change of what block l's attention adds to the stream of q, and x_lq and g_lq that
+stream after the block and the gradient there.
 """
 
 from collections.abc import Sequence
@@ -47,6 +54,8 @@ class Hops:
     """Attention of each block after the site up to that one."""
     slopes: Sequence[Float[Tensor, "heads pos d_head"]]
     """The gradient there."""
+    bars: Sequence[Float[Tensor, " pos"]]
+    """Of each of these blocks |g| / |x|, of the stream after it."""
     stream: Float[Tensor, "pos d_in"]
     """After the last block."""
     slope: Float[Tensor, "pos d_in"]
@@ -58,8 +67,10 @@ class Hops:
         return self.tail.share_to(self.layer) / self.tail.fraction
 
     @torch.no_grad()
-    def effects(self, at: int, columns: Int[Tensor, " here"]) -> Float[Tensor, " here"]:
-        """Return the effects of entries of one position, linear from the first hop on.
+    def effects(
+        self, at: int, columns: Int[Tensor, " here"]
+    ) -> tuple[Float[Tensor, " here"], Float[Tensor, " here"]]:
+        """Return the effects of entries of one position, linear from the first hop on, and `doubt`.
 
         They are compared with the clean pass itself: what differs between kernels does not cancel.
         """
@@ -73,9 +84,14 @@ class Hops:
             )
         past, stream = left
         moved = (stream - self.stream[at]).float() @ self.slope[at].float()
-        for heads, slope, (key, value) in zip(self.heads, self.slopes, past.layers, strict=True):
-            moved += heads.change(slope, at, key[:, :, 0], value[:, :, 0])
-        return -moved.to(seen.codes)
+        later = slice(at + 1, None)
+        doubts = torch.zeros_like(moved)
+        blocks = zip(self.heads, self.slopes, self.bars, past.layers, strict=True)
+        for heads, slope, bar, (key, value) in blocks:
+            change = heads.change(at, key[:, :, 0], value[:, :, 0])
+            moved += (change * slope[:, later].float()).sum((1, 2, 3))
+            doubts += change.square().sum((1, 3)) @ (heads.gain.square() * bar)[later]
+        return -moved.to(seen.codes), doubts.to(seen.codes)
 
 
 def screen(
@@ -90,32 +106,41 @@ def screen(
     if not tail.later_layers:
         raise UserError("no block comes after the site: nothing is read there")
     layers = [tail.later_layers[min(blocks, len(tail.later_layers)) - 1] for blocks in depths]
+    run = [layer for layer in tail.later_layers if layer <= max(layers)]
     with ExitStack() as taps, tail.attention() as found:
-        streams = [taps.enter_context(tail.tap(layer)) for layer in layers]
+        streams = {layer: taps.enter_context(tail.tap(layer)) for layer in run}
 
         def read() -> list[int]:
-            return [block for block in sorted(found) if block <= max(layers)]
+            return [block for block in run if block in found]
 
         grad, rest = gradient_and(
             entries,
             target,
             entries.codes[None],
-            lambda site: [site, *(s[-1] for s in streams), *(found[b].out for b in read())],
+            lambda site: [
+                site,
+                *(streams[block][-1] for block in run),
+                *(found[block].out for block in read()),
+            ],
         )
     at_site, *slopes = (slope[0] for slope in rest)
-    blocks, of_streams, of_heads = read(), slopes[: len(layers)], slopes[len(layers) :]
+    stream = {block: streams[block][-1][0].detach() for block in run}
+    slope = dict(zip(run, slopes, strict=False))
+    of_heads = dict(zip(read(), slopes[len(run) :], strict=True))
+    bars = {b: slope[b].float().norm(dim=1) / stream[b].float().norm(dim=1) for b in of_heads}
     hops = []
-    for layer, stream, slope in zip(layers, streams, of_streams, strict=True):
-        n_read = sum(block <= layer for block in blocks)
+    for layer in layers:
+        through = [block for block in of_heads if block <= layer]
         hops.append(
             Hops(
                 entries=entries,
                 tail=tail,
                 layer=layer,
-                heads=[found[block] for block in blocks[:n_read]],
-                slopes=of_heads[:n_read],
-                stream=stream[-1][0].detach(),
-                slope=slope,
+                heads=[found[block] for block in through],
+                slopes=[of_heads[block] for block in through],
+                bars=[bars[block] for block in through],
+                stream=stream[layer],
+                slope=slope[layer],
             )
         )
     return (grad[0] * entries.codes).sum(0), doubt(entries, at_site), hops

@@ -9,7 +9,8 @@ logits are read an entry is ablated as such.
 The cost limit pays first for whole ablations of the latents that are most in doubt (`doubt`, the
 error bar of gradient x activation) for what that costs: positions do not quite add up, and a latent
 that is open everywhere may do less or more than the sum of its entries. Then for hops of entries,
-those most in doubt first and through more blocks. What they moved by says how the curvature of
+those most in doubt first and through more blocks; what later positions make of them at second order
+is added as it is on average (`LEAN`). What they moved by says how the curvature of
 their position leans, and the other entries there follow (`carried`). What is left ablates latents
 near the line between the first `top` and the rest, measured in their doubt: those far above the
 line need no check to be known as among the first.
@@ -40,6 +41,8 @@ MOST_MOVED = 0.5
 """In doubts: a hop that moves an entry further says no more than this about the others."""
 DOUBT_LEFT = 1 / 3
 """Of an entry's doubt after its hop."""
+LEAN = 0.03
+"""What an entry supports the target beyond its first hop, in doubts of that, on average (LOG)."""
 TINY = 1e-30
 
 
@@ -76,7 +79,7 @@ class HopThenVerify(Estimator):
 
     @property
     def name(self) -> str:
-        return f"hop_doubt{self.top}_{self.max_cost:g}fe"
+        return f"hop_lean{self.top}_{self.max_cost:g}fe"
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
@@ -158,7 +161,8 @@ def hop(
         found, cost = plan(wanted, at.clamp_max(read).tolist(), prices, left)
         for place, part in found.items():
             if place < read:
-                effect[part] = hops.effects(place, part)
+                gone, left = hops.effects(place, part)
+                effect[part] = gone + LEAN * left
             else:
                 effect[part] = ablate_sparing(entries, target, part, clean)
             known[part] = True
