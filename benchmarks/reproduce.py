@@ -1,0 +1,117 @@
+"""How far the records made here are from the published ones of the same task, config and seeds.
+
+python -m benchmarks.reproduce                 the records of this machine
+python -m benchmarks.reproduce --records DIR   those of another folder
+
+A training repeats bit by bit on one kind of machine with one number of threads. Elsewhere sums are
+rounded in another order and trainings drift apart, so a difference is shown beside what the seed
+alone does to the score.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, variance
+
+from benchmarks.cells import MIN_SEEDS, Cell, make_cells
+from benchmarks.reading import OWN_ORIGIN, Entry, command, read
+from benchmarks.scores import COLUMNS, format_score, header
+from benchmarks.tables import console_table
+from gradsae.errors import UserError
+from gradsae.records import Record
+
+HEADERS = ("task", "score", "n", "equal", "difference", "largest", "in record", "between seeds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A record made here and the published one of its id."""
+
+    here: Record
+    published: Record
+
+    @property
+    def task(self) -> str:
+        return self.published.task["name"]
+
+    def differences(self, score: str) -> list[float]:
+        """Of a score, or of all its variants, what both have: here minus published."""
+        names = [name for name in self.published.scores if _is(name, score)]
+        own = self.here.scores
+        return [own[name] - self.published.scores[name] for name in names if name in own]
+
+
+def pairs(here: Iterable[Entry], published: Iterable[Entry]) -> list[Pair]:
+    """Match records by id; UserError where none has a published one."""
+    known = {entry.record.id: entry.record for entry in published if entry.origin == OWN_ORIGIN}
+    found = [entry.record for entry in here if entry.record.id in known]
+    if not found:
+        raise UserError(
+            "no record made here has a published one of the same task, config and seeds; "
+            "make some with `python -m benchmarks.experiments --run`"
+        )
+    return [Pair(here=record, published=known[record.id]) for record in found]
+
+
+def rows(found: Sequence[Pair], cells: Sequence[Cell]) -> list[list[str]]:
+    """One row per task and main score: how many differ, how far, and what a seed does to it.
+
+    `difference` is the root of the mean square; `between seeds` the standard deviation over the
+    published seeds of a setting, pooled over the settings of at least three that are matched.
+    """
+    table = []
+    for task in COLUMNS:
+        of_task = [pair for pair in found if pair.task == task]
+        matched = {pair.published.id for pair in of_task}
+        settings = [cell for cell in cells if matched & {record.id for record in cell.records}]
+        for score in COLUMNS[task]:
+            by_pair = {pair.published.id: pair.differences(score) for pair in of_task}
+            every = [(abs(d), where) for where, ds in by_pair.items() for d in ds]
+            if not every:
+                continue
+            size, where = max(every)
+            table.append(
+                [
+                    *(task, header(score), str(len(every))),
+                    str(sum(d == 0 for d, _ in every)),
+                    format_score(sqrt(fmean(d**2 for d, _ in every))),
+                    *(format_score(size), where if size else "-"),
+                    format_score(between_seeds(settings, score)),
+                ]
+            )
+    return table
+
+
+def between_seeds(cells: Iterable[Cell], score: str) -> float | None:
+    """Pooled standard deviation over seeds; None without a setting of three."""
+    within = [
+        variance(values)
+        for cell in cells
+        for name in {name for record in cell.records for name in record.scores if _is(name, score)}
+        if len(values := [r.scores[name] for r in cell.records if name in r.scores]) >= MIN_SEEDS
+    ]
+    return sqrt(fmean(within)) if within else None
+
+
+def _is(name: str, score: str) -> bool:
+    """The score itself or a variant of it, chance left out."""
+    return name == score or (name.startswith(f"{score}/") and name != f"{score}/chance")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.reproduce",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--records", default="local", metavar="local|DIR", help="records made here")
+    here, published = read(parser.parse_args().records), read("published")
+    found = pairs(here, published)
+    print(f"{len(found)} of {len(here)} records made here have a published one of the same id.\n")
+    print(console_table(HEADERS, rows(found, make_cells(published))))
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))
