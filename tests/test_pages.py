@@ -82,6 +82,8 @@ def test_an_influence_record_gives_a_page_per_listed_prompt():
     best = effects.index(max(effects))
     latents = [n for n, p in zip(scatter["latent"], scatter["prompt"], strict=True) if p == 0]
     assert first == str(latents[best])
+    assert "strongest at" not in pages[0].html  # the record does not know where
+    assert "struck through" in pages[0].html
 
 
 def test_what_an_estimator_has_wrongly_and_what_it_misses_are_told_apart():

@@ -72,12 +72,12 @@ def _masking_page(record: Record, question: int) -> Page:
     return _page(record, f"question {question}", asked["text"].strip().splitlines()[-1], body)
 
 
-_LEGEND = (
-    "Marked: where the ten latents of largest true effect are strongest. In the table below, a "
-    "number is a method's score with its rank (of many methods the rank alone); green: among the "
-    "first ten of that method and of the truth; struck through: of that method alone; bold red: of "
-    "the truth, but missed by that method."
+_COLOURS = (
+    "In the table below, a number is a method's score with its rank (of many methods the rank "
+    "alone); green: among the first ten of that method and of the truth; struck through: of that "
+    "method alone; bold red: of the truth, but missed by that method."
 )
+_LEGEND = f"Marked: where the ten latents of largest true effect are strongest. {_COLOURS}"
 
 
 def _influence_page(record: Record, prompt: int) -> Page:
@@ -117,7 +117,7 @@ def _sampled_page(record: Record, prompt: int) -> Page:
         element("div", text, class_="tokens"),
         element("p", f"Target: {about[0]['target']!r}" if about else None),
         element("h2", f"Latents: {len(rows)} of {n_active}, drawn at random"),
-        element("p", "Ranks are among the latents listed here, not among all.", class_="quiet"),
+        element("p", f"Ranks are among those listed, not among all. {_COLOURS}", class_="quiet"),
         _latents(rows, {}),
     ]
     return _page(record, f"prompt {prompt}", text.strip()[-60:], body)
@@ -169,14 +169,15 @@ def _latents(rows: Sequence[dict[str, Any]], tokens: dict[int, str]) -> Html:
     names = [name.removeprefix("rank.") for name in rows[0] if name.startswith("rank.")]
     names.sort(key=lambda name: name not in TRUTHS)
     shown = [_name(name) for name in names]
-    heads = [element("th", element("span", text)) for text in ("latent", "strongest at", *shown)]
-    head = element("tr", *heads)
-    lines = [head]
+    placed = ["strongest at"] if any(row.get("peak") is not None for row in rows) else []
+    heads = [element("th", element("span", text)) for text in ("latent", *placed, *shown)]
+    lines = [element("tr", *heads)]
     truth = names[0] if names[0] in TRUTHS else None
     for row in rows:
         at = row.get("peak")
         where = "" if at is None else f"{tokens.get(at, '')!r} ({at})"
-        cells = [element("td", str(row["latent"])), element("td", where, class_="text")]
+        cells = [element("td", str(row["latent"]))]
+        cells += [element("td", where, class_="text") for _ in placed]
         cells += [_ranked(row, name, truth, alone=len(names) > MOST_SCORES) for name in names]
         lines.append(element("tr", *cells))
     wide = "wide turned" if len(names) > MOST_SCORES else "wide"
