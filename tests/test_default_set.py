@@ -19,6 +19,12 @@ def composed(*words: str):
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.words[:50])
+def test_every_step_has_the_keys_that_its_words_set_before_anything_is_swept(step):
+    """Hydra first composes a sweep without what is swept, the experiment's own values included."""
+    assert composed(*(word for word in step.words.split() if "," not in word))
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.words[:50])
 def test_every_step_composes_to_a_cell(step):
     """The first of its sweep, which is the experiment's unless the step says otherwise."""
     experiment, *words = step.words.split()
