@@ -37,9 +37,8 @@ class Pair:
         return self.published.task["name"]
 
     def differences(self, score: str) -> list[float]:
-        """Of a score, or of all its variants, what both have: here minus published."""
-        names = [name for name in self.published.scores if _is(name, score)]
-        own = self.here.scores
+        """Of a score, or of its variants where it has no other value: here minus published."""
+        own, names = self.here.scores, of(self.published, score)
         return [own[name] - self.published.scores[name] for name in names if name in own]
 
 
@@ -89,15 +88,17 @@ def between_seeds(cells: Iterable[Cell], score: str) -> float | None:
     within = [
         variance(values)
         for cell in cells
-        for name in {name for record in cell.records for name in record.scores if _is(name, score)}
+        for name in of(cell.first, score)
         if len(values := [r.scores[name] for r in cell.records if name in r.scores]) >= MIN_SEEDS
     ]
     return sqrt(fmean(within)) if within else None
 
 
-def _is(name: str, score: str) -> bool:
-    """The score itself or a variant of it, chance left out."""
-    return name == score or (name.startswith(f"{score}/") and name != f"{score}/chance")
+def of(record: Record, score: str) -> list[str]:
+    """The score alone, or a score per estimator, ranking or selector where that is what it has."""
+    if score in record.scores:
+        return [score]
+    return [name for name in record.scores if name.startswith(f"{score}/")]
 
 
 def main() -> None:
