@@ -168,6 +168,9 @@ def _proposed(settings: "dict[str, list[Setting]]", words: list[str]) -> str:
 
 
 def main() -> None:
+    if {"-h", "--help"} & set(sys.argv):  # Hydra's is that of `benchmarks.run`
+        print(f"{__doc__}\nThe words: python -m benchmarks.run --help")
+        return
     if {"-m", "--multirun"} & set(sys.argv):
         print("error: suitability looks at one source at a time, without -m", file=sys.stderr)
         sys.exit(1)

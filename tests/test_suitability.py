@@ -240,6 +240,11 @@ def test_the_command_prints_a_verdict_and_overrides_and_exits_0(monkeypatch, tmp
     assert "source.l0=20" in said.splitlines()[-1]
 
 
+def test_its_help_is_its_own(monkeypatch, tmp_path, capsys):
+    assert command(monkeypatch, tmp_path, "--help") == 0
+    assert capsys.readouterr().out.startswith("Stage one")
+
+
 def test_unknown_features_are_looked_at_through_two_families(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(references, "known", lambda *_: None)
     monkeypatch.setattr(suitability, "MAX_ROWS", 4096)
