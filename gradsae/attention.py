@@ -41,7 +41,8 @@ class Heads:
     scaling: float
     softcap: float | None
     added: Float[Tensor, "pos d_in"] | None = None
-    """What the block makes of `out` and adds to the stream; None where that is not known."""
+    """What the block makes of `out` and adds to the stream; None where that is not linear: behind a
+    norm of its own (Gemma) a change of a small `out` counts far less than `gain` says."""
 
     @property
     def gain(self) -> Float[Tensor, " pos"]:

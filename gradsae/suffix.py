@@ -180,8 +180,9 @@ class Suffix:
 
                 return hook
 
-            path, blocks = self.decoder.layout.attn_out, self.later_layers
-            if path is not None:
+            layout, blocks = self.decoder.layout, self.later_layers
+            path = layout.attn_out
+            if path is not None and path == layout.attn:  # no norm of its own after it
                 named = [(i, self.decoder.module(Site("resid_post", i))) for i in blocks]
                 halves = [(block.get_submodule(path), adding(i)) for i, block in named]
                 stack.enter_context(self.decoder.hooked(halves))

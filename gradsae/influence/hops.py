@@ -14,7 +14,7 @@ there is an error bar as for gradient x activation itself (`gradsae.influence.es
     doubt = sum over those blocks l and positions q > p of |d_lq|^2 |g_lq| / |x_lq|
 
 with d_lq the change of what block l's attention adds to the stream of q, and x_lq and g_lq that
-stream after the block and the gradient there.
+stream after the block and the gradient there. It is 0 where that change is not known (`Heads`).
 """
 
 from collections.abc import Sequence

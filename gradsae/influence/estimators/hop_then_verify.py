@@ -42,7 +42,8 @@ MOST_MOVED = 0.5
 DOUBT_LEFT = 1 / 3
 """Of an entry's doubt after its hop."""
 LEAN = 0.03
-"""What an entry supports the target beyond its first hop, in doubts of that, on average (LOG)."""
+"""What an entry supports the target beyond its first hop, in doubts of that, on average on SmolLM2
+(LOG); nothing is added where there is no such doubt (Gemma)."""
 TINY = 1e-30
 
 
