@@ -139,7 +139,7 @@ def _run_with_progress(command: list[str], folder: Path, wheel: Wheel) -> str:
         try:
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
-                bar.update(max(0, min(_bytes_in(folder), wheel.size or sys.maxsize) - bar.n))
+                bar.update(max(0, min(bytes_in(folder), wheel.size or sys.maxsize) - bar.n))
         finally:
             process.kill()
             process.wait()
@@ -147,11 +147,13 @@ def _run_with_progress(command: list[str], folder: Path, wheel: Wheel) -> str:
         return log.read() if process.returncode else ""
 
 
-def _bytes_in(folder: Path) -> int:
+def bytes_in(folder: Path) -> int:
+    """Of the files below a folder in which pip moves files and removes folders while we look."""
     total = 0
-    for file in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # pip moves files while we look
-            total += file.stat().st_size
+    for place, _, names in os.walk(folder):  # which passes over a folder that is gone
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(place) / name).stat().st_size
     return total
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from gradsae.cache import cache_root, cached_folder
 from gradsae.errors import UserError
-from gradsae.fetch import Wheel, fetch_wheel, wheel_from
+from gradsae.fetch import Wheel, bytes_in, fetch_wheel, wheel_from
 
 META = "Metadata-Version: 2.1\nName: shipped-text\nVersion: 1.0\n"
 TAGS = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -114,6 +114,24 @@ def test_a_failed_download_repeats_pips_reason_and_says_how_to_go_on_offline(cac
     missing = Wheel(requirement="not-there==9.9", sha256=sha256, members=TEXTS)
     with pytest.raises(UserError, match=r"not-there==9\.9: ERROR: .*PIP_FIND_LINKS"):
         fetch_wheel(missing)
+
+
+def test_what_has_come_is_counted_while_pip_removes_folders(tmp_path, monkeypatch):
+    """Pip unpacks into a folder and removes it between our listing of its parent and of itself."""
+    (tmp_path / "unpack").mkdir()
+    (tmp_path / "unpack" / "part").write_bytes(b"12345")
+    (tmp_path / "wheel").write_bytes(b"123")
+    assert bytes_in(tmp_path) == 8
+    scan = os.scandir
+
+    def removed(place):
+        if Path(place).name == "unpack":
+            (Path(place) / "part").unlink()
+            Path(place).rmdir()
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", removed)
+    assert bytes_in(tmp_path) == 3
 
 
 def test_members_that_match_nothing_are_named(cache, sha256):
