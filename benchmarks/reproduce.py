@@ -66,8 +66,7 @@ def rows(found: Sequence[Pair], cells: Sequence[Cell]) -> list[list[str]]:
         matched = {pair.published.id for pair in of_task}
         settings = [cell for cell in cells if matched & {record.id for record in cell.records}]
         for score in COLUMNS[task]:
-            by_pair = {pair.published.id: pair.differences(score) for pair in of_task}
-            every = [(abs(d), where) for where, ds in by_pair.items() for d in ds]
+            every = [(abs(d), pair.here.id) for pair in of_task for d in pair.differences(score)]
             if not every:
                 continue
             size, where = max(every)

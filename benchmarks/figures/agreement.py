@@ -69,8 +69,8 @@ def choose(cells: Sequence[Cell]) -> list[Cell]:
     Of more than five those that were asked for the most estimates.
     """
     found = one_sae_a_place(cells)
-    most = sorted(range(len(found)), key=lambda i: -len(variants(found[i])))[:MAX_ROWS]
-    return [found[i] for i in sorted(most)]
+    most = sorted(found, key=lambda cell: -len(variants(cell)))[:MAX_ROWS]
+    return [cell for cell in found if cell in most]
 
 
 def _estimators(cells: Sequence[Cell]) -> list[str]:

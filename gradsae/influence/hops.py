@@ -55,7 +55,8 @@ class Hops:
     slopes: Sequence[Float[Tensor, "heads pos d_head"]]
     """The gradient there."""
     bars: Sequence[Float[Tensor, " pos"]]
-    """Of each of these blocks |g| / |x|, of the stream after it."""
+    """What a squared change of each output counts in `doubt`: gain^2 |g| / |x|, of the stream after
+    the block."""
     stream: Float[Tensor, "pos d_in"]
     """After the last block."""
     slope: Float[Tensor, "pos d_in"]
@@ -90,7 +91,7 @@ class Hops:
         for heads, slope, bar, (key, value) in blocks:
             change = heads.change(at, key[:, :, 0], value[:, :, 0])
             moved += (change * slope[:, later].float()).sum((1, 2, 3))
-            doubts += change.square().sum((1, 3)) @ (heads.gain.square() * bar)[later]
+            doubts += change.square().sum((1, 3)) @ bar[later]
         return -moved.to(seen.codes), doubts.to(seen.codes)
 
 
@@ -127,7 +128,8 @@ def screen(
     stream = {block: streams[block][-1][0].detach() for block in run}
     slope = dict(zip(run, slopes, strict=False))
     of_heads = dict(zip(read(), slopes[len(run) :], strict=True))
-    bars = {b: slope[b].float().norm(dim=1) / stream[b].float().norm(dim=1) for b in of_heads}
+    size = {b: slope[b].float().norm(dim=1) / stream[b].float().norm(dim=1) for b in of_heads}
+    bars = {block: found[block].gain.square() * size[block] for block in of_heads}
     hops = []
     for layer in layers:
         through = [block for block in of_heads if block <= layer]

@@ -162,8 +162,8 @@ def hop(
         found, cost = plan(wanted, at.clamp_max(read).tolist(), prices, left)
         for place, part in found.items():
             if place < read:
-                gone, left = hops.effects(place, part)
-                effect[part] = gone + LEAN * left
+                first, doubt = hops.effects(place, part)
+                effect[part] = first + LEAN * doubt
             else:
                 effect[part] = ablate_sparing(entries, target, part, clean)
             known[part] = True
