@@ -269,6 +269,19 @@ def test_a_hop_counts_with_what_it_leaves_out_on_average(lm):
     torch.testing.assert_close(found[here], gone + 0.03 * left)
 
 
+def test_hops_run_their_share_of_the_blocks_after_the_site_at_least_one(lm, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        hop_then_verify, "screen", lambda *given: asked.append(list(given[2])) or screen(*given)
+    )
+    for place in ("resid_post.0", "resid_post.1", "resid_post.2"):  # 3, 2 and 1 blocks after it
+        source = Windows(lm, place=place)
+        seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
+        estimate(HopThenVerify(deep=1.0), seen, TARGET)
+        estimate(HopThenVerify(deep=0.75, short=0.375), seen, TARGET)
+    assert asked == [[3, 1], [2, 1], [2, 1], [1, 1], [1, 1], [1, 1]]
+
+
 def test_with_nothing_left_after_the_screen_it_is_the_gradient(seen):
     estimator = HopThenVerify(max_cost=1.1)
     found, expected = (estimate(e, seen, TARGET) for e in (estimator, GradTimesAct()))
@@ -367,10 +380,10 @@ def test_doubt_is_twice_the_largest_second_order_behind_a_normalisation():
 
 
 @pytest.mark.parametrize("max_cost", [5.5, 6.5, 7.0])
-@pytest.mark.parametrize(("deep", "blocks"), [(2, 1), (16, 8)])
-def test_hops_and_ablations_are_paid_for(seen, max_cost, deep, blocks, monkeypatch):
+@pytest.mark.parametrize(("deep", "short"), [(0.75, 0.375), (1.0, 1.0)])
+def test_hops_and_ablations_are_paid_for(seen, max_cost, deep, short, monkeypatch):
     """Every token of every block that is run after the gradient's pass, seen by hooks."""
-    estimator = HopThenVerify(max_cost=max_cost, deep=deep, blocks=blocks)
+    estimator = HopThenVerify(max_cost=max_cost, deep=deep, short=short)
     assert isinstance(seen.suffix, Suffix)
     seen.suffix.begin(1)  # the clean keys and values are those of the gradient's pass
     decoder, site = seen.suffix.decoder, seen.suffix.site
@@ -466,10 +479,10 @@ def test_attention_with_more_than_scores_and_a_mask_is_named(lm):
 def test_bad_settings_and_closed_tails_are_named():
     with pytest.raises(ValueError, match="max_cost must be a number above 1, got 1"):
         HopThenVerify(max_cost=1.0)
-    with pytest.raises(ValueError, match="blocks must be a whole number from 1, got 0"):
-        HopThenVerify(blocks=0)
-    with pytest.raises(ValueError, match="deep must be a whole number from 1, got 0"):
-        HopThenVerify(deep=0)
+    with pytest.raises(ValueError, match=r"short is a share between 0 and 1, got 1\.6"):
+        HopThenVerify(short=1.6)
+    with pytest.raises(ValueError, match=r"deep is a share between 0 and 1, got -1\.0"):
+        HopThenVerify(deep=-1.0)
     with pytest.raises(ValueError, match="top must be a whole number from 1, got 0"):
         HopThenVerify(top=0)
     with pytest.raises(ValueError, match="largest is a share between 0 and 1"):

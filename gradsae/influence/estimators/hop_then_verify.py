@@ -58,10 +58,10 @@ class HopThenVerify(Estimator):
     """Share of what the gradient leaves that ablates latents for their doubt."""
     hops: float = 0.4
     """Share of it that takes entries through their first hop; the rest ablates at the line."""
-    deep: int = 16
-    """Blocks after the site that a hop of the first half of that share runs, all if there are
-    fewer; the gradient goes on."""
-    blocks: int = 8
+    deep: float = 0.75
+    """Share of the blocks after the site, rounded down, that a hop of the first half of that share
+    runs (one at least); the gradient goes on."""
+    short: float = 0.375
     """The same, of the second half."""
     top: int = 10
     """How many first latents are to be told from the rest."""
@@ -70,8 +70,8 @@ class HopThenVerify(Estimator):
         checks.number("max_cost", self.max_cost, above=1)
         checks.share("largest", self.largest)
         checks.share("hops", self.hops)
-        checks.whole("deep", self.deep, 1)
-        checks.whole("blocks", self.blocks, 1)
+        checks.share("deep", self.deep)
+        checks.share("short", self.short)
         checks.whole("top", self.top, 1)
         if self.largest + self.hops > 1:
             raise ValueError(
@@ -90,7 +90,9 @@ class HopThenVerify(Estimator):
         if not read_tail(seen).later_layers:  # nothing to run: the truth itself is free
             return ablate_sparing(seen, target, every, clean)
         entries = split_entries(seen)
-        gradient, doubt, depths = screen(entries, target, (self.deep, self.blocks))
+        n_later = len(read_tail(seen).later_layers)
+        blocks = [max(1, int(share * n_later)) for share in (self.deep, self.short)]
+        gradient, doubt, depths = screen(entries, target, blocks)
         latent = latent_columns(seen)
         read, price = first_read(seen, [target]), run_tokens(seen, target)
         tokens = (self.max_cost - gradient_cost(seen)) * len(seen.codes) / seen.suffix.fraction
