@@ -154,6 +154,16 @@ class Cell:
         return [r.series[name] for r in self.records if name in r.series]
 
 
+def sae_config(cell: Cell) -> dict[str, Any]:
+    """The config without what is asked of the SAE."""
+    return {k: v for k, v in cell.first.config.items() if k not in ("ask", "label")}
+
+
+def n_prompts(cell: Cell) -> int:
+    """Prompts of an influence cell; 0 for another."""
+    return cell.first.n.get("influence/prompts", 0)
+
+
 def method_of(record: Record) -> str:
     """Short name of the training method, `topk` for one; from the class where there is no name."""
     name = part(record, "trainer", "name") or part(record, "trainer", "_target_") or "none"

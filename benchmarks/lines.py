@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.cells import Cell, Estimate
-from benchmarks.scores import COLUMNS, CONTROLS, ESTIMATORS, RANKINGS, SELECTORS, VARIANTS
+from benchmarks.scores import (
+    COLUMNS,
+    CONTROLS,
+    ESTIMATORS,
+    FORERUNNERS,
+    RANKINGS,
+    SELECTORS,
+    VARIANTS,
+)
 
 BY_VARIANT = {
     "influence": ESTIMATORS,
@@ -57,6 +65,7 @@ def variants(cell: Cell) -> list[str]:
     names = {name for record in cell.records for name in record.scores}
     main = COLUMNS[cell.task][0]
     found = {name.removeprefix(f"{main}/") for name in names if name.startswith(f"{main}/")}
+    found = {name for name in found if not name.startswith(FORERUNNERS)}
     return _in_order(found, BY_VARIANT[cell.task]) or [""]
 
 

@@ -7,20 +7,18 @@ python -m benchmarks.recovery_table --check   fail if README.md and the records 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import METHODS, Cell, Estimate, make_cells
 from benchmarks.naming import seedless
 from benchmarks.reading import add_records_argument, command, read
+from benchmarks.readme import README, plain, replaced
 from benchmarks.scores import header
 from benchmarks.worlds import World, make_worlds
 from gradsae.errors import UserError
 
-README = Path(__file__).resolve().parent.parent / "README.md"
 EXPERIMENT = "known_features"
 SEEDS = f"{EXPERIMENT}_seeds"
-BEGIN, END = (f"<!-- {EXPERIMENT}: {place} -->" for place in ("begin", "end"))
 COLUMNS = (
     *("detection/f1", "latents/f1", "recovery/mcc", "recovery/frr_0.9", "coverage/f1"),
     *("sparsity/l0", "consistency/mcs_0.9"),
@@ -98,23 +96,10 @@ def number(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
     digits = 3 if abs(estimate.mean) < 1.5 else 2 if abs(estimate.mean) < 100 else 0
-    text = _plain(estimate.mean, digits)
+    text = plain(estimate.mean, digits)
     if estimate.high is None:
         return text
-    return f"{text} ±{_plain(estimate.high - estimate.mean, digits)}"
-
-
-def _plain(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
-
-
-def replaced(text: str, table: str) -> str:
-    """`text` with what stands between the markers replaced."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"README.md must hold {BEGIN} and, after it, {END}")
-    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+    return f"{text} ±{plain(estimate.high - estimate.mean, digits)}"
 
 
 def main() -> None:
@@ -128,7 +113,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing, fail if it differs")
     args = parser.parse_args()
     before = README.read_text()
-    after = replaced(before, markdown(make_cells(read(args.records))))
+    after = replaced(before, EXPERIMENT, markdown(make_cells(read(args.records))))
     if args.check and after != before:
         raise UserError("README.md does not show the records: run benchmarks.recovery_table")
     if not args.check:

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import recovery_table
 from benchmarks.cells import Cell, Estimate, make_cells
-from benchmarks.reading import Entry, read
-from benchmarks.recovery_table import BEGIN, END, markdown, number, replaced
+from benchmarks.reading import Entry
+from benchmarks.recovery_table import markdown, number
 from gradsae.errors import UserError
 from gradsae.records import Record
 
@@ -87,16 +86,3 @@ def test_records_of_other_experiments_are_left_out():
 def test_numbers_are_short(mean, half, text):
     high = None if half is None else mean + half
     assert number(Estimate(mean, None, high, 3, "seeds")) == text
-
-
-def test_only_what_stands_between_the_markers_is_replaced():
-    before = f"a\n{BEGIN}\nold\n{END}\nb"
-    assert replaced(before, "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
-    assert replaced(replaced(before, "new"), "new") == replaced(before, "new")
-    with pytest.raises(UserError, match="must hold <!-- known_features"):
-        replaced("a", "new")
-
-
-def test_the_readme_shows_the_published_records():
-    text = recovery_table.README.read_text()
-    assert replaced(text, markdown(make_cells(read("published")))) == text

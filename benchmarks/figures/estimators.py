@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate
+from benchmarks.cells import METHODS, Cell, Estimate, n_prompts, sae_config
 from benchmarks.figures.looks import RANKINGS, Look, kind, looks
 from benchmarks.figures.style import (
     COLUMN,
@@ -43,16 +43,6 @@ def same_sae(cells: Iterable[Cell], cell: Cell) -> list[Cell]:
     return sorted(
         (other for other in cells if sae_config(other) == own), key=lambda c: -n_prompts(c)
     )
-
-
-def sae_config(cell: Cell) -> dict[str, Any]:
-    """The config without what is asked of the SAE."""
-    return {k: v for k, v in cell.first.config.items() if k not in ("ask", "label")}
-
-
-def n_prompts(cell: Cell) -> int:
-    """Prompts of an influence cell; 0 for another."""
-    return cell.first.n.get("influence/prompts", 0)
 
 
 def _place(cell: Cell) -> tuple[str, str, str, int]:

@@ -3,15 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate
+from benchmarks.cells import METHODS, Cell, Estimate, n_prompts, sae_config
 from benchmarks.figures.drawing import Drawing, bars, book
 from benchmarks.figures.estimators import (
     family_legend,
     family_looks,
     legend_columns,
     low,
-    n_prompts,
-    sae_config,
     stretched_axis,
 )
 from benchmarks.figures.looks import Look

@@ -71,10 +71,6 @@ RANKINGS = {
     "screen_by_size_verify_#": Look(BLACK, "v", ":"),
     "part_verify_#": Look(BLACK, "D", "-."),
     "hop_lean#_#": Look(ORANGE, "D", "--"),
-    "hop_doubt#_#": Look(SKY, "P", "-."),  # its forerunners, in published records
-    "hop_top#_#": Look(SKY, "X", ":"),
-    "hop_verify_#": Look(ORANGE, "o", "-."),
-    "first_hop_#": Look(ORANGE, "s", ":"),
     "oracle": Look(BLACK, "*"),
     "ablation": Look(BLACK, "*"),
     # no gradient

@@ -1,0 +1,205 @@
+"""How well cheap estimates find what ablation says matters: every SAE, scalar and estimator.
+
+python -m benchmarks.influence_table           results/influence.md, and a short form in README.md
+python -m benchmarks.influence_table --check   fail if one of them and the records differ
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import METHODS, Cell, Estimate, make_cells, n_prompts, sae_config
+from benchmarks.lines import variants
+from benchmarks.reading import add_records_argument, command, read
+from benchmarks.readme import README, plain, replaced
+from benchmarks.scores import VARIANTS
+from gradsae.errors import UserError
+from gradsae.files import write_whole
+from gradsae.provenance import ROOT
+from gradsae.records import content_id
+
+EXPERIMENT = "influence_table"
+WHOLE = ROOT / "results" / "influence.md"
+RANK, FIRST = "influence/spearman", "influence/precision_at_10"
+SHORT = {
+    "grad_times_act": "gradient x activation",
+    "hop_lean10_10fe": "hops, 10 passes",
+    "hop_lean10_20fe": "20 passes",
+    "screen_by_size_verify_10fe": "largest ablated, 10",
+    "released_gradsae": "released GradSAE",
+    "mean_act": "mean activation",
+}
+"""Columns of the short form; those in `BARS` with their intervals."""
+BARS = ("grad_times_act", "hop_lean10_10fe")
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """All that one SAE was asked about prompts of one kind."""
+
+    cells: Sequence[Cell]
+    """The most prompts first: where two have a score, the first counts."""
+
+    @property
+    def first(self) -> Cell:
+        return self.cells[0]
+
+    @property
+    def title(self) -> str:
+        """`smollm2, resid_post.7, TopK, prose`."""
+        cell = self.first
+        method = METHODS.get(cell.method, cell.method)
+        parts = [cell.part("model", "name"), cell.site, method, cell.part("corpus", "name")]
+        parts += [f"answers of {self.answer} tokens"] if self.answer > 1 else []
+        return ", ".join(str(part) for part in parts if part)
+
+    @property
+    def answer(self) -> int:
+        """Tokens that a prompt's target has."""
+        return self.first.part("ask", "prompts", "answer_length") or 1
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """By model, the stream before what an MLP adds, method as everywhere, and depth."""
+        cell = self.first
+        method = [*METHODS, cell.method].index(cell.method)
+        place = (cell.place != "resid_post", cell.place)
+        model = str(cell.part("model", "name"))
+        return model != "smollm2", model, place, method, self.answer, cell.depth or 0, self.title
+
+    def estimators(self) -> list[str]:
+        """The best by rank correlation first."""
+        names = dict.fromkeys(name for cell in self.cells for name in variants(cell))
+        found = {name: self.estimate(f"{RANK}/{name}") for name in names}
+        known = {name: one.mean for name, one in found.items() if one is not None}
+        return sorted(known, key=lambda name: -known[name])
+
+    def questions(self) -> list[str]:
+        """The usual scalar and truth as "", others as ".logit" or ".mean", as scores name them."""
+        names = [name for cell in self.cells for record in cell.records for name in record.scores]
+        found = {name.split("/")[1] for name in names if name.startswith(f"{RANK}.")}
+        return ["", *sorted(name.removeprefix("spearman") for name in found)]
+
+    def estimate(self, score: str) -> Estimate | None:
+        found = (cell.estimate(score) for cell in self.cells)
+        return next((one for one in found if one is not None), None)
+
+
+def asked(cells: Iterable[Cell]) -> list[Asked]:
+    """Group the cells of the experiment by SAE and kind of prompt."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.task == "influence" and cell.part("experiment") == EXPERIMENT:
+            prompts = {**cell.part("ask", "prompts"), "n_prompts": None}
+            prompts.setdefault("answer_length", 1)  # records from before there was a choice
+            groups.setdefault(content_id({**sae_config(cell), "ask": prompts}), []).append(cell)
+    if not groups:
+        raise UserError(f"no records of experiment={EXPERIMENT} among those read")
+    found = [Asked(sorted(group, key=lambda cell: -n_prompts(cell))) for group in groups.values()]
+    return sorted(found, key=lambda one: one.order)
+
+
+def whole(found: Sequence[Asked]) -> str:
+    """A section for each SAE: a row per estimator, a column per scalar or further truth."""
+    return "\n\n".join([INTRODUCTION, *(_section(one) for one in found)])
+
+
+INTRODUCTION = """# How well cheap estimates find what matters
+
+Written by `python -m benchmarks.influence_table` from `results/records/`; commands are in
+`conf/experiment/influence_table.yaml`. Truth: the target with a latent ablated at every position,
+SAE error kept; `log_prob` is of the model's own most likely next token. Spearman / precision@10
+over the active latents of a prompt, mean over prompts and its 95 % bootstrap interval over them.
+Cost is in forward passes of the whole model per prompt and question. Names after a dot are other
+scalars of the same runs, or other truths (`mean`, `resample`: put in place of the code; `entry`:
+one position; `joint_8`: sets of 8; `shapley_2`: share by sampled orders; `dose_1`: added)."""
+
+
+def _section(one: Asked) -> str:
+    active, price = (one.estimate(f"influence/{name}") for name in ("n_active", "cost/ablation"))
+    about = f"Prompts of {one.first.part('ask', 'prompts', 'length')} tokens"
+    about += f"; {active.mean:.0f} active latents" if active else ""
+    about += f"; ablating all of them costs {price.mean:.0f}." if price else "."
+    questions = one.questions()
+    heads = ["estimator", "cost", "n", *(q.removeprefix(".") or "log_prob" for q in questions)]
+    lines = [f"## {one.title}", "", about, "", _row(heads), _row(["---"] * len(heads))]
+    for name in one.estimators():
+        rank = one.estimate(f"{RANK}/{name}")
+        assert rank is not None  # of `estimators`
+        cost = one.estimate(f"influence/cost/{name}")
+        texts = [VARIANTS.get(name, name), plain(cost.mean, 1) if cost else "-", str(rank.n)]
+        lines.append(_row(texts + [_pair(one, name, q, rank.n) for q in questions]))
+    return "\n".join(lines)
+
+
+def short(found: Sequence[Asked]) -> str:
+    """A row for each SAE that was asked about the estimators of `SHORT`."""
+    heads = ["SAE of", "n", "ablation", *SHORT.values()]
+    lines = [_row(heads), _row(["---"] * len(heads))]
+    for one in found:
+        ranks = [one.estimate(f"{RANK}/{name}") for name in SHORT]
+        price = one.estimate("influence/cost/ablation")
+        known = [rank.n for rank in ranks if rank is not None]
+        if len(known) > 2 and price is not None:  # more than gradient and mean activation
+            about = [one.title, str(max(known)), f"{price.mean:.0f}"]
+            lines.append(_row(about + [_short_pair(one, name, max(known)) for name in SHORT]))
+    return "\n".join(lines)
+
+
+def _pair(one: Asked, name: str, question: str, n: int) -> str:
+    """`.981 [.977, .984] / .952 [.939, .965]`; prompts in brackets if not as many as in the row."""
+    rank, first = (one.estimate(f"{score}{question}/{name}") for score in (RANK, FIRST))
+    if rank is None:
+        return "-"
+    text = number(rank) if first is None else f"{number(rank)} / {number(first)}"
+    return text if rank.n == n else f"{text} (n {rank.n})"
+
+
+def _short_pair(one: Asked, name: str, n: int) -> str:
+    text = _pair(one, name, "", n)
+    return text if name in BARS else re.sub(r" \[[^]]*\]", "", text)
+
+
+def number(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return plain(estimate.mean, 3)
+    mean, low, high = (plain(x, 3) for x in (estimate.mean, estimate.low, estimate.high))
+    return mean if low == mean == high else f"{mean} [{low}, {high}]"
+
+
+def _row(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.influence_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_records_argument(parser)
+    parser.set_defaults(records="published")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if they differ")
+    args = parser.parse_args()
+    for path, text in pages(asked(make_cells(read(args.records)))).items():
+        differs = not path.exists() or path.read_text() != text
+        if args.check and differs:
+            raise UserError(
+                f"{path.name} does not show the records: run benchmarks.influence_table"
+            )
+        if differs:
+            write_whole(path, text)
+
+
+def pages(found: Sequence[Asked]) -> dict[Path, str]:
+    """What the two files should hold."""
+    readme = replaced(README.read_text(), EXPERIMENT, short(found))
+    return {WHOLE: whole(found) + "\n", README: readme}
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

@@ -1,0 +1,26 @@
+"""Tables of README.md are those of the published records."""
+
+import pytest
+
+from benchmarks import influence_table, recovery_table
+from benchmarks.cells import make_cells
+from benchmarks.reading import read
+from benchmarks.readme import README, markers, replaced
+from gradsae.errors import UserError
+
+
+def test_only_what_stands_between_the_markers_is_replaced():
+    begin, end = markers("x")
+    before = f"a\n{begin}\nold\n{end}\nb"
+    assert replaced(before, "x", "new") == f"a\n{begin}\nnew\n{end}\nb"
+    assert replaced(replaced(before, "x", "new"), "x", "new") == replaced(before, "x", "new")
+    with pytest.raises(UserError, match="must hold <!-- x: begin -->"):
+        replaced("a", "x", "new")
+
+
+def test_the_tables_show_the_published_records():
+    cells = make_cells(read("published"))
+    text = README.read_text()
+    assert replaced(text, recovery_table.EXPERIMENT, recovery_table.markdown(cells)) == text
+    for path, text in influence_table.pages(influence_table.asked(cells)).items():
+        assert path.read_text() == text

@@ -1,0 +1,135 @@
+"""The influence tables show the records: which prompts, which scalars, which of two records."""
+
+from pathlib import Path
+from typing import Any
+
+import example_records as example
+import pytest
+
+from benchmarks import influence_table
+from benchmarks.cells import Cell, Estimate, make_cells
+from benchmarks.influence_table import EXPERIMENT, asked, number, short, whole
+from benchmarks.reading import Entry
+from gradsae.errors import UserError
+from gradsae.records import Record, save
+
+TOPK = {"name": "topk", "k": 32}
+
+
+def a_record(n: int, scores: dict[str, float], depth: int = 7, **ask: Any) -> Record:
+    where = {
+        "source": {"name": "lm_layer", "site": f"resid_post.{depth}"},
+        "model": {"name": "smollm2"},
+        "corpus": {"name": "prose"},
+        "ask": {"prompts": {"n_prompts": n, "length": 16, **ask}},
+    }
+    full = {"influence/cost/ablation": 130.0, "influence/n_active": 300.0}
+    full |= {f"influence/{name}": value for name, value in scores.items()}
+    rates = [name for name in full if "spearman" in name or "precision" in name]
+    return example.record(
+        *("influence", where, TOPK, 0),
+        scores=full,
+        intervals={name: [full[name] - 0.1, full[name] + 0.1] for name in rates},
+        n={"influence/prompts": n} | dict.fromkeys(rates, n),
+        experiment=EXPERIMENT,
+    )
+
+
+def cells_of(*records: Record) -> list[Cell]:
+    return make_cells(Entry(record=r, path=Path(f"{r.id}.json"), origin="own") for r in records)
+
+
+MANY = {
+    **{"spearman/grad_times_act": 0.9, "precision_at_10/grad_times_act": 0.7},
+    **{"spearman/mean_act": 0.05, "precision_at_10/mean_act": 0.2, "cost/mean_act": 0.27},
+    **{"spearman/hop_lean10_10fe": 0.98, "precision_at_10/hop_lean10_10fe": 0.96},
+    **{"cost/hop_lean10_10fe": 10.0, "cost/grad_times_act": 2.47},
+}
+FEW = {
+    **{"spearman/grad_times_act": 0.8, "spearman.kl/grad_times_act": 0.4},
+    **{"spearman/relp": 0.3, "cost/relp": 2.47, "cost/grad_times_act": 2.47},
+}
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    rows = [[t.strip() for t in line.strip("|").split("|")] for line in table.splitlines() if line]
+    return {row[0]: row[1:] for row in rows}
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_of_two_records_of_one_sae_the_one_with_more_prompts_counts(flipped):
+    records = [a_record(25, FEW), a_record(100, MANY)]
+    (one,) = asked(cells_of(*(records[::-1] if flipped else records)))
+    rows = rows_of(whole([one]))
+    assert rows["estimator"] == ["cost", "n", "log_prob", "kl"]
+    gradient = [".900 [.800, 1.000] / .700 [.600, .800]", ".400 [.300, .500] (n 25)"]
+    assert rows["grad x act"] == ["2.5", "100", *gradient]
+    assert rows["RelP"] == ["2.5", "25", ".300 [.200, .400]", "-"]
+    assert list(rows)[-4:] == ["hop, verify to 10", "grad x act", "RelP", "mean act"]  # by rank
+
+
+def test_the_short_form_has_a_row_for_each_sae_and_kind_of_target():
+    records = [
+        *(a_record(100, MANY, depth) for depth in (15, 7)),
+        a_record(25, MANY, answer_length=3),
+        a_record(5, FEW, 22),  # nothing but the gradient
+    ]
+    rows = rows_of(short(asked(cells_of(*records))))
+    names = ["smollm2, resid_post.7, TopK, prose", "smollm2, resid_post.15, TopK, prose"]
+    assert list(rows)[2:] == [*names, f"{names[0]}, answers of 3 tokens"]
+    gradient, hops = (
+        *(".900 [.800, 1.000] / .700 [.600, .800]", ".980 [.880, 1.080] / .960 [.860, 1.060]"),
+    )
+    assert rows[names[0]] == ["100", "130", gradient, hops, "-", "-", "-", ".050 / .200"]
+    assert rows[f"{names[0]}, answers of 3 tokens"][0] == "25"
+
+
+def test_earlier_forms_of_an_estimator_are_left_out():
+    forms = ("first_hop_10fe", "hop_verify_20fe", "hop_top10_10fe", "hop_doubt10_10fe")
+    old = {f"spearman/{name}": 0.97 for name in forms}
+    (one,) = asked(cells_of(a_record(100, {**MANY, **old})))
+    assert set(one.estimators()) == {"grad_times_act", "mean_act", "hop_lean10_10fe"}
+
+
+def test_other_prompts_and_other_experiments_are_kept_apart():
+    assert len(asked(cells_of(a_record(100, MANY), a_record(100, MANY, length=12)))) == 2
+    old = a_record(25, FEW, answer_length=1)  # records from before there was a choice have none
+    assert len(asked(cells_of(a_record(100, MANY), old))) == 1
+    other = example.influence(7, TOPK, 0)
+    with pytest.raises(UserError, match="no records of experiment=influence_table"):
+        asked(cells_of(other))
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(0.98, 0.977, 0.9842, 9, "prompts"), ".980 [.977, .984]"),
+        (Estimate(1.0, 0.9999, 1.0, 9, "prompts"), "1.000"),
+        (Estimate(-0.05, -0.1, 0.0, 9, "prompts"), "-.050 [-.100, .000]"),
+        (Estimate(0.5, None, None, 9, ""), ".500"),
+    ],
+)
+def test_numbers_are_short(estimate, text):
+    assert number(estimate) == text
+
+
+def test_what_differs_is_written_or_named(tmp_path, monkeypatch, capsys):
+    for name in ("WHOLE", "README"):
+        monkeypatch.setattr(influence_table, name, tmp_path / name)
+    begin, end = (f"<!-- {EXPERIMENT}: {place} -->" for place in ("begin", "end"))
+    (tmp_path / "README").write_text(f"a\n{begin}\n{end}\nb\n")
+    record = a_record(100, MANY)
+    save(record, tmp_path)
+
+    def run(*words: str) -> int:
+        words = ("influence_table", "--records", str(tmp_path), *words)
+        monkeypatch.setattr("sys.argv", list(words))
+        return influence_table.command(influence_table.main)
+
+    assert run("--check") == 1
+    assert "does not show the records" in capsys.readouterr().err
+    assert not (tmp_path / "WHOLE").exists()
+    assert run() == 0
+    assert run("--check") == 0
+    assert "hop, verify to 10" in (tmp_path / "WHOLE").read_text()
+    assert (tmp_path / "README").read_text().startswith(f"a\n{begin}\n| SAE of |")
