@@ -159,9 +159,10 @@ def sae_config(cell: Cell) -> dict[str, Any]:
     return {k: v for k, v in cell.first.config.items() if k not in ("ask", "label")}
 
 
-def n_prompts(cell: Cell) -> int:
-    """Prompts of an influence cell; 0 for another."""
-    return cell.first.n.get("influence/prompts", 0)
+def most_prompts_first(cells: Iterable[Cell]) -> list[Cell]:
+    """Influence cells by how many prompts they asked about; of equals the newest first."""
+    newest = sorted(cells, key=lambda cell: cell.first.created, reverse=True)
+    return sorted(newest, key=lambda cell: -cell.first.n.get("influence/prompts", 0))
 
 
 def method_of(record: Record) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate, make_cells, n_prompts, sae_config
+from benchmarks.cells import METHODS, Cell, Estimate, make_cells, most_prompts_first, sae_config
 from benchmarks.lines import variants
 from benchmarks.reading import add_records_argument, command, read
 from benchmarks.readme import README, plain, replaced
@@ -42,7 +42,7 @@ class Asked:
     """All that one SAE was asked about prompts of one kind."""
 
     cells: Sequence[Cell]
-    """The most prompts first: where two have a score, the first counts."""
+    """By `most_prompts_first`: where two have a score, the first counts."""
 
     @property
     def first(self) -> Cell:
@@ -99,7 +99,7 @@ def asked(cells: Iterable[Cell]) -> list[Asked]:
             groups.setdefault(content_id({**sae_config(cell), "ask": prompts}), []).append(cell)
     if not groups:
         raise UserError(f"no records of experiment={EXPERIMENT} among those read")
-    found = [Asked(sorted(group, key=lambda cell: -n_prompts(cell))) for group in groups.values()]
+    found = [Asked(most_prompts_first(group)) for group in groups.values()]
     return sorted(found, key=lambda one: one.order)
 
 

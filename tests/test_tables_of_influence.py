@@ -1,5 +1,6 @@
 """The influence tables show the records: which prompts, which scalars, which of two records."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from gradsae.records import Record, save
 TOPK = {"name": "topk", "k": 32}
 
 
-def a_record(n: int, scores: dict[str, float], depth: int = 7, **ask: Any) -> Record:
+def a_record(
+    n: int, scores: dict[str, float], depth: int = 7, batch_rows: int = 32, **prompts: Any
+) -> Record:
     where = {
         "source": {"name": "lm_layer", "site": f"resid_post.{depth}"},
         "model": {"name": "smollm2"},
         "corpus": {"name": "prose"},
-        "ask": {"prompts": {"n_prompts": n, "length": 16, **ask}},
+        "ask": {"prompts": {"n_prompts": n, "length": 16, **prompts}, "batch_rows": batch_rows},
     }
     full = {"influence/cost/ablation": 130.0, "influence/n_active": 300.0}
     full |= {f"influence/{name}": value for name, value in scores.items()}
@@ -54,6 +57,16 @@ FEW = {
 def rows_of(table: str) -> dict[str, list[str]]:
     rows = [[t.strip() for t in line.strip("|").split("|")] for line in table.splitlines() if line]
     return {row[0]: row[1:] for row in rows}
+
+
+def test_of_two_records_of_as_many_prompts_the_newest_counts():
+    scores = {"spearman/grad_times_act": 0.8}
+    old = a_record(25, scores, batch_rows=16)
+    new = a_record(25, {"spearman/grad_times_act": 0.9})
+    new = replace(new, created="2026-11-24T00:00:00+00:00")
+    for order in ([old, new], [new, old]):
+        (one,) = asked(cells_of(*order))
+        assert rows_of(whole([one]))["grad x act"][2] == ".900 [.800, 1.000]"
 
 
 @pytest.mark.parametrize("flipped", [False, True])
