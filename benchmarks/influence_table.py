@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.cells import METHODS, Cell, Estimate, make_cells, most_prompts_first, sae_config
 from benchmarks.lines import variants
-from benchmarks.reading import add_records_argument, command, read
+from benchmarks.reading import LOCAL_ORIGIN, OWN_ORIGIN, add_records_argument, command, read
 from benchmarks.readme import README, plain, replaced
 from benchmarks.scores import VARIANTS
 from gradsae.errors import UserError
@@ -55,7 +55,13 @@ class Asked:
         method = METHODS.get(cell.method, cell.method)
         parts = [cell.part("model", "name"), cell.site, method, cell.part("corpus", "name")]
         parts += [f"answers of {self.answer} tokens"] if self.answer > 1 else []
+        parts += [] if cell.origin in (OWN_ORIGIN, LOCAL_ORIGIN) else [f"by {cell.origin}"]
         return ", ".join(str(part) for part in parts if part)
+
+    @property
+    def scalar(self) -> str:
+        """What of the target is explained, unless a question says otherwise."""
+        return self.first.part("ask", "scalar") or "log_prob"
 
     @property
     def answer(self) -> int:
@@ -90,13 +96,14 @@ class Asked:
 
 
 def asked(cells: Iterable[Cell]) -> list[Asked]:
-    """Group the cells of the experiment by SAE and kind of prompt."""
+    """Group the cells of the experiment by origin, SAE, kind of prompt and scalar."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell.task == "influence" and cell.part("experiment") == EXPERIMENT:
             prompts = {**cell.part("ask", "prompts"), "n_prompts": None}
             prompts.setdefault("answer_length", 1)  # records from before there was a choice
-            groups.setdefault(content_id({**sae_config(cell), "ask": prompts}), []).append(cell)
+            what = [cell.origin, sae_config(cell), prompts, cell.part("ask", "scalar")]
+            groups.setdefault(content_id(what), []).append(cell)
     if not groups:
         raise UserError(f"no records of experiment={EXPERIMENT} among those read")
     found = [Asked(most_prompts_first(group)) for group in groups.values()]
@@ -125,7 +132,7 @@ def _section(one: Asked) -> str:
     about += f"; {active.mean:.0f} active latents" if active else ""
     about += f"; ablating all of them costs {price.mean:.0f}." if price else "."
     questions = one.questions()
-    heads = ["estimator", "cost", "n", *(q.removeprefix(".") or "log_prob" for q in questions)]
+    heads = ["estimator", "cost", "n", *(q.removeprefix(".") or one.scalar for q in questions)]
     lines = [f"## {one.title}", "", about, "", _row(heads), _row(["---"] * len(heads))]
     for name in one.estimators():
         rank = one.estimate(f"{RANK}/{name}")

@@ -18,13 +18,22 @@ TOPK = {"name": "topk", "k": 32}
 
 
 def a_record(
-    n: int, scores: dict[str, float], depth: int = 7, batch_rows: int = 32, **prompts: Any
+    n: int,
+    scores: dict[str, float],
+    depth: int = 7,
+    *,
+    batch_rows: int = 32,
+    scalar: str = "log_prob",
+    **prompts: Any,
 ) -> Record:
     where = {
         "source": {"name": "lm_layer", "site": f"resid_post.{depth}"},
         "model": {"name": "smollm2"},
         "corpus": {"name": "prose"},
-        "ask": {"prompts": {"n_prompts": n, "length": 16, **prompts}, "batch_rows": batch_rows},
+        "ask": {
+            "prompts": {"n_prompts": n, "length": 16, **prompts},
+            **{"batch_rows": batch_rows, "scalar": scalar},
+        },
     }
     full = {"influence/cost/ablation": 130.0, "influence/n_active": 300.0}
     full |= {f"influence/{name}": value for name, value in scores.items()}
@@ -106,6 +115,14 @@ def test_earlier_forms_of_an_estimator_are_left_out():
 
 def test_other_prompts_and_other_experiments_are_kept_apart():
     assert len(asked(cells_of(a_record(100, MANY), a_record(100, MANY, length=12)))) == 2
+    other_scalar = asked(cells_of(a_record(100, MANY), a_record(25, MANY, scalar="prob")))
+    heads = [rows_of(whole([one]))["estimator"] for one in other_scalar]
+    assert sorted(head[2] for head in heads) == ["log_prob", "prob"]
+    theirs = make_cells(
+        Entry(record=a_record(100, MANY), path=Path("x.json"), origin=origin)
+        for origin in ("own", "someone")
+    )
+    assert [one.title.rpartition(", ")[2] for one in asked(theirs)] == ["prose", "by someone"]
     old = a_record(25, FEW, answer_length=1)  # records from before there was a choice have none
     assert len(asked(cells_of(a_record(100, MANY), old))) == 1
     other = example.influence(7, TOPK, 0)
