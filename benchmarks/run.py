@@ -12,6 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from benchmarks.hint import hint
 from benchmarks.report import CELL, failures
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -47,6 +48,10 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+    except SystemExit:  # Hydra has said why
+        if said := hint(CONF, sys.argv[1:]):
+            print(f"hint: {said}", file=sys.stderr)
+        raise
     if failures:
         sys.exit(1)
 
