@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from benchmarks.figures import (
     frr_curve,
     gba_toy,
     layer_profile,
+    masking,
     recall_after_checks,
     recovery,
     style,
@@ -412,6 +414,24 @@ def test_cost_shows_all_that_one_sae_was_asked_with_the_most_prompts_of_each(clo
     other.config["trainer"] = {**other.config["trainer"], "k": 99}
     cells = cells_of([wide, other])
     assert [len(same_sae(cells, cell)) for cell in cells] == [1, 1]
+
+
+def test_of_two_maskings_of_one_sae_the_one_with_more_questions_is_drawn(close_figures):
+    deep = example_masking.masking(15, TOPK, 0)
+    other = example_masking.masking(22, TOPK, 0)
+    records = [
+        replace(
+            record,
+            id="",  # made anew
+            n={**record.n, "masking/questions": n},
+            config={**record.config, "ask": n},
+        )
+        for record, n in [(deep, 20), (deep, 80), (other, 30)]
+    ]
+    drawing = masking.draw(cells_of(records))
+    assert drawing is not None
+    assert sorted(cell.first.n["masking/questions"] for cell in drawing.cells) == [30, 80]
+    assert "2 of 3 cells, of one SAE that with the most questions" in drawing.text
 
 
 def test_markers_of_cost_that_would_cover_one_another_stand_side_by_side(close_figures):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import Cell
+from benchmarks.cells import Cell, sae_config
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
@@ -18,6 +18,7 @@ from benchmarks.figures.style import (
 )
 from benchmarks.scores import RANKINGS, VARIANTS
 from benchmarks.worlds import make_worlds
+from gradsae.records import content_id
 
 NAME = "masking"
 COMMAND = "python -m benchmarks.run experiment=masking"
@@ -36,7 +37,10 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     cells = [cell for world in make_worlds(cells) for cell in world.cells]
     if not cells:
         return None
-    shown = cells[:MAX_COLUMNS]
+    largest: dict[str, Cell] = {}  # of cells that asked one SAE
+    for cell in sorted(cells, key=_n_questions, reverse=True):
+        largest.setdefault(content_id(sae_config(cell)), cell)
+    shown = [cell for cell in cells if cell in largest.values()][:MAX_COLUMNS]
     rows = [row for row in ROWS if any(_lines(cell, *row[:2]) for cell in shown)]
     figure, grid = new_figure(
         *(len(rows), len(shown)),
@@ -56,7 +60,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         line[0].set_ylabel(row[2])
     handles = [line_handle(VARIANTS.get(name, name), of[name]) for name in of]
     legend_below(figure, handles, 3 if len(shown) > 1 else 2)
-    few = f" {len(shown)} of {len(cells)} cells." if len(shown) < len(cells) else ""
+    few = f" {len(shown)} of {len(cells)} cells, of one SAE that with the most questions."
+    few = few if len(shown) < len(cells) else ""
     return Drawing(
         figure=figure,
         title="Masking: what goes with the first latents of each ranking.",
@@ -67,6 +72,10 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         f"in the first row alone: 95 % bootstrap over contexts.{few}",
         cells=shown,
     )
+
+
+def _n_questions(cell: Cell) -> int:
+    return cell.first.n.get("masking/questions", 0)
 
 
 def _runs(cell: Cell) -> list[dict[str, list[Any]]]:
