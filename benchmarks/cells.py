@@ -10,6 +10,9 @@ from gradsae.records import Record, group_by_seed, group_key, mean_interval, par
 MIN_SEEDS = 3
 """Below this there is no interval over seeds and no rank."""
 
+ASKED = ("influence/prompts", "masking/questions")
+"""What `n` of a record calls that of which an SAE was asked."""
+
 METHODS = {
     "topk": "TopK",
     "batchtopk": "BatchTopK",
@@ -159,10 +162,10 @@ def sae_config(cell: Cell) -> dict[str, Any]:
     return {k: v for k, v in cell.first.config.items() if k not in ("ask", "label")}
 
 
-def most_prompts_first(cells: Iterable[Cell]) -> list[Cell]:
-    """Influence cells by how many prompts they asked about; of equals the newest first."""
+def most_asked_first(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells by their prompts (of masking: questions); of equals the newest first."""
     newest = sorted(cells, key=lambda cell: cell.first.created, reverse=True)
-    return sorted(newest, key=lambda cell: -cell.first.n.get("influence/prompts", 0))
+    return sorted(newest, key=lambda cell: -max(cell.first.n.get(name, 0) for name in ASKED))
 
 
 def method_of(record: Record) -> str:

@@ -4,21 +4,18 @@ python -m benchmarks.influence_table           results/influence.md, and a short
 python -m benchmarks.influence_table --check   fail if one of them and the records differ
 """
 
-import argparse
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate, make_cells, most_prompts_first, sae_config
+from benchmarks.cells import METHODS, Cell, Estimate, most_asked_first, sae_config
 from benchmarks.lines import variants
-from benchmarks.reading import LOCAL_ORIGIN, OWN_ORIGIN, add_records_argument, command, read
-from benchmarks.readme import README, plain, replaced
+from benchmarks.reading import LOCAL_ORIGIN, OWN_ORIGIN, command
+from benchmarks.readme import README, plain, replaced, write_or_check
 from benchmarks.scores import VARIANTS
 from gradsae.errors import UserError
-from gradsae.files import write_whole
 from gradsae.provenance import ROOT
 from gradsae.records import content_id
 
@@ -42,7 +39,7 @@ class Asked:
     """All that one SAE was asked about prompts of one kind."""
 
     cells: Sequence[Cell]
-    """By `most_prompts_first`: where two have a score, the first counts."""
+    """By `most_asked_first`: where two have a score, the first counts."""
 
     @property
     def first(self) -> Cell:
@@ -106,7 +103,7 @@ def asked(cells: Iterable[Cell]) -> list[Asked]:
             groups.setdefault(content_id(what), []).append(cell)
     if not groups:
         raise UserError(f"no records of experiment={EXPERIMENT} among those read")
-    found = [Asked(most_prompts_first(group)) for group in groups.values()]
+    found = [Asked(most_asked_first(group)) for group in groups.values()]
     return sorted(found, key=lambda one: one.order)
 
 
@@ -153,22 +150,22 @@ def short(found: Sequence[Asked]) -> str:
         known = [rank.n for rank in ranks if rank is not None]
         if len(known) > 2 and price is not None:  # more than gradient and mean activation
             about = [one.title, str(max(known)), f"{price.mean:.0f}"]
-            lines.append(_row(about + [_short_pair(one, name, max(known)) for name in SHORT]))
+            lines.append(
+                _row(
+                    about + [_pair(one, name, "", max(known), bars=name in BARS) for name in SHORT]
+                )
+            )
     return "\n".join(lines)
 
 
-def _pair(one: Asked, name: str, question: str, n: int) -> str:
+def _pair(one: Asked, name: str, question: str, n: int, *, bars: bool = True) -> str:
     """`.981 [.977, .984] / .952 [.939, .965]`; prompts in brackets if not as many as in the row."""
-    rank, first = (one.estimate(f"{score}{question}/{name}") for score in (RANK, FIRST))
-    if rank is None:
+    found = [one.estimate(f"{score}{question}/{name}") for score in (RANK, FIRST)]
+    known = [each for each in found if each is not None]
+    if not known:
         return "-"
-    text = number(rank) if first is None else f"{number(rank)} / {number(first)}"
-    return text if rank.n == n else f"{text} (n {rank.n})"
-
-
-def _short_pair(one: Asked, name: str, n: int) -> str:
-    text = _pair(one, name, "", n)
-    return text if name in BARS else re.sub(r" \[[^]]*\]", "", text)
+    text = " / ".join(number(each) if bars else plain(each.mean, 3) for each in known)
+    return text if known[0].n == n else f"{text} (n {known[0].n})"
 
 
 def number(estimate: Estimate) -> str:
@@ -182,30 +179,14 @@ def _row(texts: Sequence[str]) -> str:
     return "| " + " | ".join(texts) + " |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.influence_table",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_records_argument(parser)
-    parser.set_defaults(records="published")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if they differ")
-    args = parser.parse_args()
-    for path, text in pages(asked(make_cells(read(args.records)))).items():
-        differs = not path.exists() or path.read_text() != text
-        if args.check and differs:
-            raise UserError(
-                f"{path.name} does not show the records: run benchmarks.influence_table"
-            )
-        if differs:
-            write_whole(path, text)
-
-
-def pages(found: Sequence[Asked]) -> dict[Path, str]:
-    """What the two files should hold."""
+def pages(cells: Sequence[Cell]) -> dict[Path, str]:
+    found = asked(cells)
     readme = replaced(README.read_text(), EXPERIMENT, short(found))
     return {WHOLE: whole(found) + "\n", README: readme}
+
+
+def main() -> None:
+    write_or_check("influence_table", __doc__, pages)
 
 
 if __name__ == "__main__":

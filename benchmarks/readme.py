@@ -1,6 +1,13 @@
 """Tables of README.md that come from records: each stands between two markers of its name."""
 
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.cells import Cell, make_cells
+from benchmarks.reading import add_records_argument, read
 from gradsae.errors import UserError
+from gradsae.files import write_whole
 from gradsae.provenance import ROOT
 
 README = ROOT / "README.md"
@@ -23,3 +30,24 @@ def markers(name: str) -> tuple[str, str]:
 def plain(value: float, digits: int) -> str:
     """`.812`, `-.05`, `12.3`: no zero before the point."""
     return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+
+
+def write_or_check(
+    name: str, about: str | None, pages: Callable[[Sequence[Cell]], Mapping[Path, str]]
+) -> None:
+    """The command `benchmarks.name`: write each page of the records, or fail if one differs."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_records_argument(parser)
+    parser.set_defaults(records="published")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if it differs")
+    args = parser.parse_args()
+    for path, text in pages(make_cells(read(args.records))).items():
+        differs = not path.exists() or path.read_text() != text
+        if args.check and differs:
+            raise UserError(f"{path.name} does not show the records: run benchmarks.{name}")
+        if differs:
+            write_whole(path, text)

@@ -4,15 +4,15 @@ python -m benchmarks.recovery_table           write it between its markers
 python -m benchmarks.recovery_table --check   fail if README.md and the records differ
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate, make_cells
+from benchmarks.cells import METHODS, Cell, Estimate
 from benchmarks.naming import seedless
-from benchmarks.reading import add_records_argument, command, read
-from benchmarks.readme import README, plain, replaced
+from benchmarks.reading import command
+from benchmarks.readme import README, plain, replaced, write_or_check
 from benchmarks.scores import header
 from benchmarks.worlds import World, make_worlds
 from gradsae.errors import UserError
@@ -102,22 +102,12 @@ def number(estimate: Estimate | None) -> str:
     return f"{text} ±{plain(estimate.high - estimate.mean, digits)}"
 
 
+def pages(cells: Sequence[Cell]) -> dict[Path, str]:
+    return {README: replaced(README.read_text(), EXPERIMENT, markdown(cells))}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.recovery_table",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_records_argument(parser)
-    parser.set_defaults(records="published")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if it differs")
-    args = parser.parse_args()
-    before = README.read_text()
-    after = replaced(before, EXPERIMENT, markdown(make_cells(read(args.records))))
-    if args.check and after != before:
-        raise UserError("README.md does not show the records: run benchmarks.recovery_table")
-    if not args.check:
-        README.write_text(after)
+    write_or_check("recovery_table", __doc__, pages)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from benchmarks import influence_table
 from benchmarks.cells import Cell, Estimate, make_cells
 from benchmarks.influence_table import EXPERIMENT, asked, number, short, whole
 from benchmarks.reading import Entry
+from benchmarks.readme import markers
 from gradsae.errors import UserError
 from gradsae.records import Record, save
 
@@ -99,9 +100,8 @@ def test_the_short_form_has_a_row_for_each_sae_and_kind_of_target():
     rows = rows_of(short(asked(cells_of(*records))))
     names = ["smollm2, resid_post.7, TopK, prose", "smollm2, resid_post.15, TopK, prose"]
     assert list(rows)[2:] == [*names, f"{names[0]}, answers of 3 tokens"]
-    gradient, hops = (
-        *(".900 [.800, 1.000] / .700 [.600, .800]", ".980 [.880, 1.080] / .960 [.860, 1.060]"),
-    )
+    gradient = ".900 [.800, 1.000] / .700 [.600, .800]"
+    hops = ".980 [.880, 1.080] / .960 [.860, 1.060]"
     assert rows[names[0]] == ["100", "130", gradient, hops, "-", "-", "-", ".050 / .200"]
     assert rows[f"{names[0]}, answers of 3 tokens"][0] == "25"
 
@@ -146,7 +146,7 @@ def test_numbers_are_short(estimate, text):
 def test_what_differs_is_written_or_named(tmp_path, monkeypatch, capsys):
     for name in ("WHOLE", "README"):
         monkeypatch.setattr(influence_table, name, tmp_path / name)
-    begin, end = (f"<!-- {EXPERIMENT}: {place} -->" for place in ("begin", "end"))
+    begin, end = markers(EXPERIMENT)
     (tmp_path / "README").write_text(f"a\n{begin}\n{end}\nb\n")
     record = a_record(100, MANY)
     save(record, tmp_path)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate, most_prompts_first, sae_config
+from benchmarks.cells import METHODS, Cell, Estimate, most_asked_first, sae_config
 from benchmarks.figures.looks import RANKINGS, Look, kind, looks
 from benchmarks.figures.style import (
     COLUMN,
@@ -40,7 +40,7 @@ def one_sae_a_place(cells: Sequence[Cell]) -> list[Cell]:
 def same_sae(cells: Iterable[Cell], cell: Cell) -> list[Cell]:
     """Those cells that asked the same SAE, whatever they asked, the most prompts first."""
     own = sae_config(cell)
-    return most_prompts_first(other for other in cells if sae_config(other) == own)
+    return most_asked_first(other for other in cells if sae_config(other) == own)
 
 
 def _place(cell: Cell) -> tuple[str, str, str, int]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate, most_prompts_first, sae_config
+from benchmarks.cells import METHODS, Cell, Estimate, most_asked_first, sae_config
 from benchmarks.figures.drawing import Drawing, bars, book
 from benchmarks.figures.estimators import (
     family_legend,
@@ -88,7 +88,7 @@ def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
             title += f" ({first.part('experiment') or first.first.id[:6]})"
         if title in titled:
             title = f"{title[:-1]}, {first.first.id[:6]})"
-        titled[title] = sorted(most_prompts_first(members), key=lambda cell: cell.depth or 0)
+        titled[title] = sorted(most_asked_first(members), key=lambda cell: cell.depth or 0)
     return titled
 
 

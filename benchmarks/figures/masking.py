@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, sae_config
+from benchmarks.cells import Cell, most_asked_first, sae_config
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
@@ -38,7 +38,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     if not cells:
         return None
     largest: dict[str, Cell] = {}  # of cells that asked one SAE
-    for cell in sorted(cells, key=_n_questions, reverse=True):
+    for cell in most_asked_first(cells):
         largest.setdefault(content_id(sae_config(cell)), cell)
     shown = [cell for cell in cells if cell in largest.values()][:MAX_COLUMNS]
     rows = [row for row in ROWS if any(_lines(cell, *row[:2]) for cell in shown)]
@@ -72,10 +72,6 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         f"in the first row alone: 95 % bootstrap over contexts.{few}",
         cells=shown,
     )
-
-
-def _n_questions(cell: Cell) -> int:
-    return cell.first.n.get("masking/questions", 0)
 
 
 def _runs(cell: Cell) -> list[dict[str, list[Any]]]:

@@ -87,11 +87,11 @@ class HopThenVerify(Estimator):
     ) -> Float[Tensor, " active"]:
         every = torch.arange(seen.n_active, device=seen.codes.device)
         clean = clean_value(seen, target)
-        if not read_tail(seen).later_layers:  # nothing to run: the truth itself is free
+        later = read_tail(seen).later_layers
+        if not later:  # nothing to run: the truth itself is free
             return ablate_sparing(seen, target, every, clean)
         entries = split_entries(seen)
-        n_later = len(read_tail(seen).later_layers)
-        blocks = [max(1, int(share * n_later)) for share in (self.deep, self.short)]
+        blocks = [max(1, int(share * len(later))) for share in (self.deep, self.short)]
         gradient, doubt, depths = screen(entries, target, blocks)
         latent = latent_columns(seen)
         read, price = first_read(seen, [target]), run_tokens(seen, target)
