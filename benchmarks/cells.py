@@ -165,7 +165,19 @@ def sae_config(cell: Cell) -> dict[str, Any]:
 def most_asked_first(cells: Iterable[Cell]) -> list[Cell]:
     """Cells by their prompts (of masking: questions); of equals the newest first."""
     newest = sorted(cells, key=lambda cell: cell.first.created, reverse=True)
-    return sorted(newest, key=lambda cell: -max(cell.first.n.get(name, 0) for name in ASKED))
+    return sorted(newest, key=lambda cell: -n_asked(cell))
+
+
+def n_asked(cell: Cell) -> int:
+    """Prompts (of masking: questions) that an SAE was asked about; 0 for other tasks."""
+    return max(cell.first.n.get(name, 0) for name in ASKED)
+
+
+def site_order(cell: Cell) -> tuple[Any, ...]:
+    """By model, the stream before what an MLP adds, and method as everywhere; without depth."""
+    method = [*METHODS, cell.method].index(cell.method)
+    model = str(cell.part("model", "name"))
+    return model != "smollm2", model, cell.place != "resid_post", cell.place, method
 
 
 def method_of(record: Record) -> str:

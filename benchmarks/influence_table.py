@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate, most_asked_first, sae_config
+from benchmarks.cells import METHODS, Cell, Estimate, most_asked_first, sae_config, site_order
 from benchmarks.lines import variants
 from benchmarks.reading import LOCAL_ORIGIN, OWN_ORIGIN, command
 from benchmarks.readme import README, plain, replaced, write_or_check
@@ -68,11 +68,7 @@ class Asked:
     @property
     def order(self) -> tuple[Any, ...]:
         """By model, the stream before what an MLP adds, method as everywhere, and depth."""
-        cell = self.first
-        method = [*METHODS, cell.method].index(cell.method)
-        place = (cell.place != "resid_post", cell.place)
-        model = str(cell.part("model", "name"))
-        return model != "smollm2", model, place, method, self.answer, cell.depth or 0, self.title
+        return *site_order(self.first), self.answer, self.first.depth or 0, self.title
 
     def estimators(self) -> list[str]:
         """The best by rank correlation first."""

@@ -2,13 +2,16 @@
 
 import re
 import sys
+from pathlib import Path
 
 import example_masking as masking
 import example_records as example
 import pytest
 
+from benchmarks.cells import Cell
 from benchmarks.pages import __main__ as command
 from benchmarks.pages.page import index, pages_of
+from benchmarks.reading import Entry
 from gradsae.errors import UserError
 from gradsae.records import Record, save
 
@@ -28,6 +31,10 @@ def samples() -> Record:
     }
     found.series["steering/samples"] = rows
     return found
+
+
+def cell_of(record: Record) -> Cell:
+    return Cell((Entry(record=record, path=Path("x.json"), origin="own"),))
 
 
 def table_rows(html: str) -> list[list[str]]:
@@ -107,6 +114,39 @@ def test_what_an_estimator_has_wrongly_and_what_it_misses_are_told_apart():
     assert "p = .25" in page.html or "p = 0.25" in page.html
 
 
+def test_the_list_is_by_task_and_sae_with_the_record_that_asked_most_first():
+    few, many = (example.influence(15, TOPK, 0, prompts=n) for n in (1, 2))
+    early = example.influence(7, TOPK, 0, prompts=1)
+    for record, n in ((few, 5), (many, 100), (early, 25)):
+        record.n["influence/prompts"] = n
+    records = [samples(), few, early, many]
+    html = index([(cell_of(record), pages_of(record)) for record in records])
+    assert re.findall("<h2>(.*?)</h2>", html) == ["influence", "steering"]
+    links = re.findall(r'href="(\w+)-(?:prompt|sample)-\d+.html"', html)
+    assert links[:4] == [early.id, many.id, many.id, few.id]
+    assert f"100 prompts, {many.id}" in html and "resid_post.7, TopK" in html
+
+
+def test_a_question_is_listed_by_what_it_asks():
+    record = masking.masking(15, TOPK, 0)
+    record.series["masking/questions"]["text"][0] = "Question: Who?\nPal has a cat.\nResult = [["
+    (page,) = pages_of(record)
+    answer = record.series["masking/questions"]["answer"][0]
+    assert page.about == f"Question: Who? {answer}"
+
+
+def test_a_long_prompt_is_listed_by_its_last_whole_words():
+    record = samples()
+    long = (
+        "It is to be hoped that a sense of justice\nwill soon induce a settlement of these claims"
+    )
+    prompts = record.series["steering/samples"]["prompt"]
+    record.series["steering/samples"]["prompt"] = [long, long, prompts[2]]
+    first, second = (page.about for page in pages_of(record))
+    assert first == "... of justice will soon induce a settlement of these claims"
+    assert second == "A tax"
+
+
 def test_other_tasks_have_no_pages():
     assert pages_of(example.recovery(example.TOY, TOPK, 0, (0.9, 0.5), 20)) == []
     assert pages_of(example.steering(TOPK, 0)) == []  # an old record, without prompts
@@ -122,7 +162,7 @@ def test_the_command_writes_pages_and_their_list(tmp_path, monkeypatch, capsys):
     assert (out / page.file).read_text() == page.html
     assert page.file in (out / "index.html").read_text()
     assert "1 pages" in capsys.readouterr().out
-    assert index([page]).count("<li>") == 1
+    assert index([(cell_of(masking.masking(15, TOPK, 0)), [page])]).count("<li>") == 1
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.setattr(sys, "argv", ["pages", "--records", str(empty)])

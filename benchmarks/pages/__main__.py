@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.pages.page import Page, index, pages_of
+from benchmarks.cells import Cell
+from benchmarks.pages.page import index, pages_of
 from benchmarks.reading import add_records_argument, command, read
 from gradsae.errors import UserError
 from gradsae.files import check_writable, write_whole
@@ -24,19 +25,19 @@ def main() -> None:
     parser.add_argument("--out", default="results/local/pages", type=Path, help="%(default)s")
     parser.add_argument("--most", default=10, type=int, help="pages of a record (%(default)s)")
     args = parser.parse_args()
-    pages: list[Page] = []
-    for entry in read(args.records):
-        pages += pages_of(entry.record)[: args.most]
-    if not pages:
+    found = [(Cell((entry,)), pages_of(entry.record)[: args.most]) for entry in read(args.records)]
+    found = [(cell, pages) for cell, pages in found if pages]
+    if not found:
         raise UserError(
             f"no records of masking, influence or steering in {args.records}; "
             "`python -m benchmarks.run experiment=masking` makes some"
         )
     check_writable(args.out)
-    for page in pages:
+    every = [page for _, pages in found for page in pages]
+    for page in every:
         write_whole(args.out / page.file, page.html)
-    write_whole(args.out / "index.html", index(pages))
-    print(f"{len(pages)} pages, listed in {args.out / 'index.html'}")
+    write_whole(args.out / "index.html", index(found))
+    print(f"{len(every)} pages, listed in {args.out / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cells import METHODS, Cell, n_asked, site_order
 from benchmarks.leaderboard.html import Html, element, fingerprint, join
 from benchmarks.scores import VARIANTS, format_score
 from gradsae.records import Record, part
@@ -13,6 +14,8 @@ N_FIRST = 10
 """Ranks that are marked: the top K of most scores."""
 MOST_SCORES = 8
 """Rankings that are shown with their scores; of more, the rank alone."""
+MOST_LETTERS = 60
+"""Of a prompt, in the list of pages."""
 CSS = (Path(__file__).parent / "page.css").read_text()
 TRUTHS = ("oracle", "effect")
 
@@ -21,6 +24,7 @@ TRUTHS = ("oracle", "effect")
 class Page:
     file: str
     title: str
+    """`prompt 0`: which one of its record."""
     about: str
     html: str
 
@@ -39,12 +43,34 @@ def pages_of(record: Record) -> list[Page]:
     return []
 
 
-def index(pages: Sequence[Page]) -> str:
-    rows = [
-        element("li", element("a", page.title, href=page.file), element("span", f"  {page.about}"))
-        for page in pages
-    ]
-    return _document("Prompts, one page each", [element("ul", *rows)])
+def index(found: Sequence[tuple[Cell, Sequence[Page]]]) -> str:
+    """The list of pages: by task and SAE, in the order of the tables, those most asked first."""
+    body: list[Html] = []
+    tasks = sorted({cell.task for cell, _ in found})
+    for task in tasks:
+        body.append(element("h2", task))
+        ours = [each for each in found if each[0].task == task]
+        for cell, pages in sorted(ours, key=lambda each: _order(each[0])):
+            links = [
+                element("li", element("a", page.title, href=page.file), f"  {page.about}")
+                for page in pages
+            ]
+            body += [element("p", *_about(cell)), element("ul", *links)]
+    return _document("Prompts, one page each", body)
+
+
+def _order(cell: Cell) -> tuple[Any, ...]:
+    return *site_order(cell), cell.depth or 0, -n_asked(cell), cell.first.id
+
+
+def _about(cell: Cell) -> list[Html | str]:
+    """`smollm2, resid_post.15, TopK, prose`, and which record of it this is."""
+    method = METHODS.get(cell.method, cell.method)
+    parts = [cell.part("model", "name"), cell.site, method, cell.part("corpus", "name")]
+    asked, what = n_asked(cell), "questions" if cell.task == "masking" else "prompts"
+    more = [cell.part("experiment"), f"{asked} {what}" if asked else None, cell.first.id]
+    heading, rest = (", ".join(str(each) for each in of if each) for of in (parts, more))
+    return [element("strong", heading), element("span", f"  {rest}", class_="quiet")]
 
 
 def _masking_page(record: Record, question: int) -> Page:
@@ -69,7 +95,9 @@ def _masking_page(record: Record, question: int) -> Page:
         element("h2", "What is lost when a ranking's first latents are off (all questions)"),
         _curve(record),
     ]
-    return _page(record, f"question {question}", asked["text"].strip().splitlines()[-1], body)
+    lines = asked["text"].strip().splitlines()
+    asks = next((line for line in reversed(lines) if "?" in line), lines[-1])
+    return _page(record, f"question {question}", f"{asks} {asked['answer']}", body)
 
 
 _COLOURS = (
@@ -97,7 +125,7 @@ def _influence_page(record: Record, prompt: int) -> Page:
         element("p", _LEGEND, class_="quiet"),
         _latents(latents, {row["position"]: row["token"] for row in tokens}),
     ]
-    return _page(record, f"prompt {prompt}", about["text"].strip()[-60:], body)
+    return _page(record, f"prompt {prompt}", _end(about["text"]), body)
 
 
 def _sampled_page(record: Record, prompt: int) -> Page:
@@ -120,7 +148,7 @@ def _sampled_page(record: Record, prompt: int) -> Page:
         element("p", f"Ranks are among those listed, not among all. {_COLOURS}", class_="quiet"),
         _latents(rows, {}),
     ]
-    return _page(record, f"prompt {prompt}", text.strip()[-60:], body)
+    return _page(record, f"prompt {prompt}", _end(text), body)
 
 
 def _samples_page(record: Record, prompt: str) -> Page:
@@ -140,7 +168,13 @@ def _samples_page(record: Record, prompt: str) -> Page:
             _side_by_side(row["before"], row["after"]),
         ]
     place = _distinct(record, "steering/samples", "prompt").index(prompt)
-    return _page(record, f"sample {place}", prompt.strip()[-60:], pieces)
+    return _page(record, f"sample {place}", _end(prompt), pieces)
+
+
+def _end(text: str) -> str:
+    """The last words of a prompt: what comes next is asked about."""
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_LETTERS else f"... {text[-MOST_LETTERS:].partition(' ')[2]}"
 
 
 def _side_by_side(before: str, after: str) -> Html:
@@ -225,7 +259,7 @@ def _page(record: Record, title: str, about: str, body: Sequence[Html]) -> Page:
     line = f"{place}; record {record.id}, task {record.task['name']}, commit {commit}"
     html = _document(f"{record.task['name']}, {title}", [element("p", line, class_="quiet"), *body])
     file = f"{record.id}-{title.replace(' ', '-')}.html"
-    return Page(file=file, title=f"{record.task['name']}, {place}, {title}", about=about, html=html)
+    return Page(file=file, title=title, about=about, html=html)
 
 
 def _document(title: str, body: Sequence[Html]) -> str:
