@@ -168,6 +168,13 @@ def most_asked_first(cells: Iterable[Cell]) -> list[Cell]:
     return sorted(newest, key=lambda cell: -n_asked(cell))
 
 
+def sae_title(cell: Cell) -> str:
+    """`smollm2, resid_post.7, TopK, prose`: what an SAE was trained on and how."""
+    method = METHODS.get(cell.method, cell.method)
+    parts = [cell.part("model", "name"), cell.site, method, cell.part("corpus", "name")]
+    return ", ".join(str(part) for part in parts if part)
+
+
 def n_asked(cell: Cell) -> int:
     """Prompts (of masking: questions) that an SAE was asked about; 0 for other tasks."""
     return max(cell.first.n.get(name, 0) for name in ASKED)

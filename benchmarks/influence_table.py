@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate, most_asked_first, sae_config, site_order
+from benchmarks.cells import Cell, Estimate, most_asked_first, sae_config, sae_title, site_order
 from benchmarks.lines import variants
 from benchmarks.reading import LOCAL_ORIGIN, OWN_ORIGIN, command
 from benchmarks.readme import README, plain, replaced, write_or_check
@@ -49,11 +49,10 @@ class Asked:
     def title(self) -> str:
         """`smollm2, resid_post.7, TopK, prose`."""
         cell = self.first
-        method = METHODS.get(cell.method, cell.method)
-        parts = [cell.part("model", "name"), cell.site, method, cell.part("corpus", "name")]
+        parts = [sae_title(cell)]
         parts += [f"answers of {self.answer} tokens"] if self.answer > 1 else []
         parts += [] if cell.origin in (OWN_ORIGIN, LOCAL_ORIGIN) else [f"by {cell.origin}"]
-        return ", ".join(str(part) for part in parts if part)
+        return ", ".join(parts)
 
     @property
     def scalar(self) -> str:

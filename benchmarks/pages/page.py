@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, n_asked, site_order
+from benchmarks.cells import Cell, n_asked, sae_title, site_order
 from benchmarks.leaderboard.html import Html, element, fingerprint, join
 from benchmarks.scores import VARIANTS, format_score
 from gradsae.records import Record, part
@@ -65,12 +65,10 @@ def _order(cell: Cell) -> tuple[Any, ...]:
 
 def _about(cell: Cell) -> list[Html | str]:
     """`smollm2, resid_post.15, TopK, prose`, and which record of it this is."""
-    method = METHODS.get(cell.method, cell.method)
-    parts = [cell.part("model", "name"), cell.site, method, cell.part("corpus", "name")]
     asked, what = n_asked(cell), "questions" if cell.task == "masking" else "prompts"
     more = [cell.part("experiment"), f"{asked} {what}" if asked else None, cell.first.id]
-    heading, rest = (", ".join(str(each) for each in of if each) for of in (parts, more))
-    return [element("strong", heading), element("span", f"  {rest}", class_="quiet")]
+    rest = ", ".join(str(each) for each in more if each)
+    return [element("strong", sae_title(cell)), element("span", f"  {rest}", class_="quiet")]
 
 
 def _masking_page(record: Record, question: int) -> Page:
