@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.reading import command
+from benchmarks.results.reading import command
 from gradsae.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

@@ -1,7 +1,7 @@
 """Turn a trained SAE into a folder of sae-lens, or one of theirs into a checkpoint of ours.
 
 python -m benchmarks.export results/local/checkpoints/ID FOLDER   for sae_lens.SAE.load_from_disk
-python -m benchmarks.export --from-saelens FOLDER CHECKPOINT      for gradsae.sae.load
+python -m benchmarks.export --from-saelens FOLDER CHECKPOINT      for gradsae.sae.model.load
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.reading import command
+from benchmarks.results.reading import command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,8 +22,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def export(args: argparse.Namespace) -> None:
-    from gradsae import sae  # torch: not before it is needed
-    from gradsae.interchange import saelens
+    from gradsae.sae import model as sae  # torch: not before it is needed
+    from gradsae.sae.formats import saelens
 
     if args.from_saelens:
         saelens.from_saelens(args.source).save(args.target, {"from": "sae-lens"})

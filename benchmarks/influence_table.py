@@ -10,14 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import Cell, Estimate, most_asked_first, sae_config, sae_title, site_order
-from benchmarks.lines import variants
-from benchmarks.reading import LOCAL_ORIGIN, OWN_ORIGIN, command
-from benchmarks.readme import README, plain, replaced, write_or_check
-from benchmarks.scores import VARIANTS
+from benchmarks.render.markdown import README, plain, replaced, write_or_check
+from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN, command
+from benchmarks.results.rows import variants
+from benchmarks.results.settings import (
+    Cell,
+    Estimate,
+    most_asked_first,
+    sae_config,
+    sae_title,
+    site_order,
+)
+from benchmarks.results.vocabulary import VARIANTS
 from gradsae.errors import UserError
-from gradsae.provenance import ROOT
-from gradsae.records import content_id
+from gradsae.records.provenance import ROOT
+from gradsae.records.record import content_id
 
 EXPERIMENT = "influence_table"
 WHOLE = ROOT / "results" / "influence.md"

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reading import command
+from benchmarks.results.reading import command
 from gradsae.errors import UserError
-from gradsae.provenance import reduce_paths
-from gradsae.records import LOCAL, PUBLISHED, Record, load, load_folder, save
+from gradsae.records.provenance import reduce_paths
+from gradsae.records.record import LOCAL, PUBLISHED, Record, load, load_folder, save
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate
-from benchmarks.naming import seedless
-from benchmarks.reading import command
-from benchmarks.readme import README, plain, replaced, write_or_check
-from benchmarks.scores import header
-from benchmarks.worlds import World, make_worlds
+from benchmarks.render.markdown import README, plain, replaced, write_or_check
+from benchmarks.results.labels import seedless
+from benchmarks.results.reading import command
+from benchmarks.results.settings import METHODS, Cell, Estimate
+from benchmarks.results.vocabulary import header
+from benchmarks.results.worlds import World, make_worlds
 from gradsae.errors import UserError
 
 EXPERIMENT = "known_features"

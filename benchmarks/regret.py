@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import METHODS, method_of
-from benchmarks.reading import add_records_argument, command, read
+from benchmarks.results.reading import add_records_argument, command, read
+from benchmarks.results.settings import METHODS, method_of
 from gradsae.errors import UserError
-from gradsae.files import write_whole
-from gradsae.provenance import ROOT
-from gradsae.records import Record, part
+from gradsae.records.provenance import ROOT
+from gradsae.records.record import Record, part
+from gradsae.storage.files import write_whole
 
 SERIES = "grid/scores"
 """`gradsae.metrics.grid.SERIES`, whose import would load torch."""

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, variance
 
-from benchmarks.cells import MIN_SEEDS, Cell, make_cells
-from benchmarks.reading import OWN_ORIGIN, Entry, command, read
-from benchmarks.scores import COLUMNS, format_score, header
-from benchmarks.tables import console_table
+from benchmarks.render.console import console_table
+from benchmarks.results.reading import OWN_ORIGIN, Entry, command, read
+from benchmarks.results.settings import MIN_SEEDS, Cell, make_cells
+from benchmarks.results.vocabulary import COLUMNS, format_score, header
 from gradsae.errors import UserError
-from gradsae.records import Record
+from gradsae.records.record import Record
 
 HEADERS = ("task", "score", "n", "equal", "difference", "largest", "in record", "between seeds")
 

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.hint import hint
-from benchmarks.report import CELL, failures
+from benchmarks.launch.report import CELL, failures
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -21,9 +21,9 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> None:
     """Run one cell and leave a note of its outcome for the report at the end."""
-    from gradsae.cell import build  # torch: not before it is needed
+    from gradsae.bench.cell import build  # torch: not before it is needed
+    from gradsae.bench.experiment import run
     from gradsae.errors import UserError
-    from gradsae.experiment import run
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     experiment = HydraConfig.get().runtime.choices.get("experiment")

@@ -20,12 +20,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmarks.tables import console_table
+from benchmarks.render.console import console_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gradsae.cell import Cell
+    from gradsae.bench.cell import Cell
     from gradsae.suitability.conditions import Row
     from gradsae.suitability.evidence import Evidence
     from gradsae.suitability.proposal import Setting
@@ -51,7 +51,7 @@ failed: list[str] = []
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> None:
-    from gradsae.cell import build
+    from gradsae.bench.cell import build
     from gradsae.errors import UserError
 
     try:

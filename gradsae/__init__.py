@@ -23,6 +23,6 @@ if os.environ.get("GRADSAE_TORCH_SETTINGS") != "0":  # 0 leaves torch as it is
     # page faults, a fifth of an encoder product. torch reads this at its first large allocation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # torch's threads wait a tenth as long in a spin before they sleep: by default they keep the
-    # cores that the compiled loops of gradsae.kernels need. Read when torch is imported.
+    # cores that the compiled loops of gradsae.sae.kernels need. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     _keep_freed_memory()

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gradsae.codes import SparseCodes
-from gradsae.kernels.gates import Gate
-from gradsae.lm import LM
+from gradsae.lm.model import LM
+from gradsae.lm.sites import Site
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Pass
-from gradsae.sites import Site
+from gradsae.sae.codes import SparseCodes
+from gradsae.sae.kernels.gates import Gate
+from gradsae.sae.model import SAE, Pass
 
 LATER: Mapping[str, Any] = MappingProxyType({"later": True})
 """Metadata of a hyperparameter that came later: while it has its default it is left out of ids and
@@ -171,7 +171,7 @@ class Trainer(ABC):
     def gate(self) -> Gate | None:
         """The gate of training steps, or None for the SAE's own.
 
-        Only `gradsae.fit` uses it: everyone else gets the function that is saved.
+        Only `gradsae.training.fit` uses it: everyone else gets the function that is saved.
         """
         return None
 
@@ -179,7 +179,7 @@ class Trainer(ABC):
     def wants_truth(self) -> bool:
         """True for an oracle: its field `truth` must be set to a source with known features.
 
-        Only `gradsae.cell` sets it, so no other trainer can see what it is to find.
+        Only `gradsae.bench.cell` sets it, so no other trainer can see what it is to find.
         """
         return False
 

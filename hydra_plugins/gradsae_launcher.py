@@ -2,9 +2,9 @@
 
 from typing import final
 
-from benchmarks.launcher import CellsLauncher
+from benchmarks.launch.launcher import CellsLauncher
 
 
 @final
 class SharedLauncher(CellsLauncher):
-    """`hydra/launcher=shared`: see benchmarks/launcher.py."""
+    """`hydra/launcher=shared`: see benchmarks/launch/launcher.py."""

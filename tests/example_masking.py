@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from example_records import layer, record
 
-from gradsae.records import Record
+from gradsae.records.record import Record
 
 POWER = {"oracle": 1.0, "grad_times_act": 0.9, "released_mark": 0.4, "mean_act": 0.2}
 POWER |= {"random_matched": 0.1, "random": 0.02}

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gradsae.records import Record
+from gradsae.records.record import Record
 
 PROVENANCE = {
     "commit": "0123456789abcdef0123456789abcdef01234567",

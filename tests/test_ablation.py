@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from gradsae.influence.ablation import ablate, forward_equivalents
 from gradsae.influence.target import NextToken
-from gradsae.lm import LM
-from gradsae.prompt import SeenPrompt
-from gradsae.sites import parse_site
+from gradsae.lm.model import LM
+from gradsae.lm.sites import parse_site
+from gradsae.prompts.seen import SeenPrompt
 
 N_POS = 12
 FIRES = [[0], [0, 11], [3, 4, 9], [5], [5, 6, 7, 8], [9, 11], [10], [11], [11], list(range(12))]

@@ -7,15 +7,6 @@ import pytest
 import scipy.stats
 import torch
 
-from gradsae.influence.agreement import (
-    kendall_tau_b,
-    pearson,
-    precision_at_k,
-    ranks,
-    sign_agreement,
-    spearman,
-    spearman_abs,
-)
 from gradsae.influence.at_k import (
     effect_recall_at_k,
     false_negatives_at_k,
@@ -24,6 +15,15 @@ from gradsae.influence.at_k import (
 )
 from gradsae.influence.calibration import calibration_slope, completeness_gap, relative_error
 from gradsae.interfaces import Skipped
+from gradsae.stats.agreement import (
+    kendall_tau_b,
+    pearson,
+    precision_at_k,
+    ranks,
+    sign_agreement,
+    spearman,
+    spearman_abs,
+)
 
 MEASURES = {
     "pearson": pearson,

@@ -6,7 +6,6 @@ from tiny_models import random_lm
 from tiny_prompts import Windows, estimate, planted, random_sae, tiny_lm
 from torch import Tensor, nn
 
-from gradsae.backward import Rules, Switch
 from gradsae.errors import UserError
 from gradsae.influence.estimators.grad_drop import GradDrop
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
@@ -14,8 +13,9 @@ from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.estimators.norm_frozen import NormFrozen
 from gradsae.influence.estimators.relp import RelP
 from gradsae.influence.target import NextToken
-from gradsae.prompt import SeenPrompt, see_from
-from gradsae.suffix import Suffix
+from gradsae.lm.backward_rules import Rules, Switch
+from gradsae.lm.rerun import Suffix
+from gradsae.prompts.seen import SeenPrompt, see_from
 
 TARGET = NextToken(token=7)
 EVERYTHING = Rules(norms=True, secants=True, halves=True, attention=True, switch=Switch())

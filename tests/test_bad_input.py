@@ -7,13 +7,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from gradsae import sae as saes
-from gradsae.cell import build
+from gradsae.bench.cell import build
+from gradsae.bench.experiment import run
 from gradsae.errors import UserError
-from gradsae.experiment import run
-from gradsae.interchange import load
 from gradsae.metrics.recovery import Recovery
-from gradsae.sae import SAE, Architecture
+from gradsae.sae import model as saes
+from gradsae.sae.formats import load
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sources.superposition import Superposition
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -4,11 +4,11 @@ import pytest
 import torch
 from toy import OPTIM, ToyStream, start, train
 
-from gradsae.codes import DenseCodes, SparseCodes, from_dense
 from gradsae.interfaces import Progress
-from gradsae.kernels import select
 from gradsae.metrics.common import forward
-from gradsae.sae import load
+from gradsae.sae.codes import DenseCodes, SparseCodes, from_dense
+from gradsae.sae.kernels import select
+from gradsae.sae.model import load
 from gradsae.trainers.batchtopk import BatchTopK
 from gradsae.trainers.matryoshka import Matryoshka, decode_groups
 

@@ -8,16 +8,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from toy import OPTIM, ToyStream, start, train
 
-from gradsae.cell import build
-from gradsae.checkpoints import trainer_config
+from gradsae.bench.cell import build
+from gradsae.bench.experiment import run
 from gradsae.errors import UserError
-from gradsae.experiment import run
 from gradsae.interfaces import Progress
 from gradsae.sources.superposition import Superposition
 from gradsae.trainers.bias_rule import BiasRule
 from gradsae.trainers.gba import GBA
 from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.topk import TopK
+from gradsae.training.checkpoints import trainer_config
 
 CONF = Path(__file__).parent.parent / "conf"
 SOURCE = Superposition(n_features=6, width=4, l0=1, support="bernoulli", exponent=1.0)

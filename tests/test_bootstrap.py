@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 import torch
 
-from gradsae.bootstrap import mean_interval, percentiles, resampled_means
 from gradsae.seeds import make_generator
+from gradsae.stats.bootstrap import mean_interval, percentiles, resampled_means
 
 
 def test_bootstrap_interval_agrees_with_scipy():

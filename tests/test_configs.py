@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from gradsae.cell import MODEL_TASKS
+from gradsae.bench.cell import MODEL_TASKS
 
 CONF = Path(__file__).parent.parent / "conf"
 OWN = ("source", "model", "corpus", "trainer", "metric", "fit")
@@ -56,7 +56,7 @@ def test_every_model_and_corpus_builds(group):
 
 @pytest.mark.parametrize("part", options("part"))
 def test_every_part_composes_to_a_cell(part):
-    from gradsae.cell import build
+    from gradsae.bench.cell import build
 
     cell = build(composed(f"part={part}", "tracking=none"))
     assert cell.task in ("recovery", "grid", "consistency", *MODEL_TASKS)
@@ -90,7 +90,7 @@ def test_every_trainer_of_an_experiment_knows_its_values_of_k(experiment):
 
 @pytest.mark.parametrize("part", [p for p in options("part") if p.startswith("gradsae_released")])
 def test_released_settings_refuse_another_layer_before_anything_is_fetched(part):
-    from gradsae.cell import build
+    from gradsae.bench.cell import build
     from gradsae.errors import UserError
 
     with pytest.raises(UserError, match=r"trained at site resid_post\.\d+, but the source reads"):

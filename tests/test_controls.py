@@ -9,19 +9,19 @@ from hydra import compose, initialize_config_dir
 from scipy.optimize import nnls
 from toy import OPTIM, ToyStream, no_log, start
 
-from gradsae.cell import build
-from gradsae.experiment import run
-from gradsae.fit import FitSettings, fit
-from gradsae.kernels.pursuit import pursue
-from gradsae.records import load
-from gradsae.sae import Architecture
-from gradsae.sae import load as load_sae
+from gradsae.bench.cell import build
+from gradsae.bench.experiment import run
+from gradsae.records.record import load
+from gradsae.sae.kernels.pursuit import pursue
+from gradsae.sae.model import Architecture
+from gradsae.sae.model import load as load_sae
 from gradsae.seeds import make_generator
 from gradsae.sources.forest import Forest
 from gradsae.sources.superposition import Superposition
 from gradsae.trainers.common import random_directions
 from gradsae.trainers.controls import Control
 from gradsae.trainers.topk import TopK
+from gradsae.training.fit import FitSettings, fit
 
 CONF = Path(__file__).parent.parent / "conf"
 SOURCE = Superposition(n_features=40, width=24, l0=3)
@@ -43,7 +43,7 @@ def built(trainer: Control, seed: int = 0):
 def test_a_control_takes_no_step_beside_an_sae_that_does(trainer, tmp_path):
     sae, _ = built(trainer)
     before = {name: t.clone() for name, t in sae.state_dict().items()}
-    from gradsae.fit import Training
+    from gradsae.training.fit import Training
 
     control = Training(trainer, sae, tmp_path / "control")
     learner = start(TopK(d_sae=8, k=2, optim=OPTIM))
@@ -118,7 +118,7 @@ def test_pursuit_of_orthogonal_atoms_is_projection(generator):
 
 
 def test_pursuit_finds_the_codes_and_agrees_with_least_squares(monkeypatch):
-    monkeypatch.setattr("gradsae.kernels.pursuit.ELEMENTS", 3000)  # several chunks of rows
+    monkeypatch.setattr("gradsae.sae.kernels.pursuit.ELEMENTS", 3000)  # several chunks of rows
     held = SOURCE.held_out(300, 0)
     assert held.truth is not None
     codes = pursue(held.x, SOURCE.features(), k=6, tolerance=1e-3)

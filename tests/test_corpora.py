@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from gradsae.corpora import SPLITS, Corpus, pack, split_of
 from gradsae.errors import UserError
+from gradsae.sources.corpora import SPLITS, Corpus, pack, split_of
 
 TEXTS = [f"Text number {i} of a small corpus, long enough to be kept." for i in range(40)]
 CONFIGS = sorted((Path(__file__).parents[1] / "conf/corpus").glob("*.yaml"))
@@ -184,7 +184,7 @@ def test_a_file_that_is_not_utf8_is_named(folder):
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_corpus_config_builds(file):
     fields = yaml.safe_load(file.read_text())
-    assert fields.pop("_target_") == "gradsae.corpora.Corpus"
+    assert fields.pop("_target_") == "gradsae.sources.corpora.Corpus"
     assert Corpus(**fields).name == file.stem
 
 

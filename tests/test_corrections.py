@@ -28,7 +28,7 @@ from gradsae.influence.estimators.random_matched import RandomMatched
 from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
 from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify, in_turn
 from gradsae.influence.target import NextToken
-from gradsae.prompt import SeenPrompt, see_from
+from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.seeds import make_generator
 
 

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from benchmarks.experiments import RUN, Step, default_set, lines, run, set_lines
-from gradsae.cell import build
+from gradsae.bench.cell import build
 from gradsae.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"

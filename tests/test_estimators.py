@@ -17,7 +17,6 @@ from tiny_prompts import (
 )
 from torch import Tensor, nn
 
-from gradsae.influence.agreement import spearman
 from gradsae.influence.estimators.abs_grad import AbsGrad
 from gradsae.influence.estimators.curvature import Curvature
 from gradsae.influence.estimators.grad_drop import GradDrop
@@ -39,9 +38,10 @@ from gradsae.influence.estimators.relp import RelP
 from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify
 from gradsae.influence.target import SCALARS, NextToken
 from gradsae.interfaces import Skipped
-from gradsae.prompt import SeenPrompt, see_from
+from gradsae.lm.rerun import Suffix
+from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.seeds import make_generator
-from gradsae.suffix import Suffix
+from gradsae.stats.agreement import spearman
 
 DRAWING = (Random(), RandomMatched(), Curvature(), PathIG(budget=2))
 ESTIMATORS = (

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from gradsae.cache import cache_root, cached_folder
 from gradsae.errors import UserError
-from gradsae.fetch import Wheel, bytes_in, fetch_wheel, wheel_from
+from gradsae.storage.cache import cache_root, cached_folder
+from gradsae.storage.fetch import Wheel, bytes_in, fetch_wheel, wheel_from
 
 META = "Metadata-Version: 2.1\nName: shipped-text\nVersion: 1.0\n"
 TAGS = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

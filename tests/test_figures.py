@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.cells import Cell, Estimate, make_cells
 from benchmarks.figures import (
     against_l0,
     agreement,
@@ -35,10 +34,11 @@ from benchmarks.figures import (
 from benchmarks.figures.__main__ import FIGURES, draw_all, newest_versions
 from benchmarks.figures.drawing import Drawing, Figure, book, caption
 from benchmarks.figures.estimators import same_sae
-from benchmarks.naming import labels
-from benchmarks.reading import Entry
-from benchmarks.worlds import in_order, make_worlds
-from gradsae.records import Record
+from benchmarks.results.labels import labels
+from benchmarks.results.reading import Entry
+from benchmarks.results.settings import Cell, Estimate, make_cells
+from benchmarks.results.worlds import in_order, make_worlds
+from gradsae.records.record import Record
 
 GBA = {"name": "gba"}
 TOPK = {"name": "topk", "k": 32}

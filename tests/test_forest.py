@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import chi2_contingency, ks_2samp, multivariate_normal, norm
 
-from gradsae.codes import SparseCodes
+from gradsae.sae.codes import SparseCodes
 from gradsae.sources.forest import Forest
 from gradsae.sources.world import draw, laws
 from gradsae.sources.world.draw import Plan

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gradsae.errors import UserError
-from gradsae.interchange import load
-from gradsae.interchange.released import place_of
-from gradsae.sae import SAE, Architecture
+from gradsae.sae.formats import load
+from gradsae.sae.formats.released import place_of
+from gradsae.sae.model import SAE, Architecture
 from gradsae.trainers.pretrained import Pretrained, same_model
 
 D_IN, D_SAE, K = 6, 16, 3
@@ -422,7 +422,7 @@ def test_an_sae_for_another_place_is_refused(changes, width, message, tmp_path):
 
 
 def test_an_sae_for_another_site_or_model_is_refused_before_anything_is_read():
-    from gradsae.sites import Site
+    from gradsae.lm.sites import Site
 
     trainer = pretrained(Path("nowhere"), site="resid_post.9", model="gemma-2-9b-it")
     trainer.check_place(Site("resid_post", 9), "gemma2_9b_it")

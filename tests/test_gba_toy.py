@@ -6,11 +6,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from gradsae.cell import build
-from gradsae.fit import Training
+from gradsae.bench.cell import build
 from gradsae.interfaces import KnownSource, Progress
 from gradsae.metrics.matching import max_cosines
 from gradsae.seeds import make_generator
+from gradsae.training.fit import Training
 
 CONF = Path(__file__).parent.parent / "conf"
 

@@ -5,13 +5,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_configs import composed, options
 
-from gradsae.cell import build
+from gradsae.bench.cell import build
+from gradsae.bench.experiment import due, run
 from gradsae.errors import UserError
-from gradsae.experiment import due, run
 from gradsae.interfaces import Scores, Skipped
 from gradsae.metrics.grid import SERIES, Grid, changed
 from gradsae.optim import Optim
-from gradsae.records import Record, load
+from gradsae.records.record import Record, load
 from gradsae.trainers.topk import TopK
 
 TOPK = TopK(d_sae=24, k=2, optim=Optim(lr=1e-3))
@@ -150,7 +150,7 @@ def test_a_full_disk_is_not_a_failed_setting(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gradsae.sae.SAE.save", full)
+    monkeypatch.setattr("gradsae.sae.model.SAE.save", full)
     with pytest.raises(UserError, match="No space left"):
         run(cell(tmp_path, "trainer=topk", "grid.only=[4]"))
 

@@ -10,7 +10,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gradsae.codes import from_dense
 from gradsae.interfaces import HeldOut, Hierarchy, KnownSource, Metric, Scores, Skipped
 from gradsae.metrics import joint as joint_module
 from gradsae.metrics.absorption import Absorption, count_contexts
@@ -23,7 +22,8 @@ from gradsae.metrics.recovery import Recovery
 from gradsae.metrics.shrinkage import Shrinkage
 from gradsae.metrics.splitting import Splitting, near, score_splitting
 from gradsae.metrics.truth import Truth
-from gradsae.sae import SAE, Architecture
+from gradsae.sae.codes import from_dense
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sources.forest import Forest
 
 ROWS = 40

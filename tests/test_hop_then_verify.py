@@ -10,7 +10,6 @@ import torch
 from tiny_prompts import LLAMA, Windows, effects, estimate, planted, random_sae
 from torch import Tensor, nn
 
-from gradsae.attention import Heads, watched
 from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate_sparing, clean_value
 from gradsae.influence.estimators import hop_then_verify
@@ -28,11 +27,12 @@ from gradsae.influence.estimators.hop_then_verify import (
 from gradsae.influence.hops import screen
 from gradsae.influence.target import Answer, NextToken
 from gradsae.influence.truths.entry import split_entries
-from gradsae.lm import LM, load
-from gradsae.models import LanguageModel
-from gradsae.prompt import SeenPrompt, see_from
-from gradsae.sites import Site
-from gradsae.suffix import Suffix
+from gradsae.lm.attention import Heads, watched
+from gradsae.lm.model import LM, load
+from gradsae.lm.rerun import Suffix
+from gradsae.lm.sites import Site
+from gradsae.lm.spec import LanguageModel
+from gradsae.prompts.seen import SeenPrompt, see_from
 
 TARGET = NextToken(token=7)
 GEMMA = {

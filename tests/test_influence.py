@@ -21,7 +21,7 @@ from gradsae.influence.ablation import ablate, rounding_noise
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
 from gradsae.influence.target import NextToken, Scalar, runner_up
-from gradsae.prompt import SeenPrompt, see_from
+from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.seeds import make_generator
 
 KINDS = ("resid_post", "mlp_out", "attn_out")

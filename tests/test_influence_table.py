@@ -18,9 +18,9 @@ from gradsae.influence.truths.entry import Entry
 from gradsae.influence.truths.joint import Joint
 from gradsae.influence.truths.shapley import Shapley
 from gradsae.interfaces import HeldOut, Scores
-from gradsae.prompt import see_from
-from gradsae.prompts import CutPrompts, GivenPrompts
-from gradsae.schema import MAX_SERIES_VALUES, SCORE_NAME
+from gradsae.prompts.seen import see_from
+from gradsae.prompts.sets import CutPrompts, GivenPrompts
+from gradsae.records.schema import MAX_SERIES_VALUES, SCORE_NAME
 from gradsae.seeds import make_generator
 
 

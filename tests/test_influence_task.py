@@ -23,9 +23,9 @@ from gradsae.influence.target import SCALARS, NextToken
 from gradsae.influence.task import Influence
 from gradsae.influence.truths.entry import Entry
 from gradsae.interfaces import Scores, Skipped
-from gradsae.prompt import SeenPrompt, see_from
-from gradsae.prompts import CutPrompts, Prompt
-from gradsae.schema import MAX_SERIES_VALUES, SCORE_NAME
+from gradsae.prompts.seen import SeenPrompt, see_from
+from gradsae.prompts.sets import CutPrompts, Prompt
+from gradsae.records.schema import MAX_SERIES_VALUES, SCORE_NAME
 from gradsae.seeds import make_generator
 from gradsae.sources.superposition import Superposition
 

@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from toy import OPTIM, ToyStream, train
 
 from benchmarks import export
-from gradsae import sae as saes
 from gradsae.errors import UserError
-from gradsae.interchange.saelens import CONFIG, WEIGHTS, from_saelens, to_saelens
 from gradsae.interfaces import Trainer
-from gradsae.sae import SAE, Architecture
+from gradsae.sae import model as saes
+from gradsae.sae.formats.saelens import CONFIG, WEIGHTS, from_saelens, to_saelens
+from gradsae.sae.model import SAE, Architecture
 from gradsae.trainers.batchtopk import BatchTopK
 from gradsae.trainers.controls import Control
 from gradsae.trainers.gated import Gated

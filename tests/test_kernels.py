@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from gradsae import kernels
-from gradsae.codes import DenseCodes, SparseCodes, from_dense, from_rows
-from gradsae.kernels import builtin, cpu, loops, reference
-from gradsae.kernels.gates import JumpReLUGate, ThresholdGate, TopKGate, per_entry
-from gradsae.kernels.jump import step
+from gradsae.sae import kernels
+from gradsae.sae.codes import DenseCodes, SparseCodes, from_dense, from_rows
+from gradsae.sae.kernels import builtin, cpu, loops, reference
+from gradsae.sae.kernels.gates import JumpReLUGate, ThresholdGate, TopKGate, per_entry
+from gradsae.sae.kernels.jump import step
 
 BACKENDS = [builtin, cpu]
 every_backend = pytest.mark.parametrize("run", BACKENDS, ids=lambda m: m.__name__)

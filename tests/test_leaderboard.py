@@ -12,16 +12,16 @@ from typing import Any
 import example_records as example
 import pytest
 
-from benchmarks import reading
-from benchmarks.cells import make_cells
 from benchmarks.leaderboard import __main__ as command
 from benchmarks.leaderboard import plain
 from benchmarks.leaderboard.board import Table, make_tables
 from benchmarks.leaderboard.html import caption, element
 from benchmarks.leaderboard.page import render
-from benchmarks.reading import Entry
+from benchmarks.results import reading
+from benchmarks.results.reading import Entry
+from benchmarks.results.settings import make_cells
 from gradsae.errors import UserError
-from gradsae.records import Record, save
+from gradsae.records.record import Record, save
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>|`x`"
 

@@ -10,9 +10,9 @@ from tiny_models import CONFIGS, KINDS, random_lm
 from torch import nn
 
 from gradsae.errors import UserError
-from gradsae.lm import LM, load, wrap
-from gradsae.models import LanguageModel
-from gradsae.sites import Site, parse_site
+from gradsae.lm.model import LM, load, wrap
+from gradsae.lm.sites import Site, parse_site
+from gradsae.lm.spec import LanguageModel
 
 
 @pytest.fixture(params=CONFIGS)

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gradsae.interfaces import HeldOut, ModelSource, Scores
-from gradsae.lm import LM, load
+from gradsae.lm.model import LM, load
+from gradsae.lm.sites import Site
+from gradsae.lm.spec import LanguageModel
 from gradsae.metrics.lm_loss import LMLoss, Window, run_window, score_windows, splice
-from gradsae.models import LanguageModel
-from gradsae.sae import SAE, Architecture
-from gradsae.schema import SCORE_NAME, SKIPPED_NAME
-from gradsae.sites import Site
+from gradsae.records.schema import SCORE_NAME, SKIPPED_NAME
+from gradsae.sae.model import SAE, Architecture
 
 TINY: dict[str, Any] = {
     "model_type": "llama",

@@ -8,11 +8,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from omegaconf import OmegaConf
 
-from benchmarks.cells import METHODS
 from benchmarks.figures.looks import GREY, PALETTE, PLACES, kind, looks, series
 from benchmarks.figures.looks import METHODS as METHOD_LOOKS
 from benchmarks.figures.looks import RANKINGS as RANKING_LOOKS
-from benchmarks.scores import ESTIMATORS, RANKINGS, SELECTORS
+from benchmarks.results.settings import METHODS
+from benchmarks.results.vocabulary import ESTIMATORS, RANKINGS, SELECTORS
 
 CONF = Path(__file__).parent.parent / "conf"
 

@@ -24,10 +24,10 @@ from gradsae.masking.sets import bottom, count, kept_latents, overlap, sets_of, 
 from gradsae.masking.swap import Greedy, Side, steered_activation, swap
 from gradsae.masking.task import Masking
 from gradsae.masking.writing import Writer
-from gradsae.prompt import see_from
-from gradsae.questions import question as questions
-from gradsae.questions.question import Candidate, Questions, put
-from gradsae.schema import check_json
+from gradsae.prompts.questions import question as questions
+from gradsae.prompts.questions.question import Candidate, Questions, put
+from gradsae.prompts.seen import see_from
+from gradsae.records.schema import check_json
 from gradsae.seeds import make_generator
 from gradsae.sources.superposition import Superposition
 from gradsae.steering.interventions import read
@@ -173,7 +173,7 @@ def test_written_answers_are_those_of_whole_passes_with_hooks(source, monkeypatc
     lm = source.lm()
     question = put(lm, Candidate(0, "abcdefgh", "ijk", (answer,)), SHORT)
     if not cached:  # as with a model that takes no key-value cache
-        monkeypatch.setattr("gradsae.suffix.empty_cache", lambda model: None)
+        monkeypatch.setattr("gradsae.lm.rerun.empty_cache", lambda model: None)
     seen = see_from(source, SAE, question.token_ids)
     kept = (torch.rand(9, seen.n_active, generator=make_generator(3, "test")) < 0.6).float()
     kept[0] = 1.0

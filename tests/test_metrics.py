@@ -11,7 +11,6 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-from gradsae.codes import Codes, DenseCodes, SparseCodes, from_dense
 from gradsae.interfaces import HeldOut, KnownSource, Metric, Scores, Skipped, Source, Trainer
 from gradsae.metrics import common, recovery
 from gradsae.metrics.absorption import Absorption
@@ -26,8 +25,9 @@ from gradsae.metrics.recovery import Recovery, rate_errors, score_cosines, score
 from gradsae.metrics.shrinkage import Shrinkage
 from gradsae.metrics.splitting import Splitting
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Architecture
-from gradsae.schema import COLUMN_NAME, SCORE_NAME, SKIPPED_NAME
+from gradsae.records.schema import COLUMN_NAME, SCORE_NAME, SKIPPED_NAME
+from gradsae.sae.codes import Codes, DenseCodes, SparseCodes, from_dense
+from gradsae.sae.model import SAE, Architecture
 from gradsae.seeds import make_generator
 from gradsae.suitability.metric import Suitability
 from gradsae.trainers.gba import GBA

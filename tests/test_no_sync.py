@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from gradsae.fit import Training
 from gradsae.interfaces import Progress, Trainer
-from gradsae.kernels import builtin
 from gradsae.optim import Optim
+from gradsae.sae.kernels import builtin
 from gradsae.seeds import make_generator
 from gradsae.trainers.common import HostCount, positions
 from gradsae.trainers.gba import GBA
 from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.l1 import L1
 from gradsae.trainers.topk import TopK
+from gradsae.training.fit import Training
 
 OPTIM = Optim(lr=1e-3)
 WAITS = {
@@ -54,7 +54,7 @@ class Waits(TorchDispatchMode):
 
 def waits(trainer: Trainer, monkeypatch, n_steps: int = 4) -> list[str]:
     """Return the waiting calls of the last of some steps, on torch built-ins as on a GPU."""
-    for name in ("gradsae.kernels", "gradsae.kernels.gates", "gradsae.kernels.select"):
+    for name in ("gradsae.sae.kernels", "gradsae.sae.kernels.gates", "gradsae.sae.kernels.select"):
         if hasattr(sys.modules.get(name), "backend"):
             monkeypatch.setattr(sys.modules[name], "backend", lambda tensor: builtin)
     x = torch.randn(64, 12, generator=make_generator(0, "test"))

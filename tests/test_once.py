@@ -14,7 +14,7 @@ from gradsae.metrics.latents import Latents
 from gradsae.metrics.reconstruction import Reconstruction
 from gradsae.metrics.recovery import Recovery
 from gradsae.metrics.shrinkage import Shrinkage
-from gradsae.sae import SAE, Architecture
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sources.superposition import Superposition
 
 SOURCE = Superposition(n_features=40, width=24, l0=3)

@@ -8,12 +8,12 @@ import example_masking as masking
 import example_records as example
 import pytest
 
-from benchmarks.cells import Cell
 from benchmarks.pages import __main__ as command
 from benchmarks.pages.page import index, pages_of
-from benchmarks.reading import Entry
+from benchmarks.results.reading import Entry
+from benchmarks.results.settings import Cell
 from gradsae.errors import UserError
-from gradsae.records import Record, save
+from gradsae.records.record import Record, save
 
 TOPK = {"name": "topk", "k": 32}
 

@@ -15,9 +15,9 @@ from gradsae.influence.estimators.part_then_verify import (
     screen,
 )
 from gradsae.influence.target import NextToken
-from gradsae.prompt import PartTail, SeenPrompt, see_from
-from gradsae.sites import Site
-from gradsae.suffix import Suffix
+from gradsae.lm.rerun import Suffix
+from gradsae.lm.sites import Site
+from gradsae.prompts.seen import PartTail, SeenPrompt, see_from
 
 TARGET = NextToken(token=7)
 LAYERS = (2, 3)

@@ -9,7 +9,6 @@ import torch
 from tiny_prompts import PlainTail, Windows, effects, estimate, planted, random_sae, tiny_lm
 from torch import Tensor
 
-from gradsae.backward import Rules
 from gradsae.influence.ablation import ablate, no_op_noise
 from gradsae.influence.estimators.curvature import Curvature, reliability, self_curvature
 from gradsae.influence.estimators.grad_drop import GradDrop
@@ -28,11 +27,12 @@ from gradsae.influence.truths.dose import Dose
 from gradsae.influence.truths.joint import Joint
 from gradsae.influence.truths.shapley import Shapley
 from gradsae.interfaces import HeldOut
-from gradsae.lm import LM
-from gradsae.prompt import SeenPrompt, see_from
-from gradsae.readers import Reader
+from gradsae.lm.backward_rules import Rules
+from gradsae.lm.model import LM
+from gradsae.lm.norms import Reader
+from gradsae.lm.rerun import Suffix
+from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.seeds import make_generator
-from gradsae.suffix import Suffix
 
 LOGIT = NextToken(token=0, scalar="logit")
 PLAIN, PATH = GradTimesAct(), PathIG(budget=99, n_points=16)

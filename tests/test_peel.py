@@ -7,8 +7,8 @@ import torch
 from toy import OPTIM, ToyStream, start, train
 
 from gradsae.interfaces import Progress
-from gradsae.kernels.peel import peel
-from gradsae.sae import Architecture
+from gradsae.sae.kernels.peel import peel
+from gradsae.sae.model import Architecture
 from gradsae.trainers.peel import NEVER, Peel, set_thresholds
 
 ONE = torch.ones(())
@@ -37,8 +37,8 @@ def plain_peel(x, atoms, threshold, size, k):
 
 @pytest.mark.parametrize("gram_atoms", [0, 1000])
 def test_peeling_is_the_plain_loop(gram_atoms, generator, monkeypatch):
-    monkeypatch.setattr("gradsae.kernels.peel.GRAM_ATOMS", gram_atoms)
-    monkeypatch.setattr("gradsae.kernels.peel.ELEMENTS", 500)  # several chunks of rows
+    monkeypatch.setattr("gradsae.sae.kernels.peel.GRAM_ATOMS", gram_atoms)
+    monkeypatch.setattr("gradsae.sae.kernels.peel.ELEMENTS", 500)  # several chunks of rows
     atoms = torch.randn(30, 8, generator=generator, dtype=torch.float64)
     atoms /= atoms.norm(dim=1, keepdim=True)
     x = torch.randn(40, 8, generator=generator, dtype=torch.float64)
@@ -128,8 +128,8 @@ def test_the_directions_of_separate_features_are_found_with_nothing_set():
             on = torch.rand(256, 10, generator=self.generator) < 0.2
             return on.float() @ torch.eye(12)[:10]
 
-    from gradsae.fit import FitSettings, Training, fit
     from gradsae.seeds import make_generator
+    from gradsae.training.fit import FitSettings, Training, fit
 
     trainer = Peel(d_sae=40, optim=OPTIM, first=5, memory=4000)
     sae = trainer.build(Apart(seed=1).next(), make_generator(0, "init"))

@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gradsae import kernels
-from gradsae.checkpoints import shape_of
-from gradsae.codes import SparseCodes
-from gradsae.fit import FitSettings, Training
 from gradsae.interfaces import Progress, Trainer
-from gradsae.kernels.gates import Gate, ThresholdGate, TopKGate
-from gradsae.kernels.precision import Precision
 from gradsae.optim import Optim
+from gradsae.sae import kernels
+from gradsae.sae.codes import SparseCodes
+from gradsae.sae.kernels.gates import Gate, ThresholdGate, TopKGate
+from gradsae.sae.kernels.precision import Precision
 from gradsae.seeds import make_generator
 from gradsae.trainers.gba import GBA
 from gradsae.trainers.l1 import L1
 from gradsae.trainers.topk import TopK
+from gradsae.training.checkpoints import shape_of
+from gradsae.training.fit import FitSettings, Training
 
 OPTIM = Optim(lr=1e-2)
 PRECISIONS: list[Precision] = ["fp32", "bf16"]

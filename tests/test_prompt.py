@@ -6,12 +6,12 @@ import pytest
 import torch
 from tiny_prompts import Windows, planted, random_sae, tiny_lm
 
-from gradsae.codes import from_dense
 from gradsae.errors import UserError
-from gradsae.prompt import NoActiveLatentError, SeenPrompt, check_weights, see, see_from
-from gradsae.prompts import CutPrompts, GivenPrompts, make_prompt, token_of
-from gradsae.sae import SAE
-from gradsae.sites import Site, parse_site
+from gradsae.lm.sites import Site, parse_site
+from gradsae.prompts.seen import NoActiveLatentError, SeenPrompt, check_weights, see, see_from
+from gradsae.prompts.sets import CutPrompts, GivenPrompts, make_prompt, token_of
+from gradsae.sae.codes import from_dense
+from gradsae.sae.model import SAE
 
 KINDS = ("resid_post", "mlp_out", "attn_out")
 

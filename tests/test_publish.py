@@ -6,10 +6,10 @@ from pathlib import Path
 import example_records as example
 import pytest
 
-from benchmarks import reading
 from benchmarks.publish import parse, publish
+from benchmarks.results import reading
 from gradsae.errors import UserError
-from gradsae.records import Record, load, save
+from gradsae.records.record import Record, load, save
 
 CLEAN = example.recovery(example.TOY, {"name": "topk", "k": 20}, 0, (0.9, 0.5), 20)
 OTHER = example.recovery(example.TOY, {"name": "topk", "k": 30}, 0, (0.6, 0.2), 30)

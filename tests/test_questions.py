@@ -11,12 +11,19 @@ from tiny_prompts import Windows, tiny_lm
 
 from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource
-from gradsae.lm import LM
-from gradsae.questions import question as module
-from gradsae.questions.cloze import ClozeQuestions
-from gradsae.questions.question import Candidate, Format, Questions, QuestionSet, is_answered, put
-from gradsae.questions.squad import SquadQuestions
-from gradsae.questions.templates import RELATIONS, TemplateQuestions
+from gradsae.lm.model import LM
+from gradsae.prompts.questions import question as module
+from gradsae.prompts.questions.cloze import ClozeQuestions
+from gradsae.prompts.questions.question import (
+    Candidate,
+    Format,
+    Questions,
+    QuestionSet,
+    is_answered,
+    put,
+)
+from gradsae.prompts.questions.squad import SquadQuestions
+from gradsae.prompts.questions.templates import RELATIONS, TemplateQuestions
 
 SHORT = Format(ask="{context}?{question}:", mark="[", ends=("]", "."))
 

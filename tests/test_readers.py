@@ -10,10 +10,10 @@ from gradsae.influence.estimators.gradient import gradient_and
 from gradsae.influence.estimators.norm_exact import NormExact
 from gradsae.influence.target import KLToClean, NextToken
 from gradsae.interfaces import Skipped
-from gradsae.prompt import SeenPrompt, see_from
-from gradsae.readers import Reader
+from gradsae.lm.norms import Reader
+from gradsae.lm.rerun import Suffix
+from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.seeds import make_generator
-from gradsae.suffix import Suffix
 
 LOGIT = NextToken(token=7, scalar="logit")
 PRE_NORM = ("llama", "gpt2", "neox_parallel", "neox_sequential", "gemma2", "gemma3")

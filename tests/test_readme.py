@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks import influence_table, recovery_table
-from benchmarks.cells import make_cells
-from benchmarks.reading import read
-from benchmarks.readme import markers, replaced
+from benchmarks.render.markdown import markers, replaced
+from benchmarks.results.reading import read
+from benchmarks.results.settings import make_cells
 from gradsae.errors import UserError
 
 

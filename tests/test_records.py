@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from gradsae import records
 from gradsae.errors import UserError
-from gradsae.provenance import _command, reduce_paths
-from gradsae.records import Record, load, load_folder, mean_interval, save
+from gradsae.records import record as records
+from gradsae.records.provenance import _command, reduce_paths
+from gradsae.records.record import Record, load, load_folder, mean_interval, save
 
 
 def make(seed: int = 0, **changes: Any) -> Record:
@@ -282,6 +282,6 @@ def test_the_command_can_be_typed_again():
 
 
 def test_records_are_read_without_torch_or_scipy():
-    code = "import sys, gradsae.records; print({'torch', 'scipy'} & set(sys.modules))"
+    code = "import sys, gradsae.records.record; print({'torch', 'scipy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.cells import Cell, Estimate, make_cells
-from benchmarks.reading import Entry
 from benchmarks.recovery_table import markdown, number
+from benchmarks.results.reading import Entry
+from benchmarks.results.settings import Cell, Estimate, make_cells
 from gradsae.errors import UserError
-from gradsae.records import Record
+from gradsae.records.record import Record
 
 TOPK, GBA, CEILING = {"name": "topk", "k": 8}, {"name": "gba"}, {"name": "ceiling"}
 

@@ -12,7 +12,7 @@ from benchmarks.figures import regret as figure
 from benchmarks.leaderboard.board import make_tables
 from benchmarks.regret import CHOOSING, MEAN, REPORTED, Run, choices, regrets, runs
 from gradsae.metrics.grid import SERIES
-from gradsae.records import Record
+from gradsae.records.record import Record
 
 # Mean of the three scores by world and k, on the seed that chooses.
 CHOOSE = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks import reproduce
-from benchmarks.cells import make_cells
-from benchmarks.reading import Entry
+from benchmarks.results.reading import Entry
+from benchmarks.results.settings import make_cells
 from gradsae.errors import UserError
-from gradsae.records import Record
+from gradsae.records.record import Record
 
 TOPK = {"name": "topk", "k": 8}
 

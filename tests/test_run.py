@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import report, run
-from gradsae.records import load
+from benchmarks import run
+from benchmarks.launch import report
+from gradsae.records.record import load
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -146,7 +147,7 @@ def test_consistency_compares_the_seeds_and_reuses_their_checkpoints(monkeypatch
 
 
 def test_an_interrupted_sweep_keeps_its_done_cells_and_goes_on(monkeypatch, tmp_path, capsys):
-    from gradsae import experiment
+    from gradsae.bench import experiment
 
     real, calls = experiment._measure, []
 

@@ -13,14 +13,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from toy import OPTIM, no_log
 
-from gradsae.fit import FitSettings, Training, fit
-from gradsae.interchange.saelens import from_saelens, to_saelens
 from gradsae.interfaces import Metric, Scores, Source, Trainer
 from gradsae.metrics.latents import Latents
 from gradsae.metrics.reconstruction import Reconstruction
 from gradsae.metrics.recovery import Recovery
 from gradsae.metrics.splitting import Splitting
-from gradsae.sae import SAE
+from gradsae.sae.formats.saelens import from_saelens, to_saelens
+from gradsae.sae.model import SAE
 from gradsae.seeds import make_generator
 from gradsae.sources import saelens_world
 from gradsae.sources.forest import Forest
@@ -33,6 +32,7 @@ from gradsae.trainers.l1 import L1
 from gradsae.trainers.matryoshka import Matryoshka
 from gradsae.trainers.panneal import PAnneal
 from gradsae.trainers.topk import TopK
+from gradsae.training.fit import FitSettings, Training, fit
 
 CONF = Path(__file__).parent.parent / "conf"
 WORLD = Forest(n_features=60, width=24, n_roots=4, branching=3, depth=2, lowest_rate=0.01, seed=3)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from scipy.stats import chi2_contingency, ks_2samp
 
 from gradsae.errors import UserError
-from gradsae.records import content_id
+from gradsae.records.record import content_id
 from gradsae.sources import saelens_world
 from gradsae.sources.forest import Forest
 from gradsae.sources.saved_world import SavedWorld

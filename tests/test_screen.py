@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from gradsae.codes import SparseCodes
-from gradsae.kernels import screen, select, top
+from gradsae.sae.codes import SparseCodes
+from gradsae.sae.kernels import screen, select, top
 
 
 @pytest.fixture(autouse=True)

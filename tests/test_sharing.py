@@ -9,17 +9,17 @@ import torch
 from safetensors import SafetensorError
 from test_trainers import TRAINERS, NanStream
 
-from gradsae import checkpoints, sharing
-from gradsae.checkpoints import Checkpoint, Wanted
 from gradsae.errors import UserError
-from gradsae.fit import FitSettings
 from gradsae.interfaces import Loss, Trainer
 from gradsae.optim import Optim
-from gradsae.sae import load
+from gradsae.sae.model import load
 from gradsae.seeds import Seeds
-from gradsae.sharing import Shared, split, stream_key
 from gradsae.sources.superposition import Superposition
 from gradsae.trainers.topk import TopK
+from gradsae.training import checkpoints, sharing
+from gradsae.training.checkpoints import Checkpoint, Wanted
+from gradsae.training.fit import FitSettings
+from gradsae.training.sharing import Shared, split, stream_key
 
 SOURCE = Superposition(n_features=20, width=10, l0=2)
 SETTINGS = FitSettings(steps=24, batch_size=64, init_rows=128, log_every=5, save_every=10)

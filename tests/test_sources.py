@@ -16,15 +16,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from scipy.stats import chisquare
 
-from gradsae.corpora import Corpus
 from gradsae.errors import UserError
 from gradsae.interfaces import KnownSource, Source
-from gradsae.models import LanguageModel
-from gradsae.provenance import ROOT
-from gradsae.records import content_id
+from gradsae.lm.spec import LanguageModel
+from gradsae.records.provenance import ROOT
+from gradsae.records.record import content_id
 from gradsae.seeds import make_generator
 from gradsae.sources import lm_layer, saelens_world
 from gradsae.sources.common import bernoulli_support, exact_support
+from gradsae.sources.corpora import Corpus
 from gradsae.sources.forest import Forest
 from gradsae.sources.lm_layer import LmLayer
 from gradsae.sources.saved_world import SavedWorld

@@ -15,8 +15,8 @@ from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.target import NextToken
 from gradsae.interfaces import Skipped
-from gradsae.prompt import SeenPrompt
-from gradsae.sae import SAE
+from gradsae.prompts.seen import SeenPrompt
+from gradsae.sae.model import SAE
 from gradsae.steering.doses import respond, slope
 from gradsae.steering.interventions import OFF, Chosen, Intervention, Text, read, rerun
 from gradsae.steering.matched import Matched, match, random_directions, strength

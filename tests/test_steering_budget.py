@@ -16,8 +16,8 @@ from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.target import NextToken
 from gradsae.interfaces import Scores, Skipped
-from gradsae.prompts import CutPrompts
-from gradsae.schema import check_json
+from gradsae.prompts.sets import CutPrompts
+from gradsae.records.schema import check_json
 from gradsae.sources.superposition import Superposition
 from gradsae.steering import prediction
 from gradsae.steering.budget import SteeringBudget

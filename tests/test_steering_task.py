@@ -10,8 +10,8 @@ from tiny_prompts import Windows, random_sae, tiny_lm
 
 from gradsae.errors import UserError
 from gradsae.interfaces import Scores, Skipped
-from gradsae.prompts import CutPrompts
-from gradsae.schema import check_json
+from gradsae.prompts.sets import CutPrompts
+from gradsae.records.schema import check_json
 from gradsae.sources.superposition import Superposition
 from gradsae.steering.interventions import read
 from gradsae.steering.selectors import MAIN

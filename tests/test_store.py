@@ -15,14 +15,14 @@ import pytest
 import torch
 import yaml
 
-from gradsae.corpora import Split
 from gradsae.errors import UserError
-from gradsae.lm import LM, load
-from gradsae.models import LanguageModel
-from gradsae.provenance import ROOT
+from gradsae.lm.model import LM, load
+from gradsae.lm.sites import Site
+from gradsae.lm.spec import LanguageModel
+from gradsae.records.provenance import ROOT
 from gradsae.seeds import make_generator
-from gradsae.sites import Site
 from gradsae.sources import harvest
+from gradsae.sources.corpora import Split
 from gradsae.sources.harvest import Harvest
 from gradsae.sources.store import Recipe, Store, is_complete, open_store
 

@@ -11,11 +11,11 @@ from suitability_worlds import truth, world
 from torch.nn.functional import normalize
 
 from benchmarks import suitability
-from gradsae.codes import from_dense
-from gradsae.ica import fast_ica
 from gradsae.interfaces import Scores, Skipped
-from gradsae.sae import SAE, Architecture
+from gradsae.sae.codes import from_dense
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sources.superposition import Superposition
+from gradsae.stats.ica import fast_ica
 from gradsae.suitability import conditions, proposal, quantities, references, theorem
 from gradsae.suitability.evidence import Evidence, merged
 from gradsae.suitability.metric import Suitability
@@ -135,7 +135,7 @@ def test_ica_of_leading_dimensions_leaves_out_the_others_and_says_when_it_did_no
     x = loud + 1e-9 * torch.randn(4000, 8, generator=draws)  # five dimensions of rounding
     assert len(fast_ica(x, torch.Generator().manual_seed(0)).mixing) == 3
     assert len(fast_ica(x, torch.Generator().manual_seed(0), most=2).mixing) == 2
-    monkeypatch.setattr("gradsae.ica.MAX_STEPS", 1)
+    monkeypatch.setattr("gradsae.stats.ica.MAX_STEPS", 1)
     assert not fast_ica(x, torch.Generator().manual_seed(0)).converged
 
 

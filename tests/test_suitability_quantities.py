@@ -6,7 +6,7 @@ import torch
 from scipy.stats import binomtest
 from suitability_worlds import truth, world
 
-from gradsae.codes import from_dense
+from gradsae.sae.codes import from_dense
 from gradsae.suitability import quantities
 
 HAND = torch.tensor(

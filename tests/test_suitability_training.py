@@ -6,12 +6,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from gradsae.cell import Cell, build
-from gradsae.fit import Training, fit
+from gradsae.bench.cell import Cell, build
 from gradsae.interfaces import KnownSource
 from gradsae.metrics.matching import max_cosines
 from gradsae.seeds import make_generator
 from gradsae.suitability import conditions, proposal, quantities, references
+from gradsae.training.fit import Training, fit
 
 CONF = Path(__file__).parent.parent / "conf"
 EXACT = ("source=superposition", "source.support=exact", "source.coefficients=balanced")

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from benchmarks import experiments
-from benchmarks.cells import Cell, make_cells
 from benchmarks.figures import drawing, resonance, swept
 from benchmarks.figures.looks import looks
-from benchmarks.reading import Entry
-from gradsae.records import Record
+from benchmarks.results.reading import Entry
+from benchmarks.results.settings import Cell, make_cells
+from gradsae.records.record import Record
 from gradsae.sources.superposition import Superposition
 
 TOPK = {"name": "topk", "k": 4, "d_sae": 512}

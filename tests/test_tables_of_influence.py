@@ -8,12 +8,12 @@ import example_records as example
 import pytest
 
 from benchmarks import influence_table
-from benchmarks.cells import Cell, Estimate, make_cells
 from benchmarks.influence_table import EXPERIMENT, asked, number, short, whole
-from benchmarks.reading import Entry
-from benchmarks.readme import markers
+from benchmarks.render.markdown import markers
+from benchmarks.results.reading import Entry
+from benchmarks.results.settings import Cell, Estimate, make_cells
 from gradsae.errors import UserError
-from gradsae.records import Record, save
+from gradsae.records.record import Record, save
 
 TOPK = {"name": "topk", "k": 32}
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from example_records import record as example
 
+from gradsae.bench.experiment import _mirror
+from gradsae.bench.tracking import MAX_KEYS, MAX_ROWS, NoRun, Run, Tracking
 from gradsae.errors import UserError
-from gradsae.experiment import _mirror
-from gradsae.tracking import MAX_KEYS, MAX_ROWS, NoRun, Run, Tracking
 
 CONF = Path(__file__).parents[1] / "conf" / "tracking"
 
@@ -82,7 +82,7 @@ def read_back(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
 @pytest.mark.parametrize("mode", ["offline", "online", "none"])
 def test_each_config_file_builds_its_mode(mode: str):
     values = yaml.safe_load((CONF / f"{mode}.yaml").read_text())
-    assert values.pop("_target_") == "gradsae.tracking.Tracking"
+    assert values.pop("_target_") == "gradsae.bench.tracking.Tracking"
     assert values.pop("dir") == "${results}"  # beside the records, wherever those go
     assert Tracking(**values) == Tracking(mode=mode)  # type: ignore[arg-type]
 

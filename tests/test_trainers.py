@@ -6,12 +6,11 @@ import pytest
 import torch
 from toy import OPTIM, ToyStream, held_out_fvu, no_log, start, train
 
-from gradsae import kernels
 from gradsae.errors import UserError
-from gradsae.fit import FitSettings, Training, fit
 from gradsae.interfaces import Progress
-from gradsae.kernels.gates import ThresholdGate
 from gradsae.optim import Optim
+from gradsae.sae import kernels
+from gradsae.sae.kernels.gates import ThresholdGate
 from gradsae.seeds import make_generator
 from gradsae.trainers.batchtopk import BatchTopK
 from gradsae.trainers.bias_rule import BiasRule
@@ -23,6 +22,7 @@ from gradsae.trainers.matryoshka import Matryoshka
 from gradsae.trainers.panneal import PAnneal
 from gradsae.trainers.peel import Peel
 from gradsae.trainers.topk import TopK
+from gradsae.training.fit import FitSettings, Training, fit
 
 RULE = BiasRule(groups=4, htf=0.2, ltf=0.02, bias_init="quantile", bias_every=5)
 TRAINERS = [
@@ -139,7 +139,7 @@ def test_saes_trained_together_equal_those_trained_alone():
 
 @every_trainer
 def test_saved_and_loaded_is_the_same_function(trainer, tmp_path):
-    from gradsae.sae import load
+    from gradsae.sae.model import load
 
     sae = train(trainer, 5)
     sae.save(tmp_path, {"note": 1})

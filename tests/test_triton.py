@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from gradsae import kernels
-from gradsae.codes import SparseCodes, from_dense
-from gradsae.kernels import reference
-from gradsae.kernels.gates import Gate, ThresholdGate, TopKGate
+from gradsae.sae import kernels
+from gradsae.sae.codes import SparseCodes, from_dense
+from gradsae.sae.kernels import reference
+from gradsae.sae.kernels.gates import Gate, ThresholdGate, TopKGate
 
 DEVICE = torch.device(os.environ.get("GRADSAE_TEST_DEVICE", "cpu"))
 
@@ -27,11 +27,11 @@ if DEVICE.type == "cpu":
         pytest.skip("triton was imported without its interpreter", allow_module_level=True)
     os.environ["TRITON_INTERPRET"] = "1"  # must be set before triton is imported
 
-from gradsae.kernels import triton as run  # noqa: E402
-from gradsae.kernels.triton import products, threshold  # noqa: E402
+from gradsae.sae.kernels import triton as run  # noqa: E402
+from gradsae.sae.kernels.triton import products, threshold  # noqa: E402
 
-selection = sys.modules["gradsae.kernels.triton.top_k"]
-backends = sys.modules["gradsae.kernels.backend"]
+selection = sys.modules["gradsae.sae.kernels.triton.top_k"]
+backends = sys.modules["gradsae.sae.kernels.backend"]
 
 DTYPES = [torch.float32, torch.bfloat16]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -117,7 +117,7 @@ def test_closed_rows_alone_have_no_entries():
 
 @every_dtype
 def test_rows_are_scaled_to_norm_1_in_place(dtype, generator, monkeypatch):
-    monkeypatch.setattr(sys.modules["gradsae.kernels.triton.rows"], "WIDTH", 8)
+    monkeypatch.setattr(sys.modules["gradsae.sae.kernels.triton.rows"], "WIDTH", 8)
     W = draw(generator, 5, 20, dtype=dtype)
     W[3] = 0
     for rows in (W, W[:, ::2], W.mT):
@@ -200,7 +200,7 @@ def step(gate: Gate, params: list[torch.Tensor], x, target) -> list[torch.Tensor
 @pytest.mark.parametrize("gate", GATES, ids=repr)
 @pytest.mark.parametrize("shift", [0.0, -1e3], ids=["open", "closed"])
 def test_encode_and_decode_with_triton_equal_those_without(gate, shift, generator, monkeypatch):
-    for name in ("gradsae.kernels.gates", "gradsae.kernels.select"):
+    for name in ("gradsae.sae.kernels.gates", "gradsae.sae.kernels.select"):
         if hasattr(sys.modules.get(name), "DENSE_ABOVE"):
             monkeypatch.setattr(sys.modules[name], "DENSE_ABOVE", 1.0)
     x, target = draw(generator, 5, 3), draw(generator, 5, 3)
@@ -239,7 +239,7 @@ COMPILE = """
 import sys, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from gradsae.kernels.triton import products, rows, threshold
+from gradsae.sae.kernels.triton import products, rows, threshold
 
 def compile_kernel(kernel, consts, num_warps, **types):
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
@@ -250,7 +250,7 @@ def compile_kernel(kernel, consts, num_warps, **types):
 
 kinds = dict(W="*fp32", stride="i32", step="i32")
 compile_kernel(rows._unit_kernel, dict(d_in=2304, WIDTH=1024), 4, **kinds)
-select = sys.modules["gradsae.kernels.triton.top_k"]._select_kernel
+select = sys.modules["gradsae.sae.kernels.triton.top_k"]._select_kernel
 for word in ("*i16", "*i32"):
     kinds = dict(bits=word, out=word, slots="*i64", n="i32", n_parts="i32", k="i32")
     compile_kernel(select, dict(TILE=8192), 16, **kinds)

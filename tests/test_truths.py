@@ -21,8 +21,8 @@ from gradsae.influence.truths.joint import Joint, Sets
 from gradsae.influence.truths.latent import Latent
 from gradsae.influence.truths.shapley import Shapley
 from gradsae.interfaces import HeldOut, Skipped
-from gradsae.prompt import SeenPrompt, see_from
-from gradsae.sae import SAE
+from gradsae.prompts.seen import SeenPrompt, see_from
+from gradsae.sae.model import SAE
 from gradsae.seeds import make_generator
 
 TARGET = NextToken(token=7)

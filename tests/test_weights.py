@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 
-from gradsae import weights
 from gradsae.errors import UserError
-from gradsae.models import LanguageModel
-from gradsae.weights import load_parts, local_folder
+from gradsae.lm import loading as weights
+from gradsae.lm.loading import load_parts, local_folder
+from gradsae.lm.spec import LanguageModel
 
 CONFIG = {
     "model_type": "llama",
@@ -35,7 +35,7 @@ def folder_spec(folder: Path) -> LanguageModel:
 
 def from_yaml(file: Path) -> LanguageModel:
     fields = yaml.safe_load(file.read_text())
-    assert fields.pop("_target_") == "gradsae.models.LanguageModel"
+    assert fields.pop("_target_") == "gradsae.lm.spec.LanguageModel"
     return LanguageModel(**fields)
 
 

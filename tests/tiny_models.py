@@ -1,7 +1,7 @@
 """One tiny random model of each architecture that the language-model tests run on."""
 
-from gradsae.lm import LM, load
-from gradsae.models import LanguageModel
+from gradsae.lm.model import LM, load
+from gradsae.lm.spec import LanguageModel
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 64}

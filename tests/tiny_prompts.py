@@ -11,12 +11,12 @@ from gradsae.influence.ablation import ablate
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import Target
 from gradsae.interfaces import HeldOut, ModelSource, Stream
-from gradsae.lm import LM, load
-from gradsae.models import LanguageModel
-from gradsae.prompt import SeenPrompt
-from gradsae.sae import SAE, Architecture
+from gradsae.lm.model import LM, load
+from gradsae.lm.sites import Site, parse_site
+from gradsae.lm.spec import LanguageModel
+from gradsae.prompts.seen import SeenPrompt
+from gradsae.sae.model import SAE, Architecture
 from gradsae.seeds import make_generator
-from gradsae.sites import Site, parse_site
 
 LLAMA = {
     **{"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "head_dim": 8},

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from gradsae.fit import FitSettings, Log, Training, fit
 from gradsae.interfaces import Stream, Trainer
 from gradsae.optim import Optim
-from gradsae.sae import SAE
+from gradsae.sae.model import SAE
 from gradsae.seeds import make_generator
+from gradsae.training.fit import FitSettings, Log, Training, fit
 
 OPTIM = Optim(lr=3e-3)
 

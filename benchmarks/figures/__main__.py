@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.cells import Cell, make_cells
 from benchmarks.figures import (
     agreement,
     consistency,
@@ -32,9 +31,10 @@ from benchmarks.figures import (
 )
 from benchmarks.figures.drawing import caption
 from benchmarks.figures.style import write
-from benchmarks.reading import add_records_argument, command, read
+from benchmarks.results.reading import add_records_argument, command, read
+from benchmarks.results.settings import Cell, make_cells
 from gradsae.errors import UserError
-from gradsae.files import check_writable, write_whole
+from gradsae.storage.files import check_writable, write_whole
 
 FIGURES = {
     module.NAME: module

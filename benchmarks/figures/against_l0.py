@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS
 from benchmarks.figures import style
 from benchmarks.figures.drawing import Drawing, book
 from benchmarks.figures.looks import Look, looks
@@ -16,7 +15,8 @@ from benchmarks.figures.style import (
     new_figure,
     whisker,
 )
-from benchmarks.worlds import World, in_order
+from benchmarks.results.settings import METHODS
+from benchmarks.results.worlds import World, in_order
 
 L0 = "sparsity/l0"
 LEGEND_COLUMNS = 6

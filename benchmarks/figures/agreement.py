@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.estimators import one_sae_a_place, panel_title
 from benchmarks.figures.looks import looks
 from benchmarks.figures.style import PAGE, new_figure
-from benchmarks.lines import variants
-from benchmarks.scores import ESTIMATORS, VARIANTS
+from benchmarks.results.rows import variants
+from benchmarks.results.settings import Cell
+from benchmarks.results.vocabulary import ESTIMATORS, VARIANTS
 
 NAME = "agreement"
 COMMAND = "python -m benchmarks.run task=influence source=lm_layer trainer=topk"

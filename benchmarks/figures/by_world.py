@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell
 from benchmarks.figures import f1_l0, gba_toy, resonance, style, swept
 from benchmarks.figures.drawing import Drawing, book
 from benchmarks.figures.looks import Look, looks, series
@@ -18,8 +17,9 @@ from benchmarks.figures.style import (
     legend_height,
     new_figure,
 )
-from benchmarks.naming import labels
-from benchmarks.worlds import World, in_order, make_worlds
+from benchmarks.results.labels import labels
+from benchmarks.results.settings import METHODS, Cell
+from benchmarks.results.worlds import World, in_order, make_worlds
 
 ELSEWHERE = {*swept.NAMES, resonance.NAME, gba_toy.NAME, *f1_l0.OWN}
 """Experiments that have a figure of their own."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing, book
 from benchmarks.figures.looks import GREY, Look, looks
 from benchmarks.figures.style import (
@@ -18,7 +17,8 @@ from benchmarks.figures.style import (
     title,
     whisker,
 )
-from benchmarks.worlds import World, in_order, make_worlds
+from benchmarks.results.settings import METHODS, Cell
+from benchmarks.results.worlds import World, in_order, make_worlds
 
 NAME = "consistency"
 COMMAND = "python -m benchmarks.run experiment=lm_consistency"

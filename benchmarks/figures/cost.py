@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from math import hypot
 from typing import Any, NamedTuple
 
-from benchmarks.cells import Cell, Estimate
 from benchmarks.figures.drawing import Drawing, bars, book
 from benchmarks.figures.estimators import (
     family_legend,
@@ -18,7 +17,8 @@ from benchmarks.figures.estimators import (
 )
 from benchmarks.figures.looks import GREY, Look
 from benchmarks.figures.style import batches, handle, whisker
-from benchmarks.lines import variants
+from benchmarks.results.rows import variants
+from benchmarks.results.settings import Cell, Estimate
 
 NAME = "cost"
 COMMAND = "python -m benchmarks.run experiment=influence_table"

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
@@ -15,8 +14,9 @@ from benchmarks.figures.style import (
     sae_label,
     where,
 )
-from benchmarks.scores import SELECTORS, VARIANTS
-from benchmarks.worlds import make_worlds
+from benchmarks.results.settings import Cell
+from benchmarks.results.vocabulary import SELECTORS, VARIANTS
+from benchmarks.results.worlds import make_worlds
 
 NAME = "dose_response"
 COMMAND = "python -m benchmarks.run task=steering source=lm_layer trainer=topk"

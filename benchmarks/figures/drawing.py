@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.cells import Cell
-from gradsae.records import Record
+from benchmarks.results.settings import Cell
+from gradsae.records.record import Record
 
 MAX_COMMANDS = 3
 NOT_THE_RECORDS = re.compile(r" (tracking|results|device|hydra/launcher|force)=\S+")

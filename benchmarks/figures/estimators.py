@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate, most_asked_first, sae_config
 from benchmarks.figures.looks import RANKINGS, Look, kind, looks
 from benchmarks.figures.style import (
     COLUMN,
@@ -14,8 +13,9 @@ from benchmarks.figures.style import (
     line_handle,
     new_figure,
 )
-from benchmarks.lines import variants
-from benchmarks.scores import VARIANTS
+from benchmarks.results.rows import variants
+from benchmarks.results.settings import METHODS, Cell, Estimate, most_asked_first, sae_config
+from benchmarks.results.vocabulary import VARIANTS
 
 COLUMNS = 3
 TICKS = (-1, -0.5, 0, 0.5, 0.8, 0.9, 0.95, 1)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell
 from benchmarks.figures.against_l0 import draw_against_l0
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import plain_log
-from benchmarks.scores import SCORES
-from benchmarks.worlds import World, make_worlds
+from benchmarks.results.settings import Cell
+from benchmarks.results.vocabulary import SCORES
+from benchmarks.results.worlds import World, make_worlds
 
 NAME = "f1_l0"
 COMMAND = "python -m benchmarks.run experiment=f1_against_l0"

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell
 from benchmarks.figures.against_l0 import L0, draw_against_l0
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import plain_log
-from benchmarks.worlds import World, make_worlds
+from benchmarks.results.settings import Cell
+from benchmarks.results.worlds import World, make_worlds
 
 NAME = "frontier"
 COMMAND = "python -m benchmarks.run experiment=lm_frontier"

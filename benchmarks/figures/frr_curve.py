@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell
 from benchmarks.figures.by_world import Panel, draw_by_world
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import GREY
 from benchmarks.figures.style import handle
-from benchmarks.worlds import World
+from benchmarks.results.settings import Cell
+from benchmarks.results.worlds import World
 
 NAME = "frr_curve"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"

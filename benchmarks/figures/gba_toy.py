@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.looks import BLUE, VERMILLION
 from benchmarks.figures.style import (
@@ -15,6 +14,7 @@ from benchmarks.figures.style import (
     seed_dots,
     whisker,
 )
+from benchmarks.results.settings import Cell
 
 NAME = "gba_toy"
 COMMAND = "python -m benchmarks.run -m experiment=gba_toy"

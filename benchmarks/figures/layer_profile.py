@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell, Estimate, most_asked_first, sae_config
 from benchmarks.figures.drawing import Drawing, bars, book
 from benchmarks.figures.estimators import (
     family_legend,
@@ -22,9 +21,10 @@ from benchmarks.figures.style import (
     new_figure,
     whisker,
 )
-from benchmarks.lines import variants
-from benchmarks.worlds import in_order
-from gradsae.records import content_id
+from benchmarks.results.rows import variants
+from benchmarks.results.settings import METHODS, Cell, Estimate, most_asked_first, sae_config
+from benchmarks.results.worlds import in_order
+from gradsae.records.record import content_id
 
 NAME = "layer_profile"
 COMMAND = "python -m benchmarks.run experiment=influence_depths"

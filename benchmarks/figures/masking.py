@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, most_asked_first, sae_config
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
@@ -16,9 +15,10 @@ from benchmarks.figures.style import (
     sae_label,
     where,
 )
-from benchmarks.scores import RANKINGS, VARIANTS
-from benchmarks.worlds import make_worlds
-from gradsae.records import content_id
+from benchmarks.results.settings import Cell, most_asked_first, sae_config
+from benchmarks.results.vocabulary import RANKINGS, VARIANTS
+from benchmarks.results.worlds import make_worlds
+from gradsae.records.record import content_id
 
 NAME = "masking"
 COMMAND = "python -m benchmarks.run experiment=masking"

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmarks.cells import Cell
 from benchmarks.figures.drawing import Drawing, bars, book
 from benchmarks.figures.estimators import (
     family_legend,
@@ -15,6 +14,7 @@ from benchmarks.figures.estimators import (
 )
 from benchmarks.figures.looks import GREY, Look
 from benchmarks.figures.style import batches, handle, whisker
+from benchmarks.results.settings import Cell
 
 NAME = "recall_after_checks"
 COMMAND = "python -m benchmarks.run experiment=influence_table"

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import Cell
 from benchmarks.figures.by_world import not_elsewhere
 from benchmarks.figures.drawing import Drawing, bars, book
 from benchmarks.figures.looks import GREY, Look, looks
@@ -19,8 +18,9 @@ from benchmarks.figures.style import (
     title,
     whisker,
 )
-from benchmarks.scores import SCORES
-from benchmarks.worlds import World, make_worlds
+from benchmarks.results.settings import Cell
+from benchmarks.results.vocabulary import SCORES
+from benchmarks.results.worlds import World, make_worlds
 
 NAME = "recovery"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"

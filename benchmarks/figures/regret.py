@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import BLACK, GREY, looks
 from benchmarks.figures.style import COLUMN, handle, legend_below, line_handle, new_figure
@@ -21,6 +20,7 @@ from benchmarks.regret import (
     regrets,
     runs,
 )
+from benchmarks.results.settings import METHODS, Cell
 
 NAME = "regret"
 COMMAND = "python -m benchmarks.run experiment=regret_grid, then experiment=regret"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from math import log2
 from typing import Any
 
-from benchmarks.cells import Cell, Estimate
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import VERMILLION
 from benchmarks.figures.style import COLUMN, handle, legend_below, new_figure
-from benchmarks.scores import SCORES
+from benchmarks.results.settings import Cell, Estimate
+from benchmarks.results.vocabulary import SCORES
 
 NAME = "resonance"
 COMMAND = "python -m benchmarks.run experiment=resonance"

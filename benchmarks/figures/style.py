@@ -6,10 +6,10 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from benchmarks.cells import METHODS, MIN_SEEDS, Cell, Estimate
 from benchmarks.figures.looks import Look
-from benchmarks.naming import labels
-from benchmarks.worlds import world_title
+from benchmarks.results.labels import labels
+from benchmarks.results.settings import METHODS, MIN_SEEDS, Cell, Estimate
+from benchmarks.results.worlds import world_title
 
 COLUMN = 3.4
 """Inches: one column of a two-column paper."""

@@ -6,13 +6,13 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from benchmarks.cells import METHODS, Cell
 from benchmarks.figures.drawing import Drawing, Figure, bars
 from benchmarks.figures.looks import GREY, Look, series
 from benchmarks.figures.style import COLUMN, PAGE, handle, legend_below, line_handle, new_figure
-from benchmarks.naming import seedless
-from benchmarks.scores import SCORES
-from benchmarks.worlds import in_order
+from benchmarks.results.labels import seedless
+from benchmarks.results.settings import METHODS, Cell
+from benchmarks.results.vocabulary import SCORES
+from benchmarks.results.worlds import in_order
 
 SHOWN = ("recovery/frr_0.9", "recovery/mcc", "reconstruction/fvu")
 Line = tuple[str, Any]

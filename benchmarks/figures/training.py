@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from benchmarks.cells import Cell
 from benchmarks.figures.by_world import Panel, draw_by_world
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.style import plain_log
-from benchmarks.worlds import World
+from benchmarks.results.settings import Cell
+from benchmarks.results.worlds import World
 
 NAME = "training"
 COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"

@@ -7,14 +7,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.cells import make_cells
 from benchmarks.figures.__main__ import draw_all
 from benchmarks.leaderboard import plain
 from benchmarks.leaderboard.board import make_tables
 from benchmarks.leaderboard.page import render
-from benchmarks.reading import add_records_argument, command, read
+from benchmarks.results.reading import add_records_argument, command, read
+from benchmarks.results.settings import make_cells
 from gradsae.errors import UserError
-from gradsae.files import check_writable, write_whole
+from gradsae.storage.files import check_writable, write_whole
 
 
 def main() -> None:

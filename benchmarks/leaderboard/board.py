@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.cells import MIN_SEEDS, Cell, Estimate
-from benchmarks.lines import Line, columns, make_lines
-from benchmarks.naming import labels
-from benchmarks.reading import LOCAL_ORIGIN, OWN_ORIGIN
-from benchmarks.scores import SCORES
-from benchmarks.worlds import World, make_worlds
-from gradsae.records import Mean, mean_interval
+from benchmarks.results.labels import labels
+from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN
+from benchmarks.results.rows import Line, columns, make_lines
+from benchmarks.results.settings import MIN_SEEDS, Cell, Estimate
+from benchmarks.results.vocabulary import SCORES
+from benchmarks.results.worlds import World, make_worlds
+from gradsae.records.record import Mean, mean_interval
 
 RANKED_BY = {
     "recovery": "recovery/mcc",

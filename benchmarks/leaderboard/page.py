@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from benchmarks.cells import MIN_SEEDS, Estimate
 from benchmarks.figures.__main__ import Drawn
 from benchmarks.leaderboard.board import RANKED_BY, TASKS, Row, Table
 from benchmarks.leaderboard.html import Html, caption, element, fingerprint, join
 from benchmarks.leaderboard.plain import commit
-from benchmarks.scores import SCORES, format_score, header
+from benchmarks.results.settings import MIN_SEEDS, Estimate
+from benchmarks.results.vocabulary import SCORES, format_score, header
 
 HERE = Path(__file__).parent
 

@@ -6,8 +6,8 @@ import io
 from collections.abc import Sequence
 
 from benchmarks.leaderboard.board import Row, Table
-from benchmarks.scores import format_score, header
-from benchmarks.tables import console_table, mean_text
+from benchmarks.render.console import console_table, mean_text
+from benchmarks.results.vocabulary import format_score, header
 
 CSV_COLUMNS = (
     *("task", "version", "source", "method", "variant", "rank", "unranked", "badge"),

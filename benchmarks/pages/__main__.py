@@ -8,11 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.cells import Cell
 from benchmarks.pages.page import index, pages_of
-from benchmarks.reading import add_records_argument, command, read
+from benchmarks.results.reading import add_records_argument, command, read
+from benchmarks.results.settings import Cell
 from gradsae.errors import UserError
-from gradsae.files import check_writable, write_whole
+from gradsae.storage.files import check_writable, write_whole
 
 
 def main() -> None:

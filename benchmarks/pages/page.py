@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import Cell, n_asked, sae_title, site_order
 from benchmarks.leaderboard.html import Html, element, fingerprint, join
-from benchmarks.scores import VARIANTS, format_score
-from gradsae.records import Record, part
+from benchmarks.results.settings import Cell, n_asked, sae_title, site_order
+from benchmarks.results.vocabulary import VARIANTS, format_score
+from gradsae.records.record import Record, part
 
 N_FIRST = 10
 """Ranks that are marked: the top K of most scores."""

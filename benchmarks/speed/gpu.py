@@ -82,11 +82,11 @@ def batch(shape: Shape, device: torch.device) -> Tensor:
 
 
 def ours(shape: Shape, device: torch.device) -> Work:
-    from gradsae.fit import Training
     from gradsae.interfaces import Progress
     from gradsae.optim import Optim
     from gradsae.seeds import make_generator
     from gradsae.trainers.topk import TopK
+    from gradsae.training.fit import Training
 
     optim = Optim(lr=1e-7)  # small: what is timed stays as it is
     trainer = TopK(d_sae=shape.d_sae, k=shape.k, optim=optim, dead_after=10**12)
@@ -206,11 +206,11 @@ def benchmark_world() -> "Source":
 
 def world_run(world: "Source", batch_size: int, d_sae: int, k: int, device: torch.device) -> Work:
     """STEPS batches drawn on the CPU, sent to the device and trained on."""
-    from gradsae.fit import Training
     from gradsae.interfaces import Progress
     from gradsae.optim import Optim
     from gradsae.seeds import make_generator
     from gradsae.trainers.topk import TopK
+    from gradsae.training.fit import Training
 
     trainer = TopK(d_sae=d_sae, k=k, optim=Optim(lr=3e-4))
     sample = world.stream(2048, 0, torch.device("cpu")).next()

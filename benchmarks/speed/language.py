@@ -14,9 +14,9 @@ from benchmarks.speed.case import Case, Work
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gradsae.lm import LM
-    from gradsae.prompt import SeenPrompt
-    from gradsae.sae import SAE
+    from gradsae.lm.model import LM
+    from gradsae.prompts.seen import SeenPrompt
+    from gradsae.sae.model import SAE
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LAYER = 15
@@ -110,7 +110,7 @@ def _built(path: str, **fields: Any) -> Any:
 
 @lru_cache(maxsize=2)
 def _lm(dtype: str) -> "LM":
-    from gradsae.lm import load
+    from gradsae.lm.model import load
 
     return load(_built("model/smollm2.yaml", dtype=dtype))
 
@@ -132,7 +132,7 @@ def _windows(n_tokens: int) -> "Tensor":
 
 
 def _harvest(n_tokens: int) -> Work:
-    from gradsae.sites import Site
+    from gradsae.lm.sites import Site
     from gradsae.sources.harvest import Harvest
     from gradsae.sources.store import Recipe
 
@@ -183,7 +183,7 @@ def _sae() -> "SAE":
     """TopK with tied unit directions at random."""
     import torch
 
-    from gradsae.sae import SAE, Architecture
+    from gradsae.sae.model import SAE, Architecture
     from gradsae.seeds import make_generator
 
     d_in = _lm("float32").d_model
@@ -197,8 +197,8 @@ def _sae() -> "SAE":
 def _seen() -> "SeenPrompt":
     import torch
 
-    from gradsae.prompt import see
-    from gradsae.sites import Site
+    from gradsae.lm.sites import Site
+    from gradsae.prompts.seen import see
 
     lm, dropped = _lm("float32"), torch.arange(N_POS) == 0
     token_ids = lm.prompt(TEXT)[0, :N_POS]
@@ -269,11 +269,11 @@ def _full_forward() -> Work:
 def _saes_from_nothing(n_tokens: int, n_saes: int) -> Work:
     import torch
 
-    from gradsae.fit import FitSettings, Training, fit
     from gradsae.optim import Optim
     from gradsae.seeds import make_generator
     from gradsae.sources.lm_layer import LmLayer
     from gradsae.trainers.topk import TopK
+    from gradsae.training.fit import FitSettings, Training, fit
 
     trainer, cpu = TopK(d_sae=D_SAE, k=K, optim=Optim(lr=3e-4)), torch.device("cpu")
     settings = FitSettings(steps=n_tokens * 9 // 10 // BATCH_SIZE, batch_size=BATCH_SIZE)

@@ -111,7 +111,6 @@ def opening_biases(shape: Shape) -> Tensor:
 
 
 def ours(name: str, shape: Shape) -> Work:
-    from gradsae.fit import Training
     from gradsae.interfaces import Progress
     from gradsae.optim import Optim
     from gradsae.seeds import make_generator
@@ -119,6 +118,7 @@ def ours(name: str, shape: Shape) -> Work:
     from gradsae.trainers.jumprelu import JumpReLU
     from gradsae.trainers.l1 import L1
     from gradsae.trainers.topk import TopK
+    from gradsae.training.fit import Training
 
     optim, rate = Optim(lr=1e-7), L0 / shape.d_sae  # small: the sparsity stays as it is set
     trainer = {
@@ -167,7 +167,7 @@ def dense_topk(shape: Shape) -> Work:
 
 
 def dense_threshold(name: str, shape: Shape) -> Work:
-    from gradsae.kernels.jump import jump, step
+    from gradsae.sae.kernels.jump import jump, step
 
     threshold = nn.Parameter(torch.full((shape.d_sae,), 1e-3))
 

@@ -42,9 +42,9 @@ def _work(*, together: bool) -> Work:
     """Return training from nothing; each call starts anew, so no SAE is found."""
     import torch
 
-    from gradsae.fit import FitSettings, Training, fit
     from gradsae.seeds import make_generator
     from gradsae.sources.superposition import Superposition
+    from gradsae.training.fit import FitSettings, Training, fit
 
     source = Superposition(n_features=16_384, width=256, l0=32, support="bernoulli", exponent=0.5)
     settings = FitSettings(steps=STEPS, batch_size=BATCH, save_every=0)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae.influence.target import Target, evaluate, evaluate_all
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 N_JITTERED = 8
 N_NO_OPS = 8

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.influence.agreement import top_share
 from gradsae.interfaces import Skipped
+from gradsae.stats.agreement import top_share
 
 FAR = 5
 """A true top-K latent ranked below FAR x K is a false negative."""

@@ -27,8 +27,8 @@ from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.target import Target, evaluate_all
 from gradsae.influence.truth import Asked
 from gradsae.interfaces import Skipped
-from gradsae.prompt import SeenPrompt
-from gradsae.prompts import Prompt
+from gradsae.prompts.seen import SeenPrompt
+from gradsae.prompts.sets import Prompt
 from gradsae.seeds import make_generator
 
 FIRST_ORDER, CURVATURE = GradTimesAct().name, f"{Curvature.prefix}_"

@@ -10,7 +10,7 @@ from gradsae.influence import ablation
 from gradsae.influence.at_k import recall_after_checks
 from gradsae.influence.compare import Scored
 from gradsae.interfaces import Skipped
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 CHECKS = (0, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200)
 """Numbers of exact checks at which the recall is reported."""

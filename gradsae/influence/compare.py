@@ -6,8 +6,9 @@ from functools import partial
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.influence import agreement, at_k, calibration
+from gradsae.influence import at_k, calibration
 from gradsae.interfaces import Skipped
+from gradsae.stats import agreement
 
 Agreement = dict[str, float | Skipped]
 Scored = Mapping[str, Float[Tensor, " units"] | Skipped]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradsae.influence.target import Target
 from gradsae.interfaces import Skipped
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 class Estimator(ABC):

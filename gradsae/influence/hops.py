@@ -2,7 +2,7 @@
 
 For an open entry (latent c at position p) some blocks are run at p alone, with c switched off: that
 gives the keys and values of p in them, and p's stream x after the last of them. How much the
-attention output of each later position changes then has a closed form (`gradsae.attention`), and
+attention output of each later position changes then has a closed form (`gradsae.lm.attention`), and
 
     effect = g_x . (x - x') + sum over those blocks l, heads h, positions q > p of
                               g_lhq . (out_lhq - out'_lhq)
@@ -26,11 +26,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.attention import Heads
 from gradsae.errors import UserError
 from gradsae.influence.estimators.gradient import doubt, gradient_and
 from gradsae.influence.target import Target
-from gradsae.prompt import ReadTail, SeenPrompt
+from gradsae.lm.attention import Heads
+from gradsae.prompts.seen import ReadTail, SeenPrompt
 
 
 def read_tail(seen: SeenPrompt) -> ReadTail:

@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.lm import LM
+from gradsae.lm.model import LM
 
 Series = dict[str, list[Any]]
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import torch
 
-from gradsae.bootstrap import mean_interval
 from gradsae.influence.case import Case
 from gradsae.influence.checked import Checked
 from gradsae.influence.listed import Series, latents_of, stacked, tokens_of
 from gradsae.interfaces import Scores, Skipped
-from gradsae.lm import LM
-from gradsae.schema import MAX_SERIES_VALUES
+from gradsae.lm.model import LM
+from gradsae.records.schema import MAX_SERIES_VALUES
 from gradsae.seeds import make_generator
+from gradsae.stats.bootstrap import mean_interval
 
 MAX_CHARACTERS = 2_000
 """Of a prompt in the table of prompts."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.errors import UserError
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 Scalar = Literal["log_prob", "logit", "prob", "logit_diff"]
 SCALARS: tuple[str, ...] = get_args(Scalar)

@@ -14,9 +14,9 @@ from gradsae.influence.summary import summarise
 from gradsae.influence.target import ANY_SCALAR, AnyScalar, make_target, prob
 from gradsae.influence.truth import About, Asked, Truth
 from gradsae.interfaces import LATER, Metric, ModelSource, Scores, Skipped, Source
-from gradsae.prompt import NoActiveLatentError, SeenPrompt, check_weights, see_from
-from gradsae.prompts import Prompt, PromptSet
-from gradsae.sae import SAE
+from gradsae.prompts.seen import NoActiveLatentError, SeenPrompt, check_weights, see_from
+from gradsae.prompts.sets import Prompt, PromptSet
+from gradsae.sae.model import SAE
 from gradsae.seeds import make_generator
 
 VERSION = 2

@@ -17,8 +17,8 @@ from torch import Tensor
 from gradsae.influence.ablation import ablate_all
 from gradsae.influence.target import Target
 from gradsae.interfaces import ModelSource, Skipped
-from gradsae.prompt import SeenPrompt
-from gradsae.sae import SAE
+from gradsae.prompts.seen import SeenPrompt
+from gradsae.sae.model import SAE
 
 
 @final

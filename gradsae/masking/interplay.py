@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradsae.influence.target import Target
 from gradsae.masking.masked import mask_columns, score
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 class Interplay(NamedTuple):

@@ -1,7 +1,7 @@
 """What remains under edits: the answer's score, teacher-forced, and the answer that is written.
 
 A mask switches latents off at every position, those of newly written tokens included. The SAE's
-error is held fixed: the edit is a difference, as in `gradsae.prompt`.
+error is held fixed: the edit is a difference, as in `gradsae.prompts.seen`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from gradsae.influence.ablation import batches, first_read, runs_from
 from gradsae.influence.target import Target, values_of
+from gradsae.lm.rerun import Suffix
 from gradsae.masking.writing import Begun, Later, Writer
-from gradsae.prompt import SeenPrompt
-from gradsae.suffix import Suffix
+from gradsae.prompts.seen import SeenPrompt
 
 
 class Edits(NamedTuple):

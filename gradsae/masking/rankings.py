@@ -19,7 +19,7 @@ from gradsae.influence.estimators.gradient import gradient, written
 from gradsae.influence.estimators.screen_then_verify import in_turn
 from gradsae.influence.target import NextToken, Target
 from gradsae.masking.masked import mask_columns, score
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 ORACLE, GREEDY, MARK, RANDOM = "oracle", "oracle_greedy", "released_mark", "random"
 

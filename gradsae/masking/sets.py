@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 Kind = Literal["top", "bottom", "keep"]
 """top: the K largest are off. bottom: the K smallest positive ones are off, which is the control of

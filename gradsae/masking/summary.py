@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradsae.bootstrap import mean_interval
 from gradsae.interfaces import Scores
-from gradsae.lm import LM
+from gradsae.lm.model import LM
 from gradsae.masking.answers import exact_match, f1
 from gradsae.masking.curves import area, faithfulness
 from gradsae.masking.rankings import ORACLE
@@ -21,6 +20,7 @@ from gradsae.masking.tables import (
     tokens_table,
 )
 from gradsae.masking.trial import Trial
+from gradsae.stats.bootstrap import mean_interval
 
 BASELINE = "mean_act"
 

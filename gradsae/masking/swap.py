@@ -19,8 +19,8 @@ from gradsae.influence.target import Answer, Target
 from gradsae.interfaces import ModelSource
 from gradsae.masking.masked import Edits, Joint, run
 from gradsae.masking.writing import Later, Writer
-from gradsae.questions.question import Question
-from gradsae.sae import SAE
+from gradsae.prompts.questions.question import Question
+from gradsae.sae.model import SAE
 from gradsae.steering.interventions import Chosen, Text, read
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gradsae.influence.listed import latents_of, stacked, tokens_of
-from gradsae.lm import LM
+from gradsae.lm.model import LM
 from gradsae.masking.rankings import ORACLE
 from gradsae.masking.swap import Swap
 from gradsae.masking.trial import Trial

@@ -16,9 +16,9 @@ from gradsae.masking.swap import Side, swap
 from gradsae.masking.tables import Swapped
 from gradsae.masking.trial import MAIN, Settings, Trial, attempt
 from gradsae.masking.writing import Writer
-from gradsae.prompt import NoActiveLatentError
-from gradsae.questions.question import Question, Questions
-from gradsae.sae import SAE
+from gradsae.prompts.questions.question import Question, Questions
+from gradsae.prompts.seen import NoActiveLatentError
+from gradsae.sae.model import SAE
 from gradsae.steering.interventions import Text, read
 
 VERSION = 2

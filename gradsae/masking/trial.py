@@ -16,7 +16,7 @@ from gradsae.masking.masked import Joint, mask_columns, masks, masks_later, run,
 from gradsae.masking.rankings import ORACLE, mark_target, rank
 from gradsae.masking.sets import K, LatentSet, count, kept_latents, sets_of, top
 from gradsae.masking.writing import Writer
-from gradsae.questions.question import Question
+from gradsae.prompts.questions.question import Question
 from gradsae.seeds import make_generator
 from gradsae.steering.interventions import Text
 from gradsae.steering.matched import match, strength

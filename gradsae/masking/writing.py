@@ -2,7 +2,8 @@
 
 The keys and values of the edited question are those of the run that scored it, and those of the
 blocks before the site are clean, so that a written token costs one position. Latents are edited on
-written tokens too. The SAE's error is held fixed: the edit is a difference, as in `gradsae.prompt`.
+written tokens too. The SAE's error is held fixed: the edit is a difference, as in
+`gradsae.prompts.seen`.
 """
 
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae.interfaces import ModelSource
-from gradsae.past import Past, empty_cache, kept_in
-from gradsae.questions.question import Format, Question
-from gradsae.sae import SAE
+from gradsae.lm.key_values import Past, empty_cache, kept_in
+from gradsae.prompts.questions.question import Format, Question
+from gradsae.sae.model import SAE
 
 MORE_TOKENS = 2
 """Written beyond the length of the answer, for what ends it."""

@@ -8,12 +8,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.codes import SparseCodes
 from gradsae.interfaces import Hierarchy, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, merge, ratio_interval
 from gradsae.metrics.joint import join, partner_values, partners
 from gradsae.metrics.truth import Truth, known_rows
-from gradsae.sae import SAE
+from gradsae.sae.codes import SparseCodes
+from gradsae.sae.model import SAE
 
 
 class Context(NamedTuple):

@@ -8,7 +8,7 @@ from gradsae import checks
 from gradsae.interfaces import Scores, Source
 from gradsae.metrics.consistency import consistency
 from gradsae.metrics.selection import describe
-from gradsae.sae import SAE
+from gradsae.sae.model import SAE
 
 
 @final

@@ -11,13 +11,13 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.codes import SparseCodes
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.assignment import best_matching
 from gradsae.metrics.common import as_control, chance_control, merge
 from gradsae.metrics.joint import Joint, as_matrix, join, products
 from gradsae.metrics.truth import known_rows
-from gradsae.sae import SAE
+from gradsae.sae.codes import SparseCodes
+from gradsae.sae.model import SAE
 
 
 class Standard(NamedTuple):

@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gradsae.bootstrap import percentiles, resampled_means
-from gradsae.codes import Codes
 from gradsae.errors import UserError
 from gradsae.interfaces import HeldOut, Scores, Source
 from gradsae.metrics.once import is_sharing, once
-from gradsae.sae import SAE, Pass
+from gradsae.sae.codes import Codes
+from gradsae.sae.model import SAE, Pass
 from gradsae.seeds import make_generator
+from gradsae.stats.bootstrap import percentiles, resampled_means
 
 PASS_ENTRIES = 2**24
 """Rows times latents of one pass: 64 MB where the codes are dense."""

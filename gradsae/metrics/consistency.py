@@ -13,12 +13,12 @@ from scipy.special import stdtrit  # scipy.stats would take a second to import
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gradsae.bootstrap import LEVEL
 from gradsae.interfaces import Scores
 from gradsae.metrics.common import control_name, random_directions
 from gradsae.metrics.matching import BLOCK, max_cosines, one_to_one
 from gradsae.metrics.selection import RULES, Run, n_kept, ranked
 from gradsae.seeds import make_generator
+from gradsae.stats.bootstrap import LEVEL
 
 TAU = 0.9
 MCS = f"consistency/mcs_{TAU}"

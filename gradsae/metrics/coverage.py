@@ -16,7 +16,7 @@ from gradsae.metrics.joint import SPARSE_PAIRS, best_f1, join
 from gradsae.metrics.matching import max_cosines
 from gradsae.metrics.recovery import feature_rate_errors
 from gradsae.metrics.truth import Truth, known_rows
-from gradsae.sae import SAE
+from gradsae.sae.model import SAE
 
 DECADES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.codes import Codes, SparseCodes
 from gradsae.interfaces import Scores, Skipped, Source
 from gradsae.metrics.common import (
     as_control,
@@ -20,7 +19,8 @@ from gradsae.metrics.common import (
 )
 from gradsae.metrics.matching import MAX_PAIRS, OnMatched, one_to_one
 from gradsae.metrics.truth import known_rows
-from gradsae.sae import SAE
+from gradsae.sae.codes import Codes, SparseCodes
+from gradsae.sae.model import SAE
 from gradsae.seeds import make_generator
 
 

@@ -14,12 +14,12 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gradsae.codes import Codes, SparseCodes
 from gradsae.metrics.assignment import ENTRIES
 from gradsae.metrics.common import directions, encode
 from gradsae.metrics.detection import matched_latents, slice_rows
 from gradsae.metrics.truth import Truth, joined
-from gradsae.sae import SAE
+from gradsae.sae.codes import Codes, SparseCodes
+from gradsae.sae.model import SAE
 
 MAX_ENTRIES = 2**25
 """Most open entries held: 400 MB, and twice that while products are made. Reached only where a

@@ -13,7 +13,7 @@ from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.joint import Joint, join
 from gradsae.metrics.splitting import near
 from gradsae.metrics.truth import Truth, known_rows
-from gradsae.sae import SAE
+from gradsae.sae.model import SAE
 
 
 def latent_hits(joint: Joint, feature_of: Int[Tensor, " d_sae"]) -> Int[Tensor, " d_sae"]:

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from gradsae import checks
 from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
-from gradsae.lm import LM
+from gradsae.lm.model import LM
+from gradsae.lm.sites import Site
 from gradsae.metrics.common import ratio_interval
-from gradsae.sae import SAE
-from gradsae.sites import Site
+from gradsae.sae.model import SAE
 
 Dropped = Callable[[Tensor, Tensor], Tensor]
 """(token_ids [batch pos], acts [batch pos d_in]) -> positions that keep the model's activation."""

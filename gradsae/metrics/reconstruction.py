@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 from gradsae import checks
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.common import forward, held_out, merge, ratio_interval
-from gradsae.sae import SAE
+from gradsae.sae.model import SAE
 
 DENSE_RATE = 0.1
 """A latent that fires on a larger share of rows counts as dense."""

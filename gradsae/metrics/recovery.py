@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.codes import SparseCodes
 from gradsae.interfaces import KnownSource, Scores, Skipped, Source
 from gradsae.metrics.common import (
     as_control,
@@ -19,7 +18,8 @@ from gradsae.metrics.common import (
 )
 from gradsae.metrics.matching import MAX_PAIRS, OnMatched, max_cosines, one_to_one
 from gradsae.metrics.truth import unknown
-from gradsae.sae import SAE
+from gradsae.sae.codes import SparseCodes
+from gradsae.sae.model import SAE
 
 TAUS = (0.8, 0.9, 0.95)
 PRECISION_TAU = 0.9

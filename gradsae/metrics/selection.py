@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae.metrics.common import directions, encode
-from gradsae.sae import SAE
+from gradsae.sae.model import SAE
 
 RULES = {"act": "peak", "z": "z", "rate": "rate", "mean": "mean"}
 """The field of `Run` that each rule ranks by: maximum activation, Z-score, firing rate, mean."""

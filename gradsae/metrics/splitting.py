@@ -13,7 +13,7 @@ from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.matching import BLOCK
 from gradsae.metrics.truth import unknown
-from gradsae.sae import SAE
+from gradsae.sae.model import SAE
 
 
 class Near(NamedTuple):

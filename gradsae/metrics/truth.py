@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.codes import Codes, SparseCodes
 from gradsae.interfaces import KnownSource, Skipped, Source
 from gradsae.metrics.common import held_out
+from gradsae.sae.codes import Codes, SparseCodes
 
 
 class Truth(NamedTuple):

@@ -20,12 +20,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from gradsae.corpora import SPLITS, Split
 from gradsae.errors import UserError
-from gradsae.files import check_writable, write_whole
-from gradsae.lm import LM
+from gradsae.lm.model import LM
+from gradsae.lm.sites import Site
 from gradsae.seeds import make_generator
-from gradsae.sites import Site
+from gradsae.sources.corpora import SPLITS, Split
 from gradsae.sources.store import (
     META,
     STORE_DTYPES,
@@ -36,6 +35,7 @@ from gradsae.sources.store import (
     read_json,
     read_shard,
 )
+from gradsae.storage.files import check_writable, write_whole
 
 SHARD_TOKENS = 32_768
 """Tokens read for one shard: what a kill can cost (13 s at 2,600 tokens/s)."""

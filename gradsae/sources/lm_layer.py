@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.corpora import SPLITS, Corpus, Split
 from gradsae.interfaces import HeldOut, ModelSource
-from gradsae.lm import LM, load
-from gradsae.models import LanguageModel, plain
-from gradsae.provenance import ROOT
+from gradsae.lm.model import LM, load
+from gradsae.lm.sites import Site, SiteKind
+from gradsae.lm.spec import LanguageModel, plain
+from gradsae.records.provenance import ROOT
 from gradsae.seeds import make_generator
-from gradsae.sites import Site, SiteKind
+from gradsae.sources.corpora import SPLITS, Corpus, Split
 from gradsae.sources.harvest import Harvest
 from gradsae.sources.store import STORE_DTYPES, Recipe, Store, is_complete, open_store
 from gradsae.sources.streams import ShuffledStream

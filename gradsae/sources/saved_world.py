@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.cache import sha256_file
 from gradsae.interfaces import HeldOut, KnownSource
 from gradsae.sources.saelens_world import files, load
 from gradsae.sources.streams import DrawnStream
 from gradsae.sources.world.parts import World
 from gradsae.sources.world.sampler import Sampler
+from gradsae.storage.cache import sha256_file
 
 VERSION = 1
 

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gradsae.cache import sha256_file
-from gradsae.corpora import SPLITS, Split
 from gradsae.errors import UserError
-from gradsae.records import content_id
+from gradsae.records.record import content_id
+from gradsae.sources.corpora import SPLITS, Split
+from gradsae.storage.cache import sha256_file
 
 VERSION = 1
 """Of the harvest: goes up when the same recipe would give other rows."""

@@ -8,9 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gradsae import checks, kernels
-from gradsae.codes import SparseCodes, from_rows
+from gradsae import checks
 from gradsae.interfaces import LATER, HeldOut, KnownSource, is_shown
+from gradsae.sae import kernels
+from gradsae.sae.codes import SparseCodes, from_rows
 from gradsae.seeds import make_generator
 from gradsae.sources.common import (
     Directions,

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae import checks, kernels
-from gradsae.codes import SparseCodes
+from gradsae import checks
 from gradsae.interfaces import HeldOut, KnownSource
+from gradsae.sae import kernels
+from gradsae.sae.codes import SparseCodes
 from gradsae.seeds import make_generator
 from gradsae.sources.common import check_world, exact_support, row_offsets, true_directions
 from gradsae.sources.streams import DrawnStream

@@ -6,9 +6,9 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from gradsae.corpora import Corpus, Split, pack
 from gradsae.errors import UserError
-from gradsae.lm import LM
+from gradsae.lm.model import LM
+from gradsae.sources.corpora import Corpus, Split, pack
 
 CHARS_PER_TOKEN = 8
 """More than any language model needs on average: 4.5 for SmolLM2 on English prose."""

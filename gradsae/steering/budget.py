@@ -15,9 +15,9 @@ from gradsae import checks
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import NextToken
 from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
-from gradsae.prompt import NoActiveLatentError
-from gradsae.prompts import Prompt, PromptSet
-from gradsae.sae import SAE
+from gradsae.prompts.seen import NoActiveLatentError
+from gradsae.prompts.sets import Prompt, PromptSet
+from gradsae.sae.model import SAE
 from gradsae.seeds import make_generator
 from gradsae.steering.budget_summary import summarise
 from gradsae.steering.climb import Budget, Climb, climb

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from gradsae.bootstrap import mean_interval
 from gradsae.interfaces import Scores, Skipped
+from gradsae.stats.bootstrap import mean_interval
 from gradsae.steering.climb import Climb
 from gradsae.steering.prediction import Statistic, predicts, predicts_better
 from gradsae.steering.selectors import MAIN

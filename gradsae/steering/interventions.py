@@ -2,7 +2,8 @@
 
     activation(edited) = clean + (edited - codes) * scale @ directions
 
-as in `gradsae.prompt`: the SAE's error is held fixed, and what changes nothing leaves every bit.
+as in `gradsae.prompts.seen`: the SAE's error is held fixed, and what changes nothing leaves every
+bit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.interfaces import ModelSource
-from gradsae.prompt import SeenPrompt, see_from
-from gradsae.sae import SAE
+from gradsae.prompts.seen import SeenPrompt, see_from
+from gradsae.sae.model import SAE
 
 Mode = Literal["scale", "set", "add"]
 MODES: tuple[str, ...] = get_args(Mode)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae.interfaces import Skipped
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 from gradsae.steering.interventions import Chosen
 
 

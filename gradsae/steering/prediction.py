@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradsae.bootstrap import mean_interval
-from gradsae.influence.agreement import spearman
 from gradsae.interfaces import Skipped
+from gradsae.stats.agreement import spearman
+from gradsae.stats.bootstrap import mean_interval
 
 EFFECT = "effect_at_kl"
 

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gradsae.interfaces import ModelSource
-from gradsae.sae import SAE
+from gradsae.sae.model import SAE
 from gradsae.steering.interventions import Chosen, Intervention, read
 
 

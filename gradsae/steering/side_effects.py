@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource
-from gradsae.prompt import NoActiveLatentError
-from gradsae.prompts import Prompt
-from gradsae.sae import SAE
+from gradsae.prompts.seen import NoActiveLatentError
+from gradsae.prompts.sets import Prompt
+from gradsae.sae.model import SAE
 from gradsae.steering.interventions import Chosen, Intervention, Text, read, rerun
 
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.bootstrap import percentiles, resampled_means
 from gradsae.interfaces import Scores
+from gradsae.stats.bootstrap import percentiles, resampled_means
 from gradsae.steering.interventions import OFF, Intervention
 from gradsae.steering.selectors import MAIN
 from gradsae.steering.trial import Trial

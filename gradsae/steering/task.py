@@ -10,10 +10,10 @@ from tqdm import tqdm
 from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
-from gradsae.lm import LM
-from gradsae.prompt import NoActiveLatentError
-from gradsae.prompts import Prompt, PromptSet
-from gradsae.sae import SAE
+from gradsae.lm.model import LM
+from gradsae.prompts.seen import NoActiveLatentError
+from gradsae.prompts.sets import Prompt, PromptSet
+from gradsae.sae.model import SAE
 from gradsae.seeds import make_generator
 from gradsae.steering.interventions import OFF, Intervention, Text, read
 from gradsae.steering.samples import Sample, sample_texts

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy import sparse
 from torch import Tensor
 
-from gradsae.codes import SparseCodes
+from gradsae.sae.codes import SparseCodes
 
 DUPLICATE = 0.95
 """Atoms of a trained dictionary with a cosine above this are one feature, found twice."""

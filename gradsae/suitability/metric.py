@@ -6,7 +6,7 @@ from typing import final
 from gradsae import checks
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, merge
-from gradsae.sae import SAE
+from gradsae.sae.model import SAE
 from gradsae.suitability import conditions, quantities, references
 from gradsae.suitability.evidence import Evidence, merged
 from gradsae.suitability.quantities import Raw

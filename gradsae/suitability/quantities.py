@@ -9,7 +9,7 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gradsae.codes import SparseCodes
+from gradsae.sae.codes import SparseCodes
 from gradsae.suitability.evidence import to_scipy
 from gradsae.suitability.theorem import Estimate
 

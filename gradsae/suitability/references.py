@@ -11,18 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.codes import SparseCodes, from_dense
 from gradsae.errors import UserError
-from gradsae.fit import FitSettings, Training, fit
-from gradsae.ica import fast_ica
 from gradsae.interfaces import HeldOut, KnownSource, Source
 from gradsae.metrics.common import directions, encode
 from gradsae.optim import Optim
-from gradsae.sae import SAE
+from gradsae.sae.codes import SparseCodes, from_dense
+from gradsae.sae.model import SAE
 from gradsae.seeds import Seeds, make_generator
+from gradsae.stats.ica import fast_ica
 from gradsae.suitability.evidence import Evidence, merged
 from gradsae.suitability.quantities import MAX_PAIRS
 from gradsae.trainers.topk import TopK
+from gradsae.training.fit import FitSettings, Training, fit
 
 MORE_ROWS = 1 << 19
 """Rows of true codes that are drawn: rho_2 of 512 features with rate .01 to a third of itself."""

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae import checks, kernels
-from gradsae.kernels.gates import TopKGate
-from gradsae.sae import SAE, Pass
+from gradsae import checks
+from gradsae.sae import kernels
+from gradsae.sae.kernels.gates import TopKGate
+from gradsae.sae.model import SAE, Pass
 from gradsae.trainers.common import HostCount, positions
 
 _N_DEAD: WeakKeyDictionary[SAE, tuple[int, HostCount]] = WeakKeyDictionary()

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.interfaces import Loss, Progress, Trainer
-from gradsae.kernels.gates import BatchTopKGate
-from gradsae.normalise import Mode
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Pass
+from gradsae.sae.kernels.gates import BatchTopKGate
+from gradsae.sae.model import SAE, Pass
+from gradsae.sae.normalise import Mode
 from gradsae.trainers.batchwise import Batchwise
 from gradsae.trainers.common import fvu, l0, squared_error
 

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae import checks, kernels
-from gradsae.codes import Codes
-from gradsae.kernels.gates import BatchTopKGate
-from gradsae.normalise import MODES, Mode
-from gradsae.sae import SAE, Architecture, Pass
+from gradsae import checks
+from gradsae.sae import kernels
+from gradsae.sae.codes import Codes
+from gradsae.sae.kernels.gates import BatchTopKGate
+from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.normalise import MODES, Mode
 from gradsae.trainers.auxk import AuxK
 from gradsae.trainers.common import fresh, geometric_median
 

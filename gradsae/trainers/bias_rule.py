@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.codes import Codes
 from gradsae.interfaces import KnownSource, Progress
-from gradsae.sae import SAE
+from gradsae.sae.codes import Codes
+from gradsae.sae.model import SAE
 
 TARGETS = {"v1": (0.1, 0.001), "iclr": (0.5, 0.001)}
 """Highest and lowest target rate of each version of the paper."""

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import mse_loss, normalize
 
-from gradsae.codes import Codes
 from gradsae.interfaces import Progress
-from gradsae.normalise import fit_normaliser
-from gradsae.sae import SAE, Architecture
+from gradsae.sae.codes import Codes
+from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.normalise import fit_normaliser
 
 
 def random_directions(

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.ica import fast_ica
 from gradsae.interfaces import HIDDEN, Biased, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Architecture, Pass
+from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.stats.ica import fast_ica
 from gradsae.trainers.common import random_directions
 
 NAMES = {"random": "random", "pca": "pca", "ica": "ica", "features": "ceiling"}
@@ -43,7 +43,7 @@ class Control(Trainer):
     """Most open latents of a row."""
     encoder: Literal["linear", "pursuit"] = "linear"
     """linear: the k largest projections (ica: unmixed signals). pursuit: see
-    `gradsae.kernels.pursuit`."""
+    `gradsae.sae.kernels.pursuit`."""
     tolerance: float = 0.01
     """Share of a row's norm that a pursuit may leave."""
     centre: bool = True

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae import checks, kernels
+from gradsae import checks
 from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
-from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Architecture, Pass
+from gradsae.sae import kernels
+from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.normalise import MODES, Mode, fit_normaliser
 from gradsae.trainers.bias_rule import BiasRule, Rates
 from gradsae.trainers.common import fvu, l0, random_directions, squared_error
 

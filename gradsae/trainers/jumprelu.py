@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae import checks, kernels
+from gradsae import checks
 from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
-from gradsae.kernels.gates import per_entry
-from gradsae.kernels.jump import step
-from gradsae.normalise import MODES, Mode
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Architecture, Pass
+from gradsae.sae import kernels
+from gradsae.sae.kernels.gates import per_entry
+from gradsae.sae.kernels.jump import step
+from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.normalise import MODES, Mode
 from gradsae.trainers.bias_rule import BiasRule
 from gradsae.trainers.common import fresh, fvu, l0, mean, risen, squared_error
 

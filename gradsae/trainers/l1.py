@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.interfaces import LATER, Loss, Progress, Trainer
-from gradsae.normalise import MODES, Mode, fit_normaliser
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Architecture, Pass
+from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.normalise import MODES, Mode, fit_normaliser
 from gradsae.trainers.common import (
     fvu,
     l0,

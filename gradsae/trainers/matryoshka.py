@@ -8,14 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae import checks, kernels
-from gradsae.codes import Codes, DenseCodes, SparseCodes
+from gradsae import checks
 from gradsae.interfaces import Loss, Progress, Trainer
-from gradsae.kernels.gates import BatchTopKGate
-from gradsae.kernels.precision import Precision
-from gradsae.normalise import Mode
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Pass
+from gradsae.sae import kernels
+from gradsae.sae.codes import Codes, DenseCodes, SparseCodes
+from gradsae.sae.kernels.gates import BatchTopKGate
+from gradsae.sae.kernels.precision import Precision
+from gradsae.sae.model import SAE, Pass
+from gradsae.sae.normalise import Mode
 from gradsae.trainers.batchwise import Batchwise
 from gradsae.trainers.common import fvu, l0, squared_error
 

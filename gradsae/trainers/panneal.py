@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae import checks, kernels
-from gradsae.codes import Codes
+from gradsae import checks
 from gradsae.interfaces import Loss, Progress, Trainer
-from gradsae.normalise import MODES, Mode
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Architecture, Pass
+from gradsae.sae import kernels
+from gradsae.sae.codes import Codes
+from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.normalise import MODES, Mode
 from gradsae.trainers.common import fresh, fvu, l0, mean, risen, squared_error
 
 RECENT = 10

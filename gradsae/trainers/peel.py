@@ -8,12 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gradsae import checks, kernels
-from gradsae.codes import Codes, SparseCodes
+from gradsae import checks
 from gradsae.interfaces import Loss, Progress, Trainer
-from gradsae.normalise import MODES, Mode
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Architecture, Pass
+from gradsae.sae import kernels
+from gradsae.sae.codes import Codes, SparseCodes
+from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.normalise import MODES, Mode
 from gradsae.seeds import make_generator
 from gradsae.trainers.common import fresh, fvu, l0, mean, squared_error
 
@@ -31,7 +32,7 @@ class Peel(Trainer):
     The model: latent j is there with probability p_j and then has a size near m, the same for all;
     what is left is noise of variance s^2 per dimension. A row is explained by the latent that
     stands out most, and so on, each taken only where being there is the likelier of the two
-    (`gradsae.kernels.peel`):
+    (`gradsae.sae.kernels.peel`):
 
         threshold_j = m / 2 + s^2 / m * log((1 - p_j) / p_j)
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.errors import UserError
-from gradsae.interchange import load
-from gradsae.interchange.released import Place
 from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
+from gradsae.lm.sites import Site, parse_site
 from gradsae.optim import Optim
-from gradsae.sae import SAE, Pass
-from gradsae.sites import Site, parse_site
+from gradsae.sae.formats import load
+from gradsae.sae.formats.released import Place
+from gradsae.sae.model import SAE, Pass
 
 
 @final

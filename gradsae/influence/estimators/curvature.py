@@ -26,7 +26,7 @@ from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.target import Target
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 STEP = 0.125
 """Share of its value that a probe moves each latent by; the error is of the order of its square."""

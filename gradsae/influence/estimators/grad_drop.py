@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.backward import Rules, Switch
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.ruled import open_tail
 from gradsae.influence.target import Target, evaluate
-from gradsae.prompt import SeenPrompt
+from gradsae.lm.backward_rules import Rules, Switch
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

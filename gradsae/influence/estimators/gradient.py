@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradsae.errors import UserError
 from gradsae.influence.target import Target, evaluate
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 def gradient(

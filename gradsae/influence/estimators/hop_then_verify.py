@@ -33,7 +33,7 @@ from gradsae.influence.estimators.screen_then_verify import payable
 from gradsae.influence.hops import Hops, read_tail, screen
 from gradsae.influence.target import Target
 from gradsae.influence.truths.entry import by_latent, latent_columns, split_entries
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 ALIKE = 0.3
 """Share of the variance of error / doubt that entries of one position have in common (LOG)."""

@@ -20,7 +20,7 @@ from gradsae import checks
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.target import Target
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

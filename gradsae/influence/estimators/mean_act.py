@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import Target
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

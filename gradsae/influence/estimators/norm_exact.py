@@ -22,7 +22,7 @@ from gradsae.influence.estimators.gradient import gradient_and, gradient_cost
 from gradsae.influence.estimators.ruled import open_tail
 from gradsae.influence.target import Target
 from gradsae.influence.truths.entry import by_latent, split_entries
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

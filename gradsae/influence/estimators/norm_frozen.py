@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.backward import Rules
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.gradient import gradient_cost
 from gradsae.influence.estimators.ruled import ruled_scores
 from gradsae.influence.target import Target
-from gradsae.prompt import SeenPrompt
+from gradsae.lm.backward_rules import Rules
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

@@ -23,7 +23,7 @@ from gradsae import checks
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.ruled import open_tail
 from gradsae.influence.target import Target
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

@@ -29,7 +29,7 @@ from gradsae.influence.estimators.screen_then_verify import (
     position_share,
 )
 from gradsae.influence.target import Target
-from gradsae.prompt import PartTail, SeenPrompt
+from gradsae.prompts.seen import PartTail, SeenPrompt
 
 BATCH_ROWS = 32
 

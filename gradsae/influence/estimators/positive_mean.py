@@ -17,7 +17,7 @@ from torch import Tensor
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.gradient import gradient, gradient_cost
 from gradsae.influence.target import NextToken, Target
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

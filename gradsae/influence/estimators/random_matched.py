@@ -17,7 +17,7 @@ from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import gradient_cost, written
 from gradsae.influence.target import Target
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

@@ -3,11 +3,11 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.backward import Rules
 from gradsae.errors import UserError
 from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.target import Target
-from gradsae.prompt import OpenTail, SeenPrompt
+from gradsae.lm.backward_rules import Rules
+from gradsae.prompts.seen import OpenTail, SeenPrompt
 
 
 def open_tail(seen: SeenPrompt) -> OpenTail:

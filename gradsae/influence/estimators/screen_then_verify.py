@@ -24,7 +24,7 @@ from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.gradient import written
 from gradsae.influence.target import Target
 from gradsae.interfaces import LATER
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 First = Literal["score", "both", "size"]
 

@@ -19,9 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.codes import DenseCodes
 from gradsae.influence.truth import About, Singles, Truth
-from gradsae.sae import SAE
+from gradsae.sae.codes import DenseCodes
+from gradsae.sae.model import SAE
 
 Kind = Literal["mean", "resample"]
 

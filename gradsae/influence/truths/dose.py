@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.influence.truth import About, Singles, Truth
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae.influence.truth import About, Singles, Truth
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

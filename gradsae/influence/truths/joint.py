@@ -19,7 +19,7 @@ from gradsae.influence.ablation import effects_of
 from gradsae.influence.target import Target
 from gradsae.influence.truth import About, Asked, Measured, Truth
 from gradsae.interfaces import Skipped
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

@@ -23,7 +23,7 @@ from gradsae import checks
 from gradsae.influence.ablation import first_read, runs_from
 from gradsae.influence.target import Target, evaluate_all
 from gradsae.influence.truth import About, Asked, Measured, Truth
-from gradsae.prompt import SeenPrompt
+from gradsae.prompts.seen import SeenPrompt
 
 
 @final

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from gradsae.cache import cache_root, cached_folder
-from gradsae.records import content_id
+from gradsae.records.record import content_id
 from gradsae.seeds import make_generator
+from gradsae.storage.cache import cache_root, cached_folder
 
 VERSION = 1
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, final
 import numpy as np
 import torch
 
-from gradsae.codes import SparseCodes
-from gradsae.kernels.loops import as_numpy, even, in_parts
+from gradsae.sae.codes import SparseCodes
+from gradsae.sae.kernels.loops import as_numpy, even, in_parts
 from gradsae.sources.common import row_offsets
 from gradsae.sources.world.loops import BLOCK, SURE, TILE, draw_blocks, pack
 from gradsae.sources.world.parts import World, conditional_law, positive_share

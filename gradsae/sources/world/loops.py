@@ -15,7 +15,7 @@ import math
 import numpy as np
 from scipy.special import ndtr
 
-from gradsae.kernels.loops import compiled
+from gradsae.sae.kernels.loops import compiled
 
 BLOCK = 16
 """Rows that share a tile of gains while it is in the cache."""

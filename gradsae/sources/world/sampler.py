@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae import kernels
-from gradsae.codes import SparseCodes
 from gradsae.interfaces import HeldOut
+from gradsae.sae import kernels
+from gradsae.sae.codes import SparseCodes
 from gradsae.seeds import make_generator
 from gradsae.sources.streams import DrawnStream
 from gradsae.sources.world.draw import Plan

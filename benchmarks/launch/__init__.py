@@ -1,0 +1,1 @@
+"""How a sweep is launched and what it reports at its end."""

@@ -1,0 +1,121 @@
+"""Plain text tables for the terminal."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.results.labels import labels, printable
+from benchmarks.results.reading import LOCAL_ORIGIN, Entry
+from benchmarks.results.rows import columns, make_lines
+from benchmarks.results.settings import Cell, Estimate, inside, make_cells
+from benchmarks.results.vocabulary import ONLY_ON_THE_BOARD, VARIANTS, format_score, header
+from gradsae.records.record import Record
+
+MAX_CELL = 200  # characters
+
+
+def console_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns under a rule; columns of numbers are set flush right."""
+    cells = [[printable(text, MAX_CELL) for text in row] for row in [headers, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(map(_is_numeric, column[1:])) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
+
+
+def summary_table(records: Iterable[Record]) -> str:
+    """Main scores, a table per task, version and source: a row per method, means over seeds."""
+    entries = [Entry(record=r, path=Path(f"{r.id}.json"), origin=LOCAL_ORIGIN) for r in records]
+    tables: dict[tuple[str, int, str], list[Cell]] = {}
+    for cell in make_cells(entries):
+        key = (cell.task, cell.first.task["version"], source_name(cell))
+        tables.setdefault(key, []).append(cell)
+    return "\n\n".join(_summary(cells) for cells in tables.values())
+
+
+def mean_text(estimate: Estimate | None) -> str:
+    """`0.912 ±0.013`: the mean, and half of the 95 % interval over seeds where there is one."""
+    if estimate is None:
+        return "-"
+    text = format_score(estimate.mean)
+    if estimate.over != "seeds" or estimate.high is None:
+        return text
+    return f"{text} ±{format_score(estimate.high - estimate.mean)}"
+
+
+def source_name(cell: Cell) -> str:
+    """`resid_post.15 code` for a layer, the name of the source elsewhere."""
+    parts = [cell.site, cell.part("corpus", "name") or ""]
+    return " ".join(filter(None, map(str, parts))) or str(cell.part("source", "name") or "?")
+
+
+def _summary(cells: Sequence[Cell]) -> str:
+    lines = make_lines(cells, labels(cells))
+    task = cells[0].first.task
+    names = [name for name in columns(task["name"], lines) if name not in ONLY_ON_THE_BOARD]
+    n_inside = [line.n_inside for line in lines]
+    counted = [inside(names[0])] if names and None not in n_inside else []
+    rows = [
+        [
+            line.label,
+            str(line.cell.n_seeds),
+            *([str(n)] if counted else []),
+            *(mean_text(line.estimate(name)) for name in names),
+            format_score(line.cell.seconds),
+            _records(line.cell),
+        ]
+        for line, n in zip(lines, n_inside, strict=True)
+    ]
+    title = f"{task['name']}, version {task['version']}, on {source_name(cells[0])}"
+    headers = ["method", "seeds", *counted, *map(header, names), "seconds", "record"]
+    noise = [text for cell in cells if (text := noise_text(cell))]
+    further = [text for cell in cells if (text := further_table(cell))]
+    return "\n".join([printable(title, MAX_CELL), console_table(headers, rows), *noise, *further])
+
+
+def further_table(cell: Cell) -> str | None:
+    """Spearman for each further scalar and truth that was asked of a cell, a column each."""
+    first = "influence/spearman."
+    found = [n.removeprefix(first) for n in cell.first.scores if n.startswith(first)]
+    if not found:
+        return None
+    asked = list(dict.fromkeys(name.partition("/")[0] for name in found))
+    rows = [
+        [
+            VARIANTS.get(estimator, estimator),
+            *(mean_text(cell.estimate(f"{first}{label}/{estimator}")) for label in asked),
+        ]
+        for estimator in dict.fromkeys(name.partition("/")[2] for name in found)
+    ]
+    title = f"\nSpearman for further scalars and truths ({_records(cell)})"
+    return f"{title}\n{console_table(['estimator', *asked], rows)}"
+
+
+def noise_text(cell: Cell) -> str | None:
+    """What rounding alone does to the target beside a typical true effect; of influence only."""
+    found = [
+        cell.mean(f"influence/{name}")
+        for name in ("noise_floor/no_op_edit", "noise_floor", "median_abs_effect", "above_noise")
+    ]
+    if None in found:
+        return None
+    no_op, rounding, effect, above = map(format_score, found)
+    return (
+        f"noise floor ({_records(cell)}): {no_op} by edits that change nothing, {rounding} by "
+        f"rounding; median |effect| {effect}, share above the floor {above}"
+    )
+
+
+def _records(cell: Cell) -> str:
+    return cell.first.id if len(cell.records) == 1 else f"{len(cell.records)} records"
+
+
+def _is_numeric(text: str) -> bool:
+    return text[:1] in set("0123456789+-.") or text == ""

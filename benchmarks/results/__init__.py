@@ -1,0 +1,1 @@
+"""Records read for tables, figures and the board."""

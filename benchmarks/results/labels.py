@@ -1,0 +1,100 @@
+"""Names of cells, for rows and legends: what tells a method from its like, and no more."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.results.reading import LOCAL_ORIGIN
+from benchmarks.results.settings import METHODS, Cell
+
+MAX_LABEL = 60  # characters
+
+NAMES = {"label", "experiment"}
+ALWAYS = {"k", "l1"}
+"""Hyperparameters that set the sparsity: shown also where they do not differ."""
+
+NOT_HYPERPARAMETERS = {"name", "_target_", "n_latents", "d_sae"}
+
+
+def labels(cells: Sequence[Cell]) -> list[str]:
+    """A name for each cell: its label, or the method and what tells it from its like."""
+    names = [_label(cell, [c for c in cells if c.method == cell.method]) for cell in cells]
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [i for i, other in enumerate(names) if other == name]
+        for i, more in zip(same, differences([cells[i] for i in same]), strict=True):
+            names[i] = f"{name} ({more})"
+    return names
+
+
+def differences(cells: Sequence[Cell], parts: Sequence[str] | None = None) -> list[str]:
+    """What tells cells of one name apart: up to two fields of the config, or the record's id.
+
+    With `parts`, only fields of these parts of the config.
+    """
+    configs = [cell.first.config for cell in cells]
+    if parts is not None:
+        configs = [{k: v for k, v in config.items() if k in parts} for config in configs]
+    flat = [dict(_flat(seedless(config))) for config in configs]
+    keys = [k for k in flat[0] if len({str(one.get(k)) for one in flat}) > 1 and k not in NAMES]
+    for n in range(1, min(2, len(keys)) + 1):
+        texts = [
+            ", ".join(f"{k.rpartition('.')[2]}={_value(one.get(k))}" for k in keys[:n])
+            for one in flat
+        ]
+        if len(set(texts)) == len(texts):
+            return texts
+    if len({cell.origin for cell in cells}) == len(cells):
+        return [cell.origin.replace(LOCAL_ORIGIN, "this machine") for cell in cells]
+    return [f"{cell.origin} {cell.first.id[:6]}" for cell in cells]
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else key)
+    else:
+        yield path, value
+
+
+def _label(cell: Cell, alike: Sequence[Cell]) -> str:
+    given = cell.first.config.get("label")
+    if isinstance(given, str) and given.strip():
+        return printable(given.strip(), MAX_LABEL)
+    name = METHODS.get(cell.method, cell.method)
+    mine = hyperparameters(cell)
+    telling = [
+        key
+        for key in mine
+        if key in ALWAYS or any(hyperparameters(other).get(key) != mine[key] for other in alike)
+    ]
+    words = [name, *(f"{key}={_value(mine[key])}" for key in telling)]
+    return printable(" ".join(words), MAX_LABEL)
+
+
+def printable(text: str, limit: int) -> str:
+    """One line of limited length: a record from a stranger must not steer a terminal or page."""
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def hyperparameters(cell: Cell) -> dict[str, Any]:
+    trainer = cell.first.config.get("trainer")
+    if not isinstance(trainer, dict):
+        return {}
+    return {
+        key: value
+        for key, value in trainer.items()
+        if key not in NOT_HYPERPARAMETERS and isinstance(value, str | int | float)
+    }
+
+
+def _value(value: Any) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number:
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1e4 and value == round(value) else f"{value:g}"
+
+
+def seedless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: seedless(v) for k, v in value.items() if k not in {"seed", "seeds"}}
+    return value

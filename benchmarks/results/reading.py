@@ -1,0 +1,75 @@
+"""Which records a command reads, and how a command fails."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradsae.errors import UserError
+from gradsae.records.record import LOCAL, PUBLISHED, Record, load_folder
+
+LOCAL_ORIGIN, OWN_ORIGIN = "local", "own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A record and where it was found."""
+
+    record: Record
+    path: Path
+    origin: str
+    """`local`: this machine; `own`: published by the project; else the collaborator's folder."""
+
+
+def add_records_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--records",
+        default="both",
+        metavar="local|published|both|DIR",
+        help="records to read: of this machine, published, both (a published record hides the "
+        "local one of the same id), or a folder (default: %(default)s)",
+    )
+
+
+def read(choice: str) -> list[Entry]:
+    """Records of a choice; damaged ones are named on stderr and left out."""
+    folders = {"local": [LOCAL], "published": [PUBLISHED], "both": [PUBLISHED, LOCAL]}
+    if choice not in folders and not Path(choice).is_dir():
+        raise UserError(f"--records {choice}: it must be local, published, both or a folder")
+    entries: list[Entry] = []
+    for folder in folders.get(choice, [Path(choice)]):
+        found = _read_tree(folder)
+        hidden = {entry.record.id for entry in entries if entry.origin == OWN_ORIGIN}
+        entries += [entry for entry in found if entry.record.id not in hidden]
+    return entries
+
+
+def command(main: Callable[[], None]) -> int:
+    """Run a command: 0, or 1 with the message alone where the input was bad."""
+    try:
+        main()
+    except UserError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _read_tree(folder: Path) -> list[Entry]:
+    """The folder's own records, then one folder per collaborator."""
+    own = OWN_ORIGIN if folder.resolve() == PUBLISHED else LOCAL_ORIGIN
+    inner = sorted(path for path in folder.glob("*") if path.is_dir())
+    entries: list[Entry] = []
+    for place, origin in [(folder, own), *((path, path.name) for path in inner)]:
+        found, problems = load_folder(place)
+        for problem in problems:
+            print(f"left out: {problem}", file=sys.stderr)
+        entries += [
+            Entry(record=record, path=place / f"{record.id}.json", origin=origin)
+            for record in found
+        ]
+    return entries

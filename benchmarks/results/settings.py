@@ -1,0 +1,205 @@
+"""Cells: the records of one method on one source, over their seeds."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from benchmarks.results.reading import Entry
+from gradsae.records.record import Record, group_by_seed, group_key, mean_interval, part
+
+MIN_SEEDS = 3
+"""Below this there is no interval over seeds and no rank."""
+
+ASKED = ("influence/prompts", "masking/questions")
+"""What `n` of a record calls that of which an SAE was asked."""
+
+METHODS = {
+    "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "matryoshka": "Matryoshka",
+    "l1": "L1",
+    "panneal": "p-anneal",
+    "gated": "Gated",
+    "jumprelu": "JumpReLU",
+    "jumprelu_tanh": "JumpReLU (tanh)",
+    "gba": "GBA",
+    "gba_oracle": "GBA, true rates",
+    "ba": "BA",
+    "topk_rule": "TopK, GBA's rule",
+    "jumprelu_rule": "JumpReLU, GBA's rule",
+    "peel": "peel",
+    "untrained": "untrained TopK",
+    "random": "random atoms",
+    "pca": "PCA",
+    "ica": "ICA",
+    "ceiling_linear": "true features, TopK's encoder",
+    "ceiling": "true features, pursuit",
+}
+"""Names for people, in the order of tables and legends; a control stands last."""
+
+
+class Estimate(NamedTuple):
+    """A score with its 95 % interval, and over what the interval is taken."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    over: str
+    """`seeds`; `prompts`, `windows` or `rows` of one record; empty where there is no interval."""
+
+
+def inside(score: str) -> str:
+    """What the interval of a score within one record is taken over."""
+    kinds = {
+        **{"influence": "prompts", "steering": "prompts", "budget": "prompts"},
+        **{"masking": "contexts", "lm": "windows"},
+    }
+    return kinds.get(score.partition("/")[0], "rows")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """Entries that differ in nothing but their seeds, and come from one origin."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def records(self) -> list[Record]:
+        return [entry.record for entry in self.entries]
+
+    @property
+    def first(self) -> Record:
+        return self.entries[0].record
+
+    @property
+    def origin(self) -> str:
+        return self.entries[0].origin
+
+    @property
+    def task(self) -> str:
+        return self.first.task["name"]
+
+    @property
+    def key(self) -> str:
+        """Id of the setting, whatever the seeds and whoever ran it."""
+        return group_key(self.first)
+
+    @property
+    def n_seeds(self) -> int:
+        """Training runs behind the cell; a record of consistency compares several."""
+        others = self.part("ask", "others") if self.task == "consistency" else None
+        return len(self.entries) + (len(others) if isinstance(others, list) else 0)
+
+    def part(self, *keys: str) -> Any:
+        return part(self.first, *keys)
+
+    @property
+    def method(self) -> str:
+        return method_of(self.first)
+
+    @property
+    def site(self) -> str:
+        return str(self.part("source", "site") or "")
+
+    @property
+    def place(self) -> str:
+        """What of a block the site is (`resid_post` of `resid_post.15`), or the whole of it."""
+        return self.site.partition(".")[0]
+
+    @property
+    def depth(self) -> int | None:
+        """Layer number at the end of the site (`resid_post.15`), or None."""
+        tail = self.site.rpartition(".")[2]
+        return int(tail) if tail.isdecimal() else None
+
+    @property
+    def weights(self) -> str:
+        """How the language model's weights were rounded, or the empty string."""
+        about = self.first.provenance.get("model")
+        if not isinstance(about, dict):
+            return ""
+        note = about.get("note") or about.get("quantisation")
+        return note if isinstance(note, str) and note != "none" else ""
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean over seeds."""
+        known = [s for s in (r.cost["seconds"] for r in self.records) if s is not None]
+        return sum(known) / len(known) if known else None
+
+    def values(self, score: str) -> list[float]:
+        return [float(r.scores[score]) for r in self.records if score in r.scores]
+
+    def estimate(self, score: str) -> Estimate | None:
+        """Over seeds from three seeds on; one record's own interval where it is alone."""
+        values = self.values(score)
+        if not values:
+            return None
+        mean, low, high, n = mean_interval(values)
+        if n >= MIN_SEEDS:
+            return Estimate(mean, low, high, n, "seeds")
+        if n == 1:
+            record = next(r for r in self.records if score in r.scores)
+            if score in record.intervals:
+                low, high = record.intervals[score]
+                if self.task == "consistency":  # its interval is over its runs
+                    return Estimate(mean, low, high, self.n_seeds, "seeds")
+                return Estimate(mean, low, high, record.n.get(score, 0), inside(score))
+        return Estimate(mean, None, None, n, "")
+
+    def mean(self, score: str) -> float | None:
+        values = self.values(score)
+        return sum(values) / len(values) if values else None
+
+    def series(self, name: str) -> list[dict[str, list[Any]]]:
+        """The series of this name, one per seed that has it."""
+        return [r.series[name] for r in self.records if name in r.series]
+
+
+def sae_config(cell: Cell) -> dict[str, Any]:
+    """The config without what is asked of the SAE."""
+    return {k: v for k, v in cell.first.config.items() if k not in ("ask", "label")}
+
+
+def most_asked_first(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells by their prompts (of masking: questions); of equals the newest first."""
+    newest = sorted(cells, key=lambda cell: cell.first.created, reverse=True)
+    return sorted(newest, key=lambda cell: -n_asked(cell))
+
+
+def sae_title(cell: Cell) -> str:
+    """`smollm2, resid_post.7, TopK, prose`: what an SAE was trained on and how."""
+    method = METHODS.get(cell.method, cell.method)
+    parts = [cell.part("model", "name"), cell.site, method, cell.part("corpus", "name")]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def n_asked(cell: Cell) -> int:
+    """Prompts (of masking: questions) that an SAE was asked about; 0 for other tasks."""
+    return max(cell.first.n.get(name, 0) for name in ASKED)
+
+
+def site_order(cell: Cell) -> tuple[Any, ...]:
+    """By model, the stream before what an MLP adds, and method as everywhere; without depth."""
+    method = [*METHODS, cell.method].index(cell.method)
+    model = str(cell.part("model", "name"))
+    return model != "smollm2", model, cell.place != "resid_post", cell.place, method
+
+
+def method_of(record: Record) -> str:
+    """Short name of the training method, `topk` for one; from the class where there is no name."""
+    name = part(record, "trainer", "name") or part(record, "trainer", "_target_") or "none"
+    return str(name).rpartition(".")[2].lower()
+
+
+def make_cells(entries: Iterable[Entry], task: str | None = None) -> list[Cell]:
+    """Cells of one task (all tasks if None); origins and task versions are never mixed."""
+    chosen = [e for e in entries if task is None or e.record.task["name"] == task]
+    by_record = {id(entry.record): entry for entry in chosen}
+    cells: list[Cell] = []
+    for origin in dict.fromkeys(entry.origin for entry in chosen):
+        of_origin = [entry.record for entry in chosen if entry.origin == origin]
+        for group in group_by_seed(of_origin):
+            cells.append(Cell(tuple(by_record[id(record)] for record in group)))
+    return cells

@@ -1,0 +1,212 @@
+"""A causal language model as this project uses it: tokens in, activations and logits out.
+
+Activations are read, edited or re-run from at a `Site`; the hooks that do it are in `decoder.py`.
+One LM must not be used from two threads at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradsae.errors import UserError
+from gradsae.lm.decoder import Decoder, Edit
+from gradsae.lm.loading import load_parts
+from gradsae.lm.rerun import Suffix, run_to
+from gradsae.lm.sites import Site, find_layout
+from gradsae.lm.spec import LanguageModel
+
+Activation = Float[Tensor, "batch pos d_in"]
+
+
+def load(spec: LanguageModel, device: str | torch.device = "cpu") -> "LM":
+    """Fetch if needed, load and wrap a language model: eval mode, frozen, on `device`.
+
+    Raises UserError: cannot be fetched, damaged weights, weights not finite, unknown architecture.
+    """
+    model, tokenizer = load_parts(spec)
+    return wrap(model.to(device), tokenizer, spec)
+
+
+def wrap(model: nn.Module, tokenizer: Any, spec: LanguageModel) -> "LM":
+    """Wrap a transformers causal LM that is already in memory."""
+    config: Any = model.config
+    config = config.get_text_config()
+    layout = find_layout(
+        model,
+        config.num_hidden_layers,
+        block_path=spec.block_path,
+        attn_path=spec.attn_path,
+        mlp_path=spec.mlp_path,
+    )
+    model.eval().requires_grad_(False)
+    decoder = Decoder(
+        name=spec.name,
+        model=model,
+        layout=layout,
+        n_layers=config.num_hidden_layers,
+        max_context=config.max_position_embeddings,
+    )
+    return LM(spec=spec, model=model, tokenizer=tokenizer, config=config, decoder=decoder)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LM:
+    """A causal language model with hook sites."""
+
+    spec: LanguageModel
+    model: Any
+    tokenizer: Any
+    config: Any
+    """Of the text decoder."""
+    decoder: Decoder
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def n_layers(self) -> int:
+        return self.decoder.n_layers
+
+    @property
+    def d_model(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def max_context(self) -> int:
+        """Most tokens in one sequence."""
+        return self.decoder.max_context
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def weights_id(self) -> str:
+        return self.spec.weights_id()
+
+    @property
+    def prefix_ids(self) -> list[int]:
+        """What the tokenizer puts before every text: Gemma's <bos>, nothing for SmolLM2."""
+        return list(self.tokenizer("").input_ids)
+
+    def check_site(self, site: Site) -> None:
+        """Raise UserError unless this model has the site."""
+        self.decoder.check_site(site)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a record says about this model; JSON values."""
+        return {**self.spec.provenance(), "architecture": type(self.model).__name__}
+
+    def tokenize(self, text: str | Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Token ids of each text; `special` adds what the tokenizer itself adds (`prefix_ids`)."""
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            return []
+        # verbose: no warning about texts longer than the context; windows are cut by the caller.
+        return self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
+
+    def prompt(self, text: str) -> Int[Tensor, "1 pos"]:
+        """Token ids of one prompt on the model's device; UserError if it is empty or too long."""
+        ids = self.tokenize(text)[0]
+        if not text or not ids:
+            raise UserError(f"empty prompt: it needs at least 1 token, got {text!r}")
+        if len(ids) > self.max_context:
+            raise UserError(
+                f"prompt of {len(ids)} tokens is longer than the context of {self.name} "
+                f"({self.max_context}): {text[:60]!r}..."
+            )
+        return torch.tensor([ids], device=self.device)
+
+    def text(self, token_ids: Int[Tensor, " pos"] | Sequence[int]) -> str:
+        """The text of some tokens, special ones included."""
+        return self.tokenizer.decode([int(i) for i in token_ids])
+
+    def special_positions(self, token_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """True at position 0 and at every special token.
+
+        Position 0 carries a norm 130 times the rest in SmolLM2, so no statistic should see it.
+        """
+        special = torch.tensor(self.tokenizer.all_special_ids, device=token_ids.device)
+        mask = torch.isin(token_ids, special)
+        mask[:, 0] = True
+        return mask
+
+    @torch.no_grad()
+    def read(
+        self,
+        site: Site,
+        token_ids: Int[Tensor, "batch pos"],
+        attention_mask: Int[Tensor, "batch pos"] | None = None,
+        *,
+        stop: bool = True,
+    ) -> Activation:
+        """The site's activation, in the model's dtype; with `stop` nothing after it is run."""
+        return self.decoder.read(site, token_ids, attention_mask, stop=stop)
+
+    def logits(
+        self,
+        token_ids: Int[Tensor, "batch pos"],
+        attention_mask: Int[Tensor, "batch pos"] | None = None,
+        *,
+        edit: Edit | None = None,
+        positions: Sequence[int] | None = None,
+        past: Any = None,
+    ) -> Float[Tensor, "batch n_positions vocab"]:
+        """Float32 logits at `positions` (negative ones count from the end), or at all.
+
+        An edit that returns what it was given leaves every bit as it was. Differentiable with
+        respect to tensors that the edit uses. `past` is a transformers cache with the tokens before
+        these, to which these are added. UserError where logits are not finite.
+        """
+        return self.decoder.logits(
+            token_ids, attention_mask, edit=edit, positions=positions, past=past
+        )
+
+    def loss(
+        self,
+        token_ids: Int[Tensor, "batch pos"],
+        attention_mask: Int[Tensor, "batch pos"] | None = None,
+        *,
+        edit: Edit | None = None,
+    ) -> Float[Tensor, "batch pos_minus_1"]:
+        """Negative log-likelihood in nats of each next token; column p scores token p + 1.
+
+        Holds the logits of the whole batch: 4 * batch * pos * vocab bytes, twice. Columns whose
+        token is padding mean nothing: drop them with `attention_mask[:, 1:]`.
+        """
+        logits = self.logits(token_ids, attention_mask, edit=edit)[:, :-1]
+        return F.cross_entropy(logits.transpose(1, 2), token_ids[:, 1:], reduction="none")
+
+    @torch.no_grad()
+    def generate(
+        self, token_ids: Int[Tensor, "batch pos"], n_new: int
+    ) -> Int[Tensor, "batch pos_plus_new"]:
+        """Greedy continuation by `n_new` tokens, unpadded, past any end token; no cache."""
+        for _ in range(n_new):
+            last = self.logits(token_ids, positions=[-1])
+            token_ids = torch.cat([token_ids, last.argmax(-1)], dim=1)
+        return token_ids
+
+    @torch.no_grad()
+    def suffix(self, site: Site, token_ids: Int[Tensor, "1 pos"]) -> Suffix:
+        """Run one prompt up to the site and keep what a re-run from there needs.
+
+        Costs (layer + 1) / n_layers forward-equivalents.
+        """
+        return run_to(self.decoder, site, token_ids)

@@ -1,0 +1,196 @@
+"""Which language model: a hub id, a folder, a GGUF file, a pinned wheel, or random weights.
+
+The specification alone, without loading anything: its fields, the content id of its weights, and
+what a record says about them. `gradsae.lm.loading` makes a transformers model out of it.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from gradsae.errors import UserError
+from gradsae.storage.cache import sha256_file, sha256_text
+from gradsae.storage.fetch import Wheel, fetch_snapshot, wheel_from
+
+LOG = logging.getLogger(__name__)
+CONVERSION = 1
+"""Version of the GGUF conversion; part of the weights' id."""
+
+# What each source needs.
+NEEDED = {
+    "hub": "hub_id",
+    "folder": "folder",
+    "gguf": "gguf",
+    "wheel": "wheels",
+    "random": "config",
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """One causal language model; the fields that `source` does not need stay empty."""
+
+    name: str
+    """Short name for messages, records and cache folders."""
+    source: str
+    """hub, folder, gguf, wheel or random."""
+    licence: str
+    """SPDX id or name of the weights' licence; "none" for random weights."""
+    licence_notice: bool = False
+    """Name the licence on stderr before the first download."""
+    quantisation: str = "none"
+    """Rounding that the weights went through, for example "4-bit-rounded (Q4_1 GGUF)"."""
+    dtype: str = "float32"
+    """Of weights and activations in memory: float32 or bfloat16."""
+
+    hub_id: str | None = None
+    revision: str | None = None
+    """Branch, tag or commit on the hub; a record keeps the commit."""
+    folder: str | None = None
+    """A transformers folder: config.json, safetensors, tokenizer."""
+    gguf: str | None = None
+    """Path of a GGUF file."""
+    gguf_sha256: str | None = None
+    """Expected checksum; required for wheels, optional for a GGUF file of yours."""
+    wheels: Sequence[Mapping[str, Any]] = ()
+    """Fields of `gradsae.storage.fetch.Wheel`; their members, joined, make up the GGUF."""
+    config: Mapping[str, Any] | None = None
+    """transformers config with `model_type`, for random weights."""
+    seed: int = 0
+    """Of random weights."""
+
+    block_path: str | None = None
+    """Module path of the list of decoder blocks, if it is not found by itself."""
+    attn_path: str | None = None
+    """Path inside a block of the module whose output attention adds to the residual stream."""
+    mlp_path: str | None = None
+    """Path inside a block of the module whose output the MLP adds to the residual stream."""
+
+    def __post_init__(self) -> None:
+        if self.source not in NEEDED:
+            raise UserError(f"source must be one of {', '.join(NEEDED)}, got {self.source!r}")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if not getattr(self, NEEDED[self.source]):
+            raise UserError(f"model {self.name}: source={self.source} needs {NEEDED[self.source]}")
+        if self.source == "wheel" and self.gguf_sha256 is None:
+            raise UserError(f"model {self.name}: source=wheel needs gguf_sha256")
+        self.pinned()
+
+    def pinned(self) -> tuple[Wheel, ...]:
+        """The wheels, checked."""
+        return tuple(wheel_from(wheel) for wheel in self.wheels)
+
+    def weights_id(self) -> str:
+        """Content id of the weights, the same on every machine; needs no download if it is pinned.
+
+        GGUF and wheels: the GGUF's sha256. Folder: sha256 over its safetensors, config and
+        tokenizer. Hub: the commit. Random: the config and the seed.
+        """
+        match self.source:
+            case "random":
+                text = json.dumps(plain(self.config), sort_keys=True)
+                return f"random:{sha256_text(f'{self.seed}/{text}')}"
+            case "hub":
+                return f"{self.hub_id}@{_commit(self)}"
+            case "folder":
+                return f"folder:{_folder_hash(Path(self.folder or '').expanduser())}"
+            case _:
+                return f"gguf:{gguf_hash(self)}/{CONVERSION}"
+
+    def provenance(self) -> dict[str, Any]:
+        """What a record says about the weights: JSON values, no path of this machine."""
+        origin = {
+            "hub": self.hub_id,
+            "folder": Path(self.folder or "").name,
+            "gguf": Path(self.gguf or "").name,
+            "wheel": ", ".join(wheel.requirement for wheel in self.pinned()),
+            "random": "random initialisation, not a trained model",
+        }
+        return {
+            "name": self.name,
+            "source": self.source,
+            "origin": origin[self.source],
+            "weights_id": self.weights_id(),
+            "quantisation": self.quantisation,
+            "dtype": self.dtype,
+            "licence": self.licence,
+        }
+
+
+def existing_gguf(spec: LanguageModel) -> Path:
+    file = Path(spec.gguf or "").expanduser()
+    if not file.is_file():
+        raise UserError(f"model {spec.name}: there is no GGUF file {file}")
+    return file
+
+
+def safetensors_in(folder: Path, name: str) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files or not (folder / "config.json").is_file():
+        raise UserError(
+            f"model {name}: {folder} must hold config.json and *.safetensors "
+            "(other weight formats are not read)"
+        )
+    return files
+
+
+@lru_cache(maxsize=16)
+def _snapshot(hub_id: str, revision: str | None, licence: str) -> Path:
+    """Folder of a hub repository, fetched if needed; `licence` is named first unless empty."""
+    if licence:
+        LOG.warning("The weights of %s come under this licence: %s", hub_id, licence)
+    return fetch_snapshot(hub_id, revision, HUB_FILES)
+
+
+def hub_folder(spec: LanguageModel) -> Path:
+    """Folder of the hub repository; its last part is the commit."""
+    return _snapshot(spec.hub_id or "", spec.revision, spec.licence * spec.licence_notice)
+
+
+def _commit(spec: LanguageModel) -> str:
+    revision = spec.revision or ""
+    pinned = len(revision) == 40 and not set(revision) - set("0123456789abcdef")
+    return revision if pinned else hub_folder(spec).name
+
+
+def gguf_hash(spec: LanguageModel) -> str:
+    if spec.gguf_sha256 is not None:
+        return spec.gguf_sha256
+    return _file_hash(*_stamp(existing_gguf(spec)))
+
+
+def _folder_hash(folder: Path) -> str:
+    files = safetensors_in(folder, folder.name)
+    files += [folder / "config.json", folder / "tokenizer.json"]
+    hashes = [f"{f.name} {_file_hash(*_stamp(f))}" for f in files if f.is_file()]
+    return sha256_text("\n".join(hashes))
+
+
+def _stamp(file: Path) -> tuple[Path, int, int]:
+    status = file.stat()
+    return file, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _file_hash(file: Path, size: int, mtime_ns: int) -> str:
+    """sha256 of a file, remembered while its size and time stay the same."""
+    return sha256_file(file)
+
+
+def plain(value: Any) -> Any:
+    """Mappings and sequences of any kind (also OmegaConf's) as dict and list."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(entry) for entry in value]
+    return value

@@ -1,0 +1,1 @@
+"""Records: what was measured on what, and where it comes from."""

@@ -1,0 +1,126 @@
+"""Where a number comes from: commit, versions, hardware and command of this process."""
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What shapes the numbers. A change under results/ or in the docs does not make a record dirty.
+CODE = ("gradsae", "benchmarks", "conf", "pyproject.toml", "constraints.txt")
+
+PACKAGES = (
+    *("gradsae", "torch", "triton", "numpy", "scipy", "transformers", "tokenizers"),
+    *("datasets", "safetensors", "gguf", "hydra-core", "omegaconf", "wandb"),
+)
+
+ABSOLUTE_PATH = re.compile(r"(?<![\w./~-])~?/(?!/)[^\s,=:;'\"\[\]{}()]+")
+
+
+def provenance(device: object, **extra: Any) -> dict[str, Any]:
+    """Return what a record says about its origin; no host name, no absolute path.
+
+    `device` is what ran it: "cpu", "cuda:0" or a torch.device. `extra` adds keys or replaces them,
+    for example `model={"note": "4-bit-rounded weights"}`.
+    """
+    commit, dirty = _commit()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "versions": _versions(),
+        "device": str(device),
+        "gpu": _gpu() if str(device).startswith("cuda") else None,
+        "cpu": _cpu(),
+        "cores": _cores(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "command": _command(sys.argv),
+        **extra,
+    }
+
+
+def reduce_paths(text: str) -> str:
+    """Absolute paths in `text`, relative to the repository or cut to their last part.
+
+    >>> reduce_paths("source.file=/home/someone/data/x.txt")
+    'source.file=x.txt'
+    """
+
+    def reduced(match: re.Match[str]) -> str:
+        path = Path(match.group())
+        if path.is_relative_to(ROOT):
+            return str(path.relative_to(ROOT))
+        return path.name or "/"
+
+    return ABSOLUTE_PATH.sub(reduced, text)
+
+
+def _command(argv: list[str]) -> str:
+    """`python -m benchmarks.run ...` as it can be typed again from the repository root."""
+    start = Path(argv[0] or "-c")
+    if start.is_absolute() and start.is_relative_to(ROOT) and start.suffix == ".py":
+        parts = list(start.relative_to(ROOT).with_suffix("").parts)
+        parts = parts[:-1] if parts[-1] == "__main__" else parts
+        program = f"python -m {'.'.join(parts)}"
+    else:
+        program = start.name
+    return " ".join([program, *(shlex.quote(reduce_paths(word)) for word in argv[1:])])
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """Commit of this code and whether it was changed since; (None, None) where unknown.
+
+    A machine without the git folder (a container) sets GRADSAE_COMMIT=<sha> or <sha>-dirty.
+    """
+    told = os.environ.get("GRADSAE_COMMIT", "")
+    if told:
+        return told.removesuffix("-dirty"), told.endswith("-dirty")
+    top = _output("git", "-C", str(ROOT), "rev-parse", "--show-toplevel", "HEAD")
+    if top is None or Path(top.split("\n")[0]).resolve() != ROOT:
+        return None, None
+    changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", *CODE)
+    return top.split("\n")[1], changes != ""
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _gpu() -> str | None:
+    names = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    return names.split("\n")[0] if names else None
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), flags=re.MULTILINE)
+        if found:
+            return found.group(1).strip()
+    return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or "unknown"
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _output(*command: str) -> str | None:
+    """Standard output of a command, or None where it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

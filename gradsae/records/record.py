@@ -1,0 +1,253 @@
+"""Records: one JSON file says what was measured on what, the scores, and where they come from.
+
+Files are the truth: the board, tables and figures read records and nothing else. A record
+holds numbers and text; reading one never runs or builds anything.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gradsae.errors import UserError
+from gradsae.records.provenance import ROOT
+from gradsae.records.provenance import provenance as provenance
+from gradsae.records.schema import SCHEMA_VERSION, check, content_id, identity
+from gradsae.records.schema import record_id as record_id
+from gradsae.storage.files import check_writable as check_writable
+from gradsae.storage.files import write_whole
+
+LOCAL = ROOT / "results" / "local" / "records"  # this machine's, ignored by git
+PUBLISHED = ROOT / "results" / "records"  # in git: the project's own and collaborators'
+MAX_BYTES = 20_000_000
+SEED_NAMES = {"seed", "seeds", "checkpoint", "checkpoints"}  # what differs between seeds
+
+
+def created_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One cell of the benchmark. The fields are the keys of the file."""
+
+    task: dict[str, Any]
+    """name, version. Scores of two versions are not comparable."""
+
+    config: dict[str, Any]
+    """Resolved. Its bookkeeping keys (`gradsae.records.schema.BOOKKEEPING`) do not shape the id."""
+
+    seeds: dict[str, int]
+    """world, data, init, eval."""
+
+    scores: dict[str, float | int]
+    """By `kind/score[/variant]`; always finite. What is absent stands in `skipped`."""
+
+    intervals: dict[str, list[float | int]] = field(default_factory=dict)
+    """95 % [low, high] of some scores, over what `n` counts."""
+
+    n: dict[str, int] = field(default_factory=dict)
+    """Prompts, tokens or latents behind a score."""
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Why a score, or a whole kind, is absent."""
+
+    series: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    """Small tables that figures need: columns of one length by name."""
+
+    cost: dict[str, float | int | None]
+    """seconds, forward_equivalents, tokens, peak_bytes; null where it was not measured."""
+
+    provenance: dict[str, Any]
+    """commit, dirty, versions, device, command and more: see `provenance`."""
+
+    artifacts: dict[str, str | None] = field(
+        default_factory=lambda: {"checkpoint": None, "activations": None}
+    )
+    """Ids of the checkpoint and the activation store, or null."""
+
+    schema_version: int = SCHEMA_VERSION
+    created: str = field(default_factory=created_now)
+    id: str = ""
+    """Hash of task, config and seeds; filled in where it is left empty."""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", record_id(self.task, self.config, self.seeds))
+        check(vars(self))
+
+
+def save(record: Record, folder: Path | str) -> Path:
+    """Write `<folder>/<id>.json` whole or not at all, and return its path."""
+    folder = Path(folder)
+    text = _text(asdict(record))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / f"{record.id}.json", text)
+    except OSError as error:
+        raise UserError(
+            f"cannot write record {record.id} to {folder}: {error.strerror or error}. "
+            "Nothing there was changed; free some space or mend the permissions and run again."
+        ) from error
+    return folder / f"{record.id}.json"
+
+
+def load(path: Path | str) -> Record:
+    """Read one record; UserError names the file, the field, the value and what would be right."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"it has {path.stat().st_size:,} bytes; a record has at most 20 MB")
+        data = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=_no_constant,
+            object_pairs_hook=_no_duplicates,
+        )
+        if not isinstance(data, dict):
+            raise UserError(f"it holds a {type(data).__name__}; a record is a JSON object")
+        check(data)
+        return Record(**data)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"damaged record {path}: not valid JSON ({error})") from error
+    except UserError as error:
+        raise UserError(f"damaged record {path}: {error}") from error
+
+
+def load_folder(folder: Path | str) -> tuple[list[Record], list[str]]:
+    """All records of a folder, and one message for each file that could not be used.
+
+    A missing folder holds no records.
+    """
+    records: list[Record] = []
+    problems: list[str] = []
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            record = load(path)
+            if path.stem != record.id:
+                raise UserError(f"damaged record {path}: its name must be {record.id}.json")
+            records.append(record)
+        except UserError as error:
+            problems.append(str(error))
+    return records, problems
+
+
+def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """One flat row per score, ready for `pandas.DataFrame`; `low` and `high` may be None."""
+    return [
+        {
+            "id": record.id,
+            "task": record.task["name"],
+            "version": record.task["version"],
+            "label": record.config.get("label"),
+            "experiment": record.config.get("experiment"),
+            "source": part(record, "source", "name"),
+            "site": part(record, "source", "site"),
+            "model": part(record, "model", "name"),
+            "trainer": part(record, "trainer", "name"),
+            **{f"seed_{name}": seed for name, seed in record.seeds.items()},
+            "score": name,
+            "value": value,
+            "low": record.intervals.get(name, [None, None])[0],
+            "high": record.intervals.get(name, [None, None])[1],
+            "n": record.n.get(name),
+            "seconds": record.cost["seconds"],
+            "commit": record.provenance["commit"],
+            "created": record.created,
+        }
+        for record in records
+        for name, value in record.scores.items()
+    ]
+
+
+def part(record: Record, *keys: str) -> Any:
+    """`config[key][key]...`, or None where the config has no such part."""
+    value: Any = record.config
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def group_by_seed(records: Iterable[Record]) -> list[list[Record]]:
+    """Groups of records that differ in nothing but their seeds, each in order of the seeds.
+
+    The key holds the task's version, so a group never mixes two versions.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(group_key(record), []).append(record)
+    order = ("world", "data", "init", "eval")
+    return [
+        sorted(group, key=lambda record: [record.seeds[name] for name in order])
+        for group in groups.values()
+    ]
+
+
+def group_key(record: Record) -> str:
+    """Id of what was measured on what, whatever the seeds."""
+    return content_id([record.task, _without_seeds(identity(record.config, {})["config"])])
+
+
+class Mean(NamedTuple):
+    """Mean of n values with its 95 % interval; no interval for a single value."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def mean_interval(values: Sequence[float | int]) -> Mean:
+    """Mean over seeds and its two-sided 95 % Student t interval (n - 1 degrees of freedom).
+
+    The interval is not clipped to the range of the score.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("the mean of no values")
+    if n == 1:
+        return Mean(float(values[0]), None, None, 1)
+    if min(values) == max(values):
+        return Mean(float(values[0]), float(values[0]), float(values[0]), n)
+    mean = math.fsum(values) / n
+    from scipy.special import stdtrit
+
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
+    return Mean(mean, mean - half, mean + half, n)
+
+
+def _without_seeds(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_seeds(v) for k, v in value.items() if k not in SEED_NAMES}
+    return value
+
+
+def _text(data: dict[str, Any]) -> str:
+    """JSON with one line per entry of each part, so that a record reads and diffs well."""
+    order = ("schema_version", "id", "created", "task", "config", "seeds")
+    keys = [*order, *(key for key in data if key not in order)]
+    return "{\n" + ",\n".join(f'  "{key}": {_part(data[key])}' for key in keys) + "\n}\n"
+
+
+def _part(value: Any) -> str:
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value, allow_nan=False)
+    lines = (f"    {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in value.items())
+    return "{\n" + ",\n".join(lines) + "\n  }"
+
+
+def _no_constant(name: str) -> Any:
+    raise UserError(f"a number is {name}; it must be finite, and what is absent is skipped")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise UserError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} is there twice")
+    return data

@@ -1,0 +1,1 @@
+"""The sparse autoencoder: weights, codes, kernels, file formats."""

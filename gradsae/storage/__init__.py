@@ -1,0 +1,1 @@
+"""Files on disk: the cache, downloads, writes that happen whole or not at all."""

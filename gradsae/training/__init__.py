@@ -1,0 +1,1 @@
+"""Training SAEs and keeping them."""

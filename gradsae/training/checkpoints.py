@@ -1,0 +1,206 @@
+"""Trained SAEs by content: found if they were trained before, trained and kept if not.
+
+The id of a checkpoint hashes what shaped the SAE (data, method, steps, seeds) and nothing of what
+is measured later, so a new metric is scored on old checkpoints. Whether an SAE was trained alone
+or beside others on one stream is not in it either: that changes no number.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from gradsae.errors import UserError
+from gradsae.interfaces import ModelSource, Source, Trainer, is_shown
+from gradsae.records.record import content_id
+from gradsae.sae import model as saes
+from gradsae.sae.model import SAE
+from gradsae.seeds import Seeds, make_generator
+from gradsae.storage.files import writing
+from gradsae.training.fit import FitSettings, Log, Training, fit
+
+VERSION = 1
+"""Goes up when the same settings would give another SAE; older checkpoints are then not found."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    id: str
+    sae: SAE
+    seconds: float
+    """Time of the training, whenever it was done: building the SAE, its own steps, and its share of
+    what it had in common with SAEs trained beside it (drawing the batches)."""
+    curve: dict[str, list[Any]]
+    """`step` and the logged parts of the loss."""
+    found: bool
+    """True if it was there already."""
+
+
+def plain(value: Any) -> Any:
+    """Return a component as JSON values; one inside another also says its class."""
+    if is_dataclass(value):
+        shown = [field for field in fields(value) if is_shown(field, value)]
+        return {field.name: _inner(getattr(value, field.name)) for field in shown}
+    return _inner(value)
+
+
+def _inner(value: Any) -> Any:
+    if is_dataclass(value):
+        return {"class": type(value).__name__, **plain(value)}
+    if isinstance(value, Mapping):
+        return {key: _inner(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_inner(item) for item in value]
+    return value
+
+
+def trainer_config(trainer: Trainer) -> dict[str, Any]:
+    """Return the name and hyperparameters of a trainer, and the content of the file it loads."""
+    return {"name": trainer.name, **plain(trainer), **trainer.content()}
+
+
+def checkpoint_id(source: Source, trainer: Trainer, settings: FitSettings, seeds: Seeds) -> str:
+    """Return the id of the SAE that these settings give; nothing is built or loaded for it."""
+    return content_id(
+        {
+            "version": VERSION,
+            "source": {"name": source.name, **source.identity()},
+            "trainer": trainer_config(trainer),
+            "fit": shape_of(settings),
+            "seeds": {"data": seeds.data, "init": seeds.init},
+        }
+    )
+
+
+def shape_of(settings: FitSettings) -> dict[str, Any]:
+    """Return the settings that shape an SAE (not how often it is logged or saved).
+
+    fp32 goes without saying, so ids from before there was another precision still hold.
+    """
+    shape = {name: getattr(settings, name) for name in ("steps", "batch_size", "init_rows")}
+    return shape if settings.precision == "fp32" else {**shape, "precision": settings.precision}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """An SAE that a cell asks for: what shapes it, where it is kept, where it is trained."""
+
+    source: Source
+    trainer: Trainer
+    settings: FitSettings
+    seeds: Seeds
+    root: Path
+    device: torch.device
+
+    def id(self) -> str:
+        return checkpoint_id(self.source, self.trainer, self.settings, self.seeds)
+
+    def folder(self) -> Path:
+        return self.root / "checkpoints" / self.id()
+
+
+def get(
+    wanted: Wanted, *, log: Callable[[int, dict[str, float]], None], force: bool = False
+) -> Checkpoint:
+    """Return the trained SAE on its device, from `root`/checkpoints or trained now.
+
+    `log` gets the curve: as it grows, or whole if the SAE was there. A training that was cut off
+    goes on from its last saved state in `root`/training.
+    """
+    folder = wanted.folder()
+    if folder.exists() and not force:
+        found = _found(folder, folder.name, wanted.device)
+        parts = {name: column for name, column in found.curve.items() if name != "step"}
+        for i, step in enumerate(found.curve["step"]):
+            log(step, {name: column[i] for name, column in parts.items()})
+        return found
+    (outcome,) = train([wanted], lambda _, step, parts: log(step, parts))
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def train(group: Sequence[Wanted], log: Log) -> list[Checkpoint | Exception]:
+    """Train some SAEs on one stream and keep each; where that fails, say why in its place.
+
+    All of them have one source, one `settings`, one data seed and one device.
+    """
+    first = group[0]
+    first.source.d_in()  # a harvest, where one is due, is nobody's time
+    started = time.perf_counter()
+    rows, seed = first.settings.init_rows, first.seeds.data
+    sample = first.source.stream(rows, seed, torch.device("cpu")).next().float()
+    if not sample.isfinite().all():
+        raise UserError(f"source {first.source.name}: its training activations are not all finite")
+    common = (time.perf_counter() - started) / len(group)
+    built = [_build(wanted, sample, common) for wanted in group]
+    del sample
+    places = [i for i, training in enumerate(built) if isinstance(training, Training)]
+    trainings = [training for training in built if isinstance(training, Training)]
+    if trainings:
+        batches = first.source.stream(first.settings.batch_size, seed, first.device)
+        heard: Log = lambda i, step, parts: log(places[i], step, parts)  # noqa: E731
+        fit(trainings, batches, first.settings, log=heard)
+    return [_keep(*each) for each in zip(group, built, strict=True)]
+
+
+def _build(wanted: Wanted, sample: Tensor, common: float) -> Training | Exception:
+    """Return an untrained SAE; `common` is its share of the time spent for all of them."""
+    started = time.perf_counter()
+    try:
+        sae = wanted.trainer.build(sample, make_generator(wanted.seeds.init, "init"))
+    except Exception as error:  # of one method: not the others' business
+        return error
+    state_dir = wanted.root / "training" / wanted.id()
+    precision = wanted.settings.precision
+    training = Training(wanted.trainer, sae.to(wanted.device), state_dir, precision=precision)
+    training.seconds = common + time.perf_counter() - started
+    return training
+
+
+def _keep(wanted: Wanted, training: Training | Exception) -> Checkpoint | Exception:
+    """Write the checkpoint of a finished training; only then its saved state may go."""
+    if isinstance(training, Exception):
+        return training
+    if training.error:
+        return training.error
+    cost = {"seconds": training.seconds, "curve": training.curve}
+    extra = {"id": wanted.id(), **cost, "trainer": trainer_config(wanted.trainer)}
+    if isinstance(wanted.source, ModelSource):  # for whoever loads it elsewhere
+        model = wanted.source.names()["model"]["name"]
+        extra["place"] = {"model": model, "site": str(wanted.source.site())}
+    try:
+        _write(training.sae, wanted.folder(), extra)
+    except UserError as error:
+        return error
+    if training.state_dir:
+        shutil.rmtree(training.state_dir, ignore_errors=True)
+    return Checkpoint(id=wanted.id(), sae=training.sae, **cost, found=False)
+
+
+def _found(folder: Path, name: str, device: torch.device) -> Checkpoint:
+    try:
+        extra = saes.read_meta(folder)["extra"]
+        if extra.get("id") != name:
+            raise UserError(f"{folder}: this checkpoint says it is {extra.get('id')!r}")
+        sae = saes.load(folder, device)
+    except UserError as error:  # one that was trained here can be trained again
+        raise UserError(f"{error}; delete {folder} to retrain") from error
+    return Checkpoint(id=name, sae=sae, seconds=extra["seconds"], curve=extra["curve"], found=True)
+
+
+def _write(sae: SAE, folder: Path, extra: dict[str, Any]) -> None:
+    """Make the folder whole or not at all."""
+    fresh = folder.with_suffix(".partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    with writing("a trained SAE", folder, leaving=fresh):
+        sae.save(fresh, extra)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.replace(folder)

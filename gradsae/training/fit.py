@@ -1,0 +1,269 @@
+"""The one training loop: several SAEs on one stream, stopped and resumed without a trace.
+
+Each SAE gets the batches it would get alone, so training together changes nothing but the cost.
+Each keeps its own saved state, so it can go on in other company, or alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from gradsae import checks
+from gradsae.errors import DivergedError, UserError
+from gradsae.interfaces import Progress, Stream, Trainer
+from gradsae.sae.kernels.precision import PRECISIONS, Precision
+from gradsae.sae.model import SAE
+from gradsae.storage.files import writing
+from gradsae.training.stopwatch import Stopwatch
+
+SERIAL_BELOW = 1 << 27
+"""Multiply-adds of an encoder product (about 5 ms) under which training stays on one thread."""
+
+Log = Callable[[int, int, dict[str, float]], None]
+"""log(index of the SAE, step, parts)."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How long and how wide: the same for every method that is compared."""
+
+    steps: int
+    batch_size: int
+    """Activations in a batch, not sequences."""
+    init_rows: int = 8192
+    """Training activations shown to `Trainer.build`."""
+    log_every: int = 50
+    save_every: int = 500
+    """Steps between saved states that a killed run resumes from; 0 for none."""
+    shared_gb: float = 4.0
+    """Most memory for the weights, gradients and moments of SAEs that a sweep trains together."""
+    precision: Precision = "fp32"
+    """Of the products in a training step; whatever is measured later is measured in fp32."""
+
+    def __post_init__(self) -> None:
+        checks.one_of("fit.precision", self.precision, PRECISIONS)
+        least = {"steps": 0, "batch_size": 1, "init_rows": 1, "log_every": 1, "save_every": 0}
+        for name, low in least.items():
+            checks.whole(f"fit.{name}", getattr(self, name), low)
+        checks.number("fit.shared_gb", self.shared_gb, low=0)
+
+
+@final
+class Training:
+    """One SAE with its optimiser: how far it has come, and what it has cost."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        sae: SAE,
+        state_dir: Path | None = None,
+        *,
+        precision: Precision = "fp32",
+    ) -> None:
+        self.trainer = trainer
+        self.sae = sae
+        self.precision: Precision = precision
+        self.trains = any(p.requires_grad for p in sae.parameters())
+        """False for a control, which takes no steps and is there only to be measured."""
+        self.optimizer = trainer.optim.build(sae.parameters()) if self.trains else None
+        self.state_dir = state_dir
+        """Where its state is saved, and looked for when training starts."""
+        self.done = 0
+        """Steps taken."""
+        self.seconds = 0.0
+        """Time of its own steps and its share of the stream's, also of runs before this one."""
+        self.curve: dict[str, list[Any]] = {"step": []}
+        """The logged steps and the parts of the loss there."""
+        self.error: DivergedError | None = None
+        """Why it stopped before the end."""
+
+    def step(self, x: Float[Tensor, "batch d_in"], progress: Progress) -> dict[str, Tensor]:
+        """Take one optimiser step on a batch and return the parts of the loss."""
+        optim = self.trainer.optim
+        assert self.optimizer is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = optim.lr_at(*progress)
+        out = self.sae(x, self.precision, self.trainer.gate)
+        loss = self.trainer.loss(self.sae, out, progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        if optim.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), optim.clip)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.trainer.after_step(self.sae, out, progress)
+        self.done = progress.step + 1
+        return loss.parts
+
+    def save(self, stream: Stream) -> None:
+        """Write weights, buffers, Adam's moments and the stream's position, whole or not at all."""
+        from safetensors.torch import save_file
+
+        if self.state_dir is None or self.optimizer is None:
+            return
+        tensors = {"done": torch.tensor(self.done), "seconds": torch.tensor(self.seconds).double()}
+        tensors |= {
+            f"curve/{k}": torch.tensor(v, dtype=torch.float64) for k, v in self.curve.items()
+        }
+        tensors |= {f"stream/{name}": t for name, t in stream.state().items()}
+        tensors |= {f"sae/{name}": t for name, t in self.sae.state_dict().items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam/{i}/{name}": t for name, t in moments.items()}
+        fresh = self.state_dir / "state.partial"
+        with writing("the state of a training", self.state_dir, leaving=fresh):
+            self.state_dir.mkdir(parents=True, exist_ok=True)
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, fresh)
+            fresh.replace(self.state_dir / "state.safetensors")
+
+    def resume(self) -> dict[str, Tensor]:
+        """Take over the saved state, if there is one; return the stream's position in it."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.state_dir / "state.safetensors" if self.state_dir and self.trains else None
+        if path is None or not path.exists():
+            return {}
+        try:
+            tensors = load_file(path)
+            self._restore(tensors)
+        except torch.OutOfMemoryError:
+            raise
+        except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(
+                f"{path}: damaged training state ({first}); delete it to restart"
+            ) from None
+        return _under("stream/", tensors)
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        assert self.optimizer is not None
+        self.sae.load_state_dict(_under("sae/", tensors))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in _under("adam/", tensors).items():
+            i, name = key.split("/")
+            moments.setdefault(int(i), {})[name] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.done, self.seconds = int(tensors["done"]), float(tensors["seconds"])
+        self.curve = {k: t.tolist() for k, t in _under("curve/", tensors).items()}
+        self.curve["step"] = [int(step) for step in self.curve["step"]]
+
+
+def fit(trainings: Sequence[Training], stream: Stream, settings: FitSettings, *, log: Log) -> None:
+    """Train every SAE in place for `settings.steps` steps.
+
+    A training with a `state_dir` is saved there every `save_every` steps and goes on from what it
+    finds there, bit for bit; the folder stays until its owner has put the SAE in a safe place.
+    One that is ahead of the others waits for the stream to reach it. One that diverges stops, with
+    the reason in its `error`, and its last saved state stays as it was; the reason is raised only
+    if no training is left.
+    """
+    for control in (t for t in trainings if not t.trains):
+        control.done = settings.steps
+    start = _resume(trainings, stream)
+    title = "train" if len(trainings) == 1 else f"train {len(trainings)} SAEs"
+    bar = tqdm(
+        range(start, settings.steps),
+        initial=start,
+        total=settings.steps,
+        desc=title,
+        disable=None,
+    )
+    watch = Stopwatch(trainings[0].sae.b_dec.device)
+    seen = trainings[0].sae.b_dec.new_zeros(())  # sum of all activations; a NaN stays in it
+    with threads_for(max(t.sae.W_enc.numel() for t in trainings) * settings.batch_size), bar:
+        for step in bar:
+            x = stream.next()
+            seen += x.sum()
+            due = [i for i, t in enumerate(trainings) if t.done == step]
+            watch.lap([trainings[i] for i in due])
+            for i in due:
+                parts = trainings[i].step(x, Progress(step, settings.steps))
+                logs = step % settings.log_every == 0 or step == settings.steps - 1
+                saves = settings.save_every and (step + 1) % settings.save_every == 0
+                if (logs or saves) and _is_sound(trainings[i], parts, seen, step):
+                    if logs:
+                        _log(trainings[i], parts, step, partial(log, i))
+                    if saves:
+                        watch.read()
+                        trainings[i].save(stream)
+                watch.lap([trainings[i]])
+            if step % settings.log_every == 0:
+                watch.read()
+            if all(t.error for t in trainings):
+                break
+    watch.read()
+    errors = [t.error for t in trainings if t.error]
+    if len(errors) == len(trainings):
+        raise errors[0]
+
+
+def _is_sound(
+    training: Training, parts: dict[str, Tensor], seen: Float[Tensor, ""], step: int
+) -> bool:
+    """Return whether the loss and the weights are finite; if not, stop the training."""
+    weights = {name: p.detach() for name, p in training.sae.named_parameters()}
+    largest = {name: torch.linalg.vector_norm(p, float("inf")) for name, p in weights.items()}
+    bad = [name for name, value in {**parts, **largest}.items() if not value.isfinite()]
+    if not bad:
+        return True
+    advice = f"(lr={training.trainer.optim.lr}); try a smaller optim.lr"
+    if not seen.isfinite():
+        advice = "because the activations of its source are not all finite"
+    training.done = step  # never due again
+    training.error = DivergedError(
+        f"training of {training.trainer.name} diverged at step {step}: {bad[0]} is not finite "
+        f"{advice}"
+    )
+    return False
+
+
+def _log(
+    training: Training,
+    parts: dict[str, Tensor],
+    step: int,
+    log: Callable[[int, dict[str, float]], None],
+) -> None:
+    numbers = {name: value.item() for name, value in parts.items()}
+    for name, number in {"step": step, **numbers}.items():
+        training.curve.setdefault(name, []).append(number)
+    log(step, numbers)
+
+
+def is_serial(multiply_adds: int) -> bool:
+    """Whether an encoder product of this size is computed on one thread."""
+    return multiply_adds < SERIAL_BELOW
+
+
+@contextmanager
+def threads_for(multiply_adds: int) -> Iterator[None]:
+    """Train small SAEs on one thread: waking others costs more than they do."""
+    before = torch.get_num_threads()
+    if is_serial(multiply_adds):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _resume(trainings: Sequence[Training], stream: Stream) -> int:
+    """Take over saved states and return the step to go on with: that of the hindmost."""
+    positions = [training.resume() for training in trainings]
+    last = min(range(len(trainings)), key=lambda i: trainings[i].done)
+    if positions[last]:
+        stream.restore(positions[last])
+    return trainings[last].done
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,91 @@
+"""One stream for many SAEs: which of those that a sweep asks for are trained together, and when.
+
+Sharing is only a prefetch. Each SAE ends up as the checkpoint that its own cell would have made,
+so a cell finds it or, if anything went wrong here, trains it alone and says what is wrong.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+from gradsae.records.record import content_id
+from gradsae.training import checkpoints
+from gradsae.training.checkpoints import Wanted, plain
+from gradsae.training.fit import is_serial
+
+BYTES_PER_WEIGHT = 4 * 4
+"""A weight in float32, its gradient and Adam's two moments."""
+
+
+@final
+class Shared:
+    """The SAEs that are due in a sweep, by cell; trained in groups, shortly before they are used.
+
+    A group is trained when the first cell that needs it comes up, so that records appear as a
+    sweep goes on and an interrupted one has its first cells done.
+    """
+
+    def __init__(self, due: Sequence[Sequence[Wanted]]) -> None:
+        self._cells = [{wanted.id() for wanted in cell} for cell in due]
+        self._groups: dict[str, dict[str, Wanted]] = {}
+        for wanted in (wanted for cell in due for wanted in cell):
+            self._groups.setdefault(stream_key(wanted), {})[wanted.id()] = wanted
+
+    def train_for(self, cell: int) -> list[str]:
+        """Train the groups that hold an SAE of this cell; return what to tell the user.
+
+        A group is tried once. What it could not train is left to the cells.
+        """
+        notes = []
+        for key in [key for key, group in self._groups.items() if group.keys() & self._cells[cell]]:
+            missing = [w for w in self._groups.pop(key).values() if not w.folder().exists()]
+            try:
+                for part in split(missing):
+                    notes += _train_together(part)
+            except Exception as error:  # a prefetch may fail for any reason, and harms nobody
+                first = str(error).splitlines()[0] if str(error) else type(error).__name__
+                notes.append(f"shared training stopped, each cell goes on alone: {first}")
+        return notes
+
+
+def _train_together(part: Sequence[Wanted]) -> list[str]:
+    if len(part) < 2:
+        return []  # its own cell trains it, and shows the curve as it grows
+    outcomes = checkpoints.train(part, lambda i, step, parts: None)
+    done = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
+    methods = ", ".join(dict.fromkeys(wanted.trainer.name for wanted in part))
+    note = f"trained {len(done)} of {len(part)} SAEs ({methods}) on one stream"
+    return [f"{note} of {part[0].source.name}"]
+
+
+def stream_key(wanted: Wanted) -> str:
+    """Return what SAEs must have in common to see the same batches at once."""
+    return content_id(
+        {
+            "source": {"name": wanted.source.name, **wanted.source.identity()},
+            "fit": plain(wanted.settings),
+            "data": wanted.seeds.data,
+            "where": [str(wanted.root), str(wanted.device)],
+        }
+    )
+
+
+def split(group: Sequence[Wanted]) -> list[list[Wanted]]:
+    """Return parts of a group that fit into memory together and compute on as many threads.
+
+    Threads change the last bits of a sum: an SAE small enough for one thread stays among its like,
+    so that it comes out as it does alone. Harvests, where that is due.
+    """
+    parts: list[tuple[bool, int, list[Wanted]]] = []
+    for wanted in group:
+        weights = wanted.trainer.d_sae * wanted.source.d_in()
+        serial = is_serial(weights * wanted.settings.batch_size)
+        n_bytes = 2 * weights * BYTES_PER_WEIGHT  # encoder and decoder
+        limit = wanted.settings.shared_gb * 1e9
+        for i, (kind, filled, members) in enumerate(parts):
+            if kind == serial and filled + n_bytes <= limit:
+                members.append(wanted)
+                parts[i] = (kind, filled + n_bytes, members)
+                break
+        else:
+            parts.append((serial, n_bytes, [wanted]))
+    return [members for _, _, members in parts]
