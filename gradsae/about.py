@@ -1,0 +1,57 @@
+"""What a component and a score say of themselves.
+
+Tables, figures, the board and the documentation take their words from here and from nowhere else:
+no name is taken apart, and no table outside is keyed by a spelling.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gradsae import checks
+
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """How one component (method, estimator, truth, source) presents itself to a reader."""
+
+    label: str
+    """Short name for people, at most about 30 characters: rows, legends."""
+    family: str = ""
+    """Components of one family share a colour: `topk`, `penalty`, `gradient`, `checked`, ..."""
+    paper: str = ""
+    """Where it was published: a link, or the empty string for what is ours or folklore."""
+    is_control: bool = False
+    """True for what is shown beside the contenders and never ranked: chance, ceilings, oracles."""
+    needs_truth: bool = False
+    """True if it is handed the true features (or true effects) that it is to find."""
+    spends_checks: bool = False
+    """True for an estimator that spends part of its cost on exact ablations of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One named number that a metric or a task gives."""
+
+    name: str
+    """`kind/score`, without its variant."""
+    header: str
+    """Short, for the head of a column."""
+    better: Better
+    """The direction that is better; the empty string where neither is."""
+    low: float | None = None
+    """Least possible value; None where there is none."""
+    high: float | None = None
+    """Largest possible value; None where there is none."""
+    unit: str = ""
+    """`nats`, for one; the empty string for shares, cosines and other pure numbers."""
+    meaning: str
+    """What it is: formula and denominator, in one or two sentences."""
+    chance: float | None = None
+    """What a guess scores, where that is known beforehand."""
+    ceiling: float | None = None
+    """What a perfect answer scores, where that is known and is not `high` or `low`."""
+
+    def __post_init__(self) -> None:
+        checks.one_of(f"better of {self.name}", self.better, ("higher", "lower", ""))
