@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from gradsae.about import About, Score
 from gradsae.errors import UserError
 from gradsae.records import record as records
 from gradsae.records.provenance import _command, reduce_paths
@@ -63,9 +64,38 @@ def test_a_saved_record_is_read_back_equal(tmp_path: Path):
 def test_a_record_has_the_keys_of_the_contract():
     contract = {
         *("schema_version", "id", "created", "task", "config", "seeds", "scores", "intervals"),
-        *("n", "skipped", "series", "cost", "provenance", "artifacts"),
+        *("n", "skipped", "series", "cost", "provenance", "artifacts", "about"),
     }
     assert set(asdict(make())) == contract
+
+
+def test_what_a_record_says_of_its_components_is_kept_and_does_not_shape_its_id(tmp_path: Path):
+    about = {
+        "method": asdict(About(label="TopK", family="topk")),
+        "scores": {
+            "recovery/mcc": asdict(
+                Score(
+                    name="recovery/mcc",
+                    header="MCC",
+                    better="higher",
+                    low=0.0,
+                    high=1.0,
+                    meaning="mean cosine",
+                )
+            )
+        },
+        "variants": {"grad": asdict(About(label="gradient", is_control=True))},
+    }
+    record = make(about=about)
+    assert record.id == make().id
+    assert load(save(record, tmp_path)).about == about
+
+
+def test_a_record_of_schema_1_is_read_and_written_back_byte_for_byte(tmp_path: Path):
+    for path in sorted(records.PUBLISHED.glob("*.json"))[::100]:
+        record = load(path)
+        assert record.schema_version == 1
+        assert save(record, tmp_path).read_bytes() == path.read_bytes()
 
 
 def test_a_record_is_frozen():
@@ -94,7 +124,7 @@ def test_the_id_ignores_bookkeeping_and_scores_but_not_the_config_or_the_seeds()
     [
         (lambda d: d.pop("scores"), "lacks the key scores"),
         (lambda d: d.update(extra=1), "unknown key extra"),
-        (lambda d: d.update(schema_version=2), "schema_version is 2; it must be 1"),
+        (lambda d: d.update(schema_version=3), "schema_version is 3; it must be 1 or 2"),
         (lambda d: d.update(schema_version="1"), "schema_version is '1'"),
         (lambda d: d.update(schema_version=True), "schema_version is True"),
         (lambda d: d.update(id="0" * 16), "id is '0000000000000000'; it must be [0-9a-f]{16}"),
@@ -128,6 +158,29 @@ def test_the_id_ignores_bookkeeping_and_scores_but_not_the_config_or_the_seeds()
         (lambda d: d["provenance"].update(commit="main"), "provenance.commit is 'main'"),
         (lambda d: d["provenance"].update(dirty="no"), "provenance.dirty is 'no'"),
         (lambda d: d["artifacts"].update(checkpoint=5), "artifacts.checkpoint is 5"),
+        (lambda d: d.update(about=[]), r"about is \[\]"),
+        (lambda d: d.update(about={"trainer": {}}), "about has an unknown key trainer"),
+        (lambda d: d.update(about={"method": {}}), "about.method lacks the key label"),
+        (
+            lambda d: d.update(about={"method": {"label": "x", "colour": "red"}}),
+            "about.method has an unknown key colour",
+        ),
+        (
+            lambda d: d.update(about={"variants": {"a": {"label": ["x"]}}}),
+            r"about.variants\[a\].label is \['x'\]",
+        ),
+        (
+            lambda d: d.update(about={"scores": {"a/b": {"name": "a/b"}}}),
+            r"about.scores\[a/b\] lacks the key better, header, meaning",
+        ),
+        (
+            lambda d: d.update(about={"method": {"label": "x" * 2001}}),
+            "about.method.label is .*at most 2000 characters",
+        ),
+        (
+            lambda d: d.update(schema_version=1, about={"method": {"label": "x"}}),
+            "about is .*schema 1 has none",
+        ),
     ],
 )
 def test_a_damaged_record_is_refused_with_its_file_and_field(tmp_path: Path, change, message):

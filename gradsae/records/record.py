@@ -69,6 +69,11 @@ class Record:
     )
     """Ids of the checkpoint and the activation store, or null."""
 
+    about: dict[str, Any] = field(default_factory=dict)
+    """What the method, the scores and their variants say of themselves: `{"method": {...},
+    "scores": {name: {...}}, "variants": {name: {...}}}` with the fields of `gradsae.about.About`
+    and `Score`. No part of the id; empty in records of schema 1."""
+
     schema_version: int = SCHEMA_VERSION
     created: str = field(default_factory=created_now)
     id: str = ""
@@ -83,7 +88,7 @@ class Record:
 def save(record: Record, folder: Path | str) -> Path:
     """Write `<folder>/<id>.json` whole or not at all, and return its path."""
     folder = Path(folder)
-    text = _text(asdict(record))
+    text = _text(contents(record))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / f"{record.id}.json", text)
@@ -93,6 +98,14 @@ def save(record: Record, folder: Path | str) -> Path:
             "Nothing there was changed; free some space or mend the permissions and run again."
         ) from error
     return folder / f"{record.id}.json"
+
+
+def contents(record: Record) -> dict[str, Any]:
+    """Return what the file of a record holds; one of schema 1 has no `about`."""
+    data = asdict(record)
+    if record.schema_version == 1:
+        del data["about"]
+    return data
 
 
 def load(path: Path | str) -> Record:

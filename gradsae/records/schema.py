@@ -1,18 +1,23 @@
 """What a record file may contain: each check names the field, the value and what is right."""
 
+import dataclasses
 import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
+from gradsae.about import About, Score
 from gradsae.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 2 added `about`."""
+READABLE = (1, 2)
 MAX_SERIES_VALUES = 20_000
 MAX_TEXT = 4_000  # characters in one cell of a series
+MAX_ABOUT = 2_000  # entries of `about`, and characters in one of its texts
 
 SCORE_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9][A-Za-z0-9_.+-]*){1,2}")
 SKIPPED_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9][A-Za-z0-9_.+-]*){0,2}")
@@ -27,6 +32,7 @@ KEYS = {
     *("schema_version", "id", "created", "task", "config", "seeds", "scores", "intervals", "n"),
     *("skipped", "series", "cost", "provenance", "artifacts"),
 }
+ABOUT_KEYS = {"method", "scores", "variants"}
 
 # Top-level parts of a config that say how, where or under which name a cell ran, not what was
 # measured. They do not shape the record id.
@@ -58,7 +64,7 @@ def record_id(task: Mapping[str, Any], config: Mapping[str, Any], seeds: Mapping
 def check(data: Mapping[str, Any]) -> None:
     """Raise UserError at the first field that a reader could not rely on."""
     _check_version(data)
-    _check_keys("the record", data, KEYS)
+    _check_keys("the record", data, KEYS, optional={"about"})
     check_json("record", dict(data))
     _check_task(data["task"])
     _check_created(data["created"])
@@ -69,6 +75,7 @@ def check(data: Mapping[str, Any]) -> None:
     _check_cost(data["cost"])
     _check_provenance(data["provenance"])
     _check_artifacts(data["artifacts"])
+    _check_about(data.get("about", {}), data["schema_version"])
     right = record_id(data["task"], data["config"], data["seeds"])
     _require(data["id"] == right, "id", data["id"], f"{right}, the hash of task, config and seeds")
 
@@ -92,9 +99,9 @@ def check_json(field: str, value: Any) -> None:
 
 
 def _check_version(data: Mapping[str, Any]) -> None:
-    found = data.get("schema_version")
-    want = f"{SCHEMA_VERSION}, the one schema that this version of gradsae reads"
-    _require(type(found) is int and found == SCHEMA_VERSION, "schema_version", found, want)
+    version = data.get("schema_version")
+    want = "1 or 2, the schemas that this version of gradsae reads"
+    _require(type(version) is int and version in READABLE, "schema_version", version, want)
 
 
 def _check_task(task: Any) -> None:
@@ -205,14 +212,50 @@ def _check_artifacts(artifacts: Any) -> None:
         _require(value is None or isinstance(value, str), f"artifacts.{name}", value, "id or null")
 
 
-def _check_keys(field: str, value: Any, keys: set[str]) -> None:
-    _require(isinstance(value, Mapping), field, value, f"an object with {', '.join(sorted(keys))}")
-    missing, unknown = keys - set(value), set(value) - keys
+def _check_about(about: Any, version: int) -> None:
+    """Check what components and scores say of themselves: plain fields of `About` and `Score`."""
+    _require(version > 1 or not about, "about", about, "absent: a record of schema 1 has none")
+    _check_keys("about", about, set(), optional=ABOUT_KEYS)
+    groups = {name: about.get(name, {}) for name in ("variants", "scores")}
+    for name, group in groups.items():
+        _require(isinstance(group, dict), f"about.{name}", group, "an object")
+        _require(len(group) <= MAX_ABOUT, f"number of about.{name}", len(group), f"<= {MAX_ABOUT}")
+    if "method" in about:
+        _check_declared("about.method", about["method"], About)
+    for name, value in groups["variants"].items():
+        _check_declared(f"about.variants[{name}]", value, About)
+    for name, value in groups["scores"].items():
+        _check_declared(f"about.scores[{name}]", value, Score)
+
+
+def _check_declared(field: str, value: Any, declared: type[About | Score]) -> None:
+    fields = dataclasses.fields(declared)
+    required = {each.name for each in fields if each.default is dataclasses.MISSING}
+    _check_keys(field, value, required, optional={each.name for each in fields} - required)
+    for name, item in value.items():
+        scalar = item is None or isinstance(item, str | bool | int | float)
+        _require(scalar, f"{field}.{name}", item, "a text, a number, true, false or null")
+        short = not isinstance(item, str) or len(item) <= MAX_ABOUT
+        _require(short, f"{field}.{name}", item, f"text of at most {MAX_ABOUT} characters")
+
+
+def _check_keys(
+    field: str, value: Any, keys: set[str], optional: Collection[str] = frozenset()
+) -> None:
+    _require(
+        isinstance(value, Mapping),
+        field,
+        value,
+        f"an object with {', '.join(sorted({*keys, *optional}))}",
+    )
+    missing, unknown = keys - set(value), set(value) - keys - set(optional)
     if missing:
         raise UserError(f"{field} lacks the key {', '.join(sorted(missing))}")
     if unknown:
         names = ", ".join(sorted(map(str, unknown)))
-        raise UserError(f"{field} has an unknown key {_short(names)}; it has {sorted(keys)}")
+        raise UserError(
+            f"{field} has an unknown key {_short(names)}; it has {sorted({*keys, *optional})}"
+        )
 
 
 def _check_name(field: str, name: Any, pattern: re.Pattern[str], want: str) -> None:
