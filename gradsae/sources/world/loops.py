@@ -198,6 +198,21 @@ def grow(i, n, latents, values, r, factors, kin, laws, a, b):
 
 
 @compiled
+def start_row(seed, row, factor, state):
+    """Draw a row's shared factor (all of `factor` but its last entry, which is constant).
+
+    Writes the row's random state to `state` [2]; returns its first candidate among the free
+    features.
+    """
+    a, b = seed_of_row(seed, row)
+    for k in range(len(factor) - 1):
+        factor[k], a, b = normal(a, b)
+    skip, a, b = gap(a, b)
+    state[0], state[1] = a, b
+    return skip
+
+
+@compiled
 def draw_blocks(start, stop, seed, free, tiles, kin, laws, latents, values, n_open):
     """Draw the rows of blocks start .. stop into `latents`, `values` [rows, capacity].
 
@@ -218,11 +233,7 @@ def draw_blocks(start, stop, seed, free, tiles, kin, laws, latents, values, n_op
         first_row = block * BLOCK
         n_rows = min(BLOCK, len(n_open) - first_row)
         for r in range(n_rows):
-            a, b = seed_of_row(seed, first_row + r)
-            for k in range(rank):
-                factors[r, k], a, b = normal(a, b)
-            skips[r], a, b = gap(a, b)
-            states[r, 0], states[r, 1] = a, b
+            skips[r] = start_row(seed, first_row + r, factors[r], states[r])
             n_open[first_row + r] = 0
         for tile in range(len(tiles)):
             first, last = tile * TILE, min((tile + 1) * TILE, n_free)
