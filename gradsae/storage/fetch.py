@@ -108,18 +108,18 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--progress-bar=off", "-d", str(folder)]
     output = _run_with_progress([*command, wheel.requirement], folder, wheel)
-    found = list(folder.glob("*.whl"))
-    if len(found) != 1:
+    wheels = list(folder.glob("*.whl"))
+    if len(wheels) != 1:
         raise UserError(_pip_failed(wheel, output))
-    got = sha256_file(found[0])
-    if got != wheel.sha256:
-        found[0].unlink()
+    sha256 = sha256_file(wheels[0])
+    if sha256 != wheel.sha256:
+        wheels[0].unlink()
         raise UserError(
-            f"{wheel.requirement}: the downloaded {found[0].name} has sha256 {got}, expected "
+            f"{wheel.requirement}: the downloaded {wheels[0].name} has sha256 {sha256}, expected "
             f"{wheel.sha256}. It was deleted. The registry serves another file under this version, "
             "or the download was cut short: try again, or mend the sha256 in the config."
         )
-    return found[0]
+    return wheels[0]
 
 
 def _run_with_progress(command: list[str], folder: Path, wheel: Wheel) -> str:

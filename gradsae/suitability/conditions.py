@@ -64,7 +64,7 @@ def rates_of(evidence: Evidence) -> torch.Tensor:
 
 def findings(evidence: Evidence, raw: Raw, d_sae: int) -> list[Finding]:
     """Return every condition in the order of the theorem: codes, directions, data, targets."""
-    found = numbers(evidence, raw)
+    bounds = numbers(evidence, raw)
     return [
         sparsity(evidence),
         balance(evidence),
@@ -74,8 +74,8 @@ def findings(evidence: Evidence, raw: Raw, d_sae: int) -> list[Finding]:
         dimension(evidence, raw),
         norms(raw),
         mean(raw),
-        target_band(found, evidence),
-        width(found, d_sae),
+        target_band(bounds, evidence),
+        width(bounds, d_sae),
     ]
 
 
@@ -94,14 +94,14 @@ def sparsity(evidence: Evidence) -> Finding:
 def balance(evidence: Evidence) -> Finding:
     """All rates are of the order 1 / n."""
     ratio, exact = rate_ratio(evidence), evidence.rates is not None
-    of = "max / min, exact rates" if exact else "95th / 5th percentile, counted rates"
+    basis = "max / min, exact rates" if exact else "95th / 5th percentile, counted rates"
     middle = rates_of(evidence).median().item()
     return Finding(
         "rates",
         f"{show(ratio)}, median rate {middle:.3g}",
         "max f / min f constant",
         theorem.within_constant(ratio),
-        of,
+        basis,
     )
 
 
@@ -185,31 +185,31 @@ def mean(raw: Raw) -> Finding:
     return Finding("mean", text, "<< 1", verdict, why)
 
 
-def target_band(found: Numbers, evidence: Evidence) -> Finding:
+def target_band(bounds: Numbers, evidence: Evidence) -> Finding:
     """Rates p with 1 / n, f <= p <= upper must exist for the features, with room."""
-    band = found.band
-    low = max(band.low, found.middle_rate)
+    band = bounds.band
+    low = max(band.low, bounds.middle_rate)
     fit = (rates_of(evidence) <= band.high).double().mean().item()
     verdict = theorem.much_less(exactly(low / band.high))
     why = f"{100 * fit:.3g} % of the features have an admissible target"
     if verdict == "met" and fit < 1:
         verdict = "doubtful"
-    if found.s < theorem.LEAST_S:
+    if bounds.s < theorem.LEAST_S:
         verdict = "doubtful"
-        why = f"at s = {found.s:.3g} < {theorem.LEAST_S} the formula says nothing"
+        why = f"at s = {bounds.s:.3g} < {theorem.LEAST_S} the formula says nothing"
     text = f"{low:.3g} to {band.high:.3g}, upper by {band.binds}"
     return Finding("target rates", text, "max(1 / n, f) << upper", verdict, why)
 
 
-def width(found: Numbers, d_sae: int) -> Finding:
+def width(bounds: Numbers, d_sae: int) -> Finding:
     """M >= n p^(-s / (1 - epsilon)^2), with 1 / h_*^2 for s and the largest admissible p."""
-    wanted = theorem.log_width(found.n, found.band.high, found.effective_s)
-    gap = wanted - torch.tensor(float(d_sae)).log10().item()
+    needed = theorem.log_width(bounds.n, bounds.band.high, bounds.effective_s)
+    gap = needed - torch.tensor(float(d_sae)).log10().item()
     verdict: Verdict = "met" if gap <= 0 else "not met"
     return Finding(
         "width",
         f"log10 of wanted / d_sae = {gap:.3g}",
-        f"d_sae >= 10^{wanted:.3g}",
+        f"d_sae >= 10^{needed:.3g}",
         verdict,
         "not counted: far from necessary, no practical width meets it",
         counts=False,

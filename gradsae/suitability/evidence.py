@@ -48,21 +48,25 @@ def merged(evidence: Evidence) -> Evidence:
     order = fired.argsort(descending=True, stable=True)
     order = order[fired[order] > 0]
     units = torch.nn.functional.normalize(evidence.directions[order], dim=1)
-    kept: list[int] = []
+    representatives: list[int] = []
     group = torch.full((evidence.n,), -1)
     close = units @ units.mT > DUPLICATE
     for i, atom in enumerate(order.tolist()):
-        near = [k for k, j in enumerate(kept) if close[i, j]] if bool(close[i, :i].any()) else []
+        near = (
+            [k for k, j in enumerate(representatives) if close[i, j]]
+            if bool(close[i, :i].any())
+            else []
+        )
         if near:
-            best = torch.stack([units[i] @ units[kept[k]] for k in near]).argmax()
+            best = torch.stack([units[i] @ units[representatives[k]] for k in near]).argmax()
             group[atom] = near[int(best)]
         else:
-            group[atom] = len(kept)
-            kept.append(i)
+            group[atom] = len(representatives)
+            representatives.append(i)
     return Evidence(
         family=evidence.family,
-        directions=evidence.directions[order[kept]],
-        codes=_regrouped(evidence.codes, group, len(kept)),
+        directions=evidence.directions[order[representatives]],
+        codes=_regrouped(evidence.codes, group, len(representatives)),
         ceiling=evidence.ceiling,
         n_ceiling=evidence.n_ceiling,
         caveat=evidence.caveat,

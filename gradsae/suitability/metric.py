@@ -15,9 +15,11 @@ from gradsae.suitability.theorem import Estimate, exactly
 
 def scores(evidence: Evidence, raw: Raw) -> Scores:
     """Return the numbers behind the verdicts, and how many conditions get which verdict."""
-    found = conditions.numbers(evidence, raw)
-    counted = [one for one in conditions.findings(evidence, raw, evidence.n) if one.counts]
-    verdicts = [one.verdict for one in counted]
+    bounds = conditions.numbers(evidence, raw)
+    counted = [
+        finding for finding in conditions.findings(evidence, raw, evidence.n) if finding.counts
+    ]
+    verdicts = [finding.verdict for finding in counted]
     numbers: dict[str, Estimate] = {
         "s_p99": quantities.p99_interval(evidence.codes),
         "rate_ratio": conditions.rate_ratio(evidence),
@@ -25,16 +27,18 @@ def scores(evidence: Evidence, raw: Raw) -> Scores:
         "co_occurrence": quantities.co_occurrence(evidence.codes).scaled(evidence.n**0.5),
         "coherence": exactly(quantities.coherence(evidence.directions)),
         "effective_d": raw.effective_d,
-        "band_low": exactly(max(found.band.low, found.middle_rate)),
-        "band_high": exactly(found.band.high),
+        "band_low": exactly(max(bounds.band.low, bounds.middle_rate)),
+        "band_high": exactly(bounds.band.high),
         "met": exactly(verdicts.count("met") / len(verdicts)),
         "not_met": exactly(verdicts.count("not met") / len(verdicts)),
     }
     named = {f"suitability/{name}": number for name, number in numbers.items()}
-    spread = {name: one for name, one in named.items() if one.low < one.high < float("inf")}
+    spread = {
+        name: number for name, number in named.items() if number.low < number.high < float("inf")
+    }
     return Scores(
-        scores={name: one.value for name, one in named.items()},
-        intervals={name: (one.low, one.high) for name, one in spread.items()},
+        scores={name: number.value for name, number in named.items()},
+        intervals={name: (number.low, number.high) for name, number in spread.items()},
         n=dict.fromkeys(named, evidence.codes.n_rows),
     )
 
@@ -66,20 +70,20 @@ class Suitability(Metric):
         checks.whole("n_rows", self.n_rows, 1)
 
     def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
-        drawn = source.held_out(self.n_rows, seed)
-        x = (drawn.x if drawn.outlier is None else drawn.x[~drawn.outlier]).float()
+        held = source.held_out(self.n_rows, seed)
+        x = (held.x if held.outlier is None else held.x[~held.outlier]).float()
         if len(x) < quantities.LEAST_ROWS:
             return Skipped(f"{len(x)} held-out rows are fewer than {quantities.LEAST_ROWS}")
-        seen = merged(references.latents(sae, x))
-        if seen.n < 2:
-            return Skipped(f"{seen.n} latents are active on the held-out rows; two are needed")
+        family = merged(references.latents(sae, x))
+        if family.n < 2:
+            return Skipped(f"{family.n} latents are active on the held-out rows; two are needed")
         raw = quantities.raw(x)
-        parts = [scores(seen, raw)]
-        if isinstance(source, KnownSource) and drawn.truth is not None:
+        parts = [scores(family, raw)]
+        if isinstance(source, KnownSource) and held.truth is not None:
             true = Evidence(
                 family="true features",
                 directions=source.features(),
-                codes=drawn.truth,
+                codes=held.truth,
                 rates=source.rates(),
             )
             parts.append(as_control(scores(true, raw), "truth"))

@@ -20,14 +20,14 @@ class Setting(NamedTuple):
     why: str
 
 
-def proposal(found: Numbers, raw: Raw) -> list[Setting]:
+def proposal(bounds: Numbers, raw: Raw) -> list[Setting]:
     """Return the settings of `python -m benchmarks.run trainer=gba` for these features."""
-    low, high, why = targets(found)
+    low, high, why = targets(bounds)
     groups = LEAST_GROUPS
     while (high / low) ** (1 / (groups - 1)) > LARGEST_STEP:
         groups += 1
     step = (high / low) ** (1 / (groups - 1))
-    d_sae = 1 << (LATENTS_PER_FEATURE * found.n - 1).bit_length()
+    d_sae = 1 << (LATENTS_PER_FEATURE * bounds.n - 1).bit_length()
     ceiling = d_sae * sum(high / step**k for k in range(groups)) / groups
     spread = theorem.within_constant(raw.norm_ratio) != "met"
     centre = raw.mean_share >= theorem.MUCH_LESS
@@ -42,7 +42,7 @@ def proposal(found: Numbers, raw: Raw) -> list[Setting]:
         ),
         Setting(
             f"d_sae={d_sae}",
-            f"power of two from {LATENTS_PER_FEATURE} latents for each of {found.n} features on; "
+            f"power of two from {LATENTS_PER_FEATURE} latents for each of {bounds.n} features on; "
             f"the targets then allow an l0 of {ceiling:.3g} at most",
         ),
         Setting(
@@ -56,15 +56,15 @@ def proposal(found: Numbers, raw: Raw) -> list[Setting]:
     ]
 
 
-def targets(found: Numbers) -> tuple[float, float, tuple[str, str]]:
+def targets(bounds: Numbers) -> tuple[float, float, tuple[str, str]]:
     """Return the lowest and the highest target rate, and why these."""
-    band = found.band
+    band = bounds.band
     if band.high <= band.low:  # s < 3: the bounds cross whatever the data
-        middle = found.middle_rate
-        high = max(middle, min(middle**0.5, middle * found.effective_d, 1.0))
+        middle = bounds.middle_rate
+        high = max(middle, min(middle**0.5, middle * bounds.effective_d, 1.0))
         return middle, high, ("the median rate f", "sqrt(f), since the bounds of the theorem cross")
     upper = f"the theorem's upper bound, set by {band.binds}"
-    low = max(band.low, found.low_rate)
+    low = max(band.low, bounds.low_rate)
     if low >= band.high:
         return band.low, band.high, ("1 / n, since every rate is above the upper bound", upper)
     lower = "1 / n, a bound of the theorem" if low == band.low else "rate of the rarest features"

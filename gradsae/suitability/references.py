@@ -55,12 +55,12 @@ def known(source: KnownSource, drawn: HeldOut, seed: int) -> Evidence | None:
     pairs = int(drawn.truth.n_open().square().sum())
     step = seed + SEED_STEP
     while n_rows < MORE_ROWS and pairs < MAX_PAIRS:
-        more = source.held_out(drawn.truth.n_rows, step).truth
-        if more is None or more.n_rows == 0:
+        extra = source.held_out(drawn.truth.n_rows, step).truth
+        if extra is None or extra.n_rows == 0:
             break
-        parts.append(more)
-        n_rows += more.n_rows
-        pairs += int(more.n_open().square().sum())
+        parts.append(extra)
+        n_rows += extra.n_rows
+        pairs += int(extra.n_open().square().sum())
         step += SEED_STEP
     return Evidence(
         family="true features",
@@ -88,8 +88,8 @@ def topk(
         raise training.error
     caveat = f"circular: k={trainer.k} bounds s, d_sae={trainer.d_sae} bounds n, and what it "
     caveat += "does not find is not counted"
-    found = replace(latents(sae, x), family="topk", ceiling=trainer.k, caveat=caveat)
-    return _some(merged(found))
+    evidence = replace(latents(sae, x), family="topk", ceiling=trainer.k, caveat=caveat)
+    return _some(merged(evidence))
 
 
 def latents(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Evidence:
@@ -99,11 +99,11 @@ def latents(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Evidence:
     lengths = codes.values.detach().clamp_min(0) * atoms.norm(dim=1)[codes.latents]
     inside = sae.normaliser.apply(x.to(sae.b_dec)).x - sae.b_dec.detach()
     energy = inside.square().sum(1).cpu()[codes.rows]
-    kept = torch.where(lengths.square() >= LEAST_ENERGY * energy, lengths, 0.0)
+    large = torch.where(lengths.square() >= LEAST_ENERGY * energy, lengths, 0.0)
     return Evidence(
         family="latents",
         directions=atoms,
-        codes=codes.with_values(kept),
+        codes=codes.with_values(large),
         ceiling=sae.arch.k,
         n_ceiling=sae.arch.d_sae,
     )
@@ -111,10 +111,10 @@ def latents(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Evidence:
 
 def ica(x: Float[Tensor, "batch d_in"], seed: int) -> Evidence:
     """Return the independent components of `x` and where they stand out of their core."""
-    found = fast_ica(x, make_generator(seed, "eval ica"), most=MAX_COMPONENTS)
-    sources = ((x.double() - found.centre) @ found.unmixing.mT).float()
+    unmixed = fast_ica(x, make_generator(seed, "eval ica"), most=MAX_COMPONENTS)
+    sources = ((x.double() - unmixed.centre) @ unmixed.unmixing.mT).float()
     sign = torch.where(sources.pow(3).mean(0) < 0, -1.0, 1.0)  # the long tail is the feature
-    sources, directions = sources * sign, found.mixing.float() * sign[:, None]
+    sources, directions = sources * sign, unmixed.mixing.float() * sign[:, None]
     core = sources.median(0).values
     spread = MAD * (sources - core).abs().median(0).values
     least = (CORE_SIGMAS * spread).clamp_min(LEAST_SIGMAS)
@@ -122,7 +122,7 @@ def ica(x: Float[Tensor, "batch d_in"], seed: int) -> Evidence:
     lengths = lengths * directions.norm(dim=1)
     caveat = f"circular: n cannot exceed {sources.shape[1]} dimensions; in superposition "
     caveat += "components are mixtures, and the threshold decides what is active"
-    if not found.converged:
+    if not unmixed.converged:
         caveat += "; did not converge"
     return _some(
         Evidence(

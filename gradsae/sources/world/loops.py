@@ -116,10 +116,10 @@ def magnitude(mean, spread, a, b):
 
 
 @compiled
-def screen_tile(first, last, r, x, skip, a, b, found):
+def screen_tile(first, last, r, x, skip, a, b, active):
     """Collect the active features of row r among the free ones first .. last.
 
-    x is [BLOCK, TILE / LANE, LANE]. Returns how many are in `found`, the next candidate and the
+    x is [BLOCK, TILE / LANE, LANE]. Returns how many are in `active`, the next candidate and the
     next state.
     """
     n = 0
@@ -132,14 +132,14 @@ def screen_tile(first, last, r, x, skip, a, b, found):
                 if x[r, i, j] > COLD_X:
                     u, a, b = uniform(a, b)
                     if below(u, x[r, i, j]):
-                        found[n] = first + i * LANE + j
+                        active[n] = first + i * LANE + j
                         n += 1
     while skip < last:
         at = x[r, (skip - first) // LANE, (skip - first) % LANE]
         if at <= COLD_X:
             u, a, b = uniform(a, b)
             if below(COLD * u, at):
-                found[n] = skip
+                active[n] = skip
                 n += 1
         miss, a, b = gap(a, b)
         skip += 1 + miss
@@ -228,7 +228,7 @@ def draw_blocks(start, stop, seed, free, tiles, kin, laws, latents, values, n_op
     skips = np.empty(BLOCK, np.int64)
     flat = np.empty((BLOCK, TILE), np.float32)
     x = flat.reshape((BLOCK, TILE // LANE, LANE))
-    found = np.empty(TILE, np.int64)
+    active = np.empty(TILE, np.int64)
     for block in range(start, stop):
         first_row = block * BLOCK
         n_rows = min(BLOCK, len(n_open) - first_row)
@@ -240,10 +240,10 @@ def draw_blocks(start, stop, seed, free, tiles, kin, laws, latents, values, n_op
             np.dot(factors, tiles[tile], flat)
             for r in range(n_rows):
                 i, a, b = first_row + r, states[r, 0], states[r, 1]
-                n_found, skips[r], a, b = screen_tile(first, last, r, x, skips[r], a, b, found)
+                n_active, skips[r], a, b = screen_tile(first, last, r, x, skips[r], a, b, active)
                 n = n_open[i]
-                for e in range(n_found):
-                    feature, u = free[found[e]], 0.0
+                for e in range(n_active):
+                    feature, u = free[active[e]], 0.0
                     if positive[feature] < 1:
                         u, a, b = uniform(a, b)
                     if u >= positive[feature] or n < 0:

@@ -27,21 +27,21 @@ class Trees:
         self.levels()
 
     def edges(self) -> Int[Tensor, "n_edges 2"]:
-        """Pairs (parent, child), by child."""
+        """Return the pairs (parent, child), by child."""
         child = (self.parent >= 0).nonzero().squeeze(1)
         return torch.stack([self.parent[child], child], dim=1)
 
     def levels(self) -> list[Int[Tensor, " n_at_level"]]:
-        """Features by depth: first those without a parent, then their children, and so on."""
+        """Return the features by depth: roots first, then their children, and so on."""
         depth = torch.zeros_like(self.parent)
-        above, found = self.parent, [(self.parent < 0).nonzero().squeeze(1)]
+        above, ancestors = self.parent, [(self.parent < 0).nonzero().squeeze(1)]
         while bool((above >= 0).any()):
             depth += above >= 0
             above = torch.where(above >= 0, self.parent[above], -1)
-            if len(found) > len(self.parent):
+            if len(ancestors) > len(self.parent):
                 raise ValueError("a feature is its own ancestor")
-            found.append(above)
-        return [(depth == level).nonzero().squeeze(1) for level in range(len(found))]
+            ancestors.append(above)
+        return [(depth == level).nonzero().squeeze(1) for level in range(len(ancestors))]
 
 
 @final
