@@ -11,12 +11,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from benchmarks.places import CONF
 from benchmarks.results.reading import command
 from gradsae.errors import UserError
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 FOLDER = CONF / "experiment"
 RUN = (sys.executable, "-m", "benchmarks.run", "-m")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.places import ROOT
 from benchmarks.render.markdown import README, plain, replaced, write_or_check
 from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN, command
 from benchmarks.results.rows import variants
@@ -23,7 +24,6 @@ from benchmarks.results.settings import (
 )
 from benchmarks.results.vocabulary import VARIANTS
 from gradsae.errors import UserError
-from gradsae.records.provenance import ROOT
 from gradsae.records.record import content_id
 
 EXPERIMENT = "influence_table"

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.places import LOCAL, PUBLISHED, ROOT
 from benchmarks.results.reading import command
 from gradsae.errors import UserError
 from gradsae.records.provenance import reduce_paths
-from gradsae.records.record import LOCAL, PUBLISHED, Record, load, load_folder, save
+from gradsae.records.record import Record, load, load_folder, save
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -76,7 +77,7 @@ def objections(record: Record, allow_dirty: bool) -> str:
         return "the code was changed after its commit; commit and run again, or --allow-dirty"
     for part in ("config", "provenance", "artifacts"):
         for text in _texts(getattr(record, part)):
-            if reduce_paths(text) != text:
+            if reduce_paths(text, ROOT) != text:
                 return f"{part} names an absolute path of a machine: {text[:80]!r}"
     return ""
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.places import ROOT
 from benchmarks.results.reading import add_records_argument, command, read
 from benchmarks.results.settings import METHODS, method_of
 from gradsae.errors import UserError
-from gradsae.records.provenance import ROOT
 from gradsae.records.record import Record, part
 from gradsae.storage.files import write_whole
 

@@ -14,8 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.hint import hint
 from benchmarks.launch.report import CELL, failures
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
+from benchmarks.places import CONF, ROOT
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -29,7 +28,7 @@ def _job(cfg: DictConfig) -> None:
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     try:
         OmegaConf.resolve(cfg)
-        outcome = run(build(cfg, experiment))
+        outcome = run(build(cfg, experiment), ROOT)
         path = str(outcome.record.absolute()) if outcome.record else None
         note = {"status": outcome.status, "text": outcome.text, "record": path}
         print(f"{outcome.status}: {outcome.text}", flush=True)

@@ -12,7 +12,6 @@ import re
 import shlex
 import sys
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -20,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from benchmarks.places import CONF
 from benchmarks.render.console import console_table
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from gradsae.suitability.proposal import Setting
     from gradsae.suitability.quantities import Raw
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 MAX_ROWS = 1 << 16
 MAX_ENTRIES = 1 << 26
 """Rows times d_in that are drawn: 256 MB."""

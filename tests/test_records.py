@@ -328,10 +328,27 @@ def test_absolute_paths_are_cut_to_their_last_part(text: str, expected: str):
 
 
 def test_the_command_can_be_typed_again():
-    root = str(records.ROOT)
+    root = Path("/home/someone/gradsae")
     argv = [f"{root}/benchmarks/run.py", "-m", "trainer=topk,l1", "seed=0,1", "note=a b"]
-    assert _command(argv) == "python -m benchmarks.run -m trainer=topk,l1 seed=0,1 'note=a b'"
-    assert _command([f"{root}/benchmarks/figures/__main__.py"]) == "python -m benchmarks.figures"
+    assert _command(argv, root) == "python -m benchmarks.run -m trainer=topk,l1 seed=0,1 'note=a b'"
+    assert (
+        _command([f"{root}/benchmarks/figures/__main__.py"], root) == "python -m benchmarks.figures"
+    )
+
+
+def test_the_commit_is_asked_of_the_folder_that_is_told_and_of_no_other(tmp_path: Path):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    (tmp_path / "gradsae").mkdir()
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    assert records.provenance("cpu")["commit"] is None
+    found = records.provenance("cpu", tmp_path)
+    assert (found["commit"], found["dirty"]) == (head.stdout.strip(), False)
+    (tmp_path / "gradsae" / "changed.py").write_text("x = 1")
+    assert records.provenance("cpu", tmp_path)["dirty"] is True
+    below = records.provenance("cpu", tmp_path / "gradsae")
+    assert below["commit"] is None  # not the top of a checkout
 
 
 def test_records_are_read_without_torch_or_scipy():

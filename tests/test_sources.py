@@ -16,10 +16,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from scipy.stats import chisquare
 
+from benchmarks.places import ROOT
 from gradsae.errors import UserError
 from gradsae.interfaces import KnownSource, Source
 from gradsae.lm.spec import LanguageModel
-from gradsae.records.provenance import ROOT
 from gradsae.records.record import content_id
 from gradsae.seeds import make_generator
 from gradsae.sources import lm_layer, saelens_world

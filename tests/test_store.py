@@ -15,11 +15,11 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.places import ROOT
 from gradsae.errors import UserError
 from gradsae.lm.model import LM, load
 from gradsae.lm.sites import Site
 from gradsae.lm.spec import LanguageModel
-from gradsae.records.provenance import ROOT
 from gradsae.seeds import make_generator
 from gradsae.sources import harvest
 from gradsae.sources.corpora import Split

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.places import ROOT
 from benchmarks.results.reading import add_records_argument, read
 from benchmarks.results.settings import Cell, make_cells
 from gradsae.errors import UserError
-from gradsae.records.provenance import ROOT
 from gradsae.storage.files import write_whole
 
 README = ROOT / "README.md"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.places import LOCAL, PUBLISHED
 from gradsae.errors import UserError
-from gradsae.records.record import LOCAL, PUBLISHED, Record, load_folder
+from gradsae.records.record import Record, load_folder
 
 LOCAL_ORIGIN, OWN_ORIGIN = "local", "own"
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.places import CONF
 from benchmarks.speed.case import Case, Work
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from gradsae.prompts.seen import SeenPrompt
     from gradsae.sae.model import SAE
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 LAYER = 15
 CONTEXT = 128
 BATCH_WINDOWS = 8

@@ -33,8 +33,11 @@ class Outcome:
     record: Path | None = None
 
 
-def run(cell: Cell) -> Outcome:
-    """Measure one cell and save its record; skip it if this machine has done it."""
+def run(cell: Cell, checkout: Path | None = None) -> Outcome:
+    """Measure one cell and save its record; skip it if this machine has done it.
+
+    The record names the commit of `checkout`, where that is given: see `provenance`.
+    """
     if why := cell.why_not():
         return Outcome("does not apply", f"{cell.title}: {why}")
     check_writable(cell.results)  # before the work, not after it
@@ -53,7 +56,7 @@ def run(cell: Cell) -> Outcome:
         seconds = time.perf_counter() - started
         if cell.task in TRAINING_TASKS:  # the cost of the method, whenever it was paid
             seconds += sum(each.seconds for each in _trained(outcomes) if each.found)
-        record = _record(cell, outcomes, answer, seconds)
+        record = _record(cell, outcomes, answer, seconds, checkout)
         path = save(record, cell.results / "records")  # first: W&B is only a mirror
         _mirror(tracked, record)
     return Outcome("done", f"{cell.title}: {path.stem}", path)
@@ -151,7 +154,11 @@ def _merge(answers: dict[str, Scores | Skipped]) -> Scores:
 
 
 def _record(
-    cell: Cell, outcomes: Sequence[Checkpoint | Skipped], answer: Scores, seconds: float
+    cell: Cell,
+    outcomes: Sequence[Checkpoint | Skipped],
+    answer: Scores,
+    seconds: float,
+    checkout: Path | None,
 ) -> Record:
     series, source, own = dict(answer.series), cell.source, outcomes[0]
     if cell.task == "recovery" and isinstance(own, Checkpoint):
@@ -172,7 +179,7 @@ def _record(
             "tokens": len(_trained(outcomes)) * cell.fit.steps * cell.fit.batch_size,
             "peak_bytes": _peak_bytes(cell.device),
         },
-        provenance=provenance(str(cell.device), **source.provenance()),
+        provenance=provenance(str(cell.device), checkout, **source.provenance()),
         artifacts={
             "checkpoint": own.id if isinstance(own, Checkpoint) else None,
             "activations": store,

@@ -10,8 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-
 # What shapes the numbers. A change under results/ or in the docs does not make a record dirty.
 CODE = ("gradsae", "benchmarks", "conf", "pyproject.toml", "constraints.txt")
 
@@ -23,13 +21,16 @@ PACKAGES = (
 ABSOLUTE_PATH = re.compile(r"(?<![\w./~-])~?/(?!/)[^\s,=:;'\"\[\]{}()]+")
 
 
-def provenance(device: object, **extra: Any) -> dict[str, Any]:
+def provenance(device: object, checkout: Path | None = None, **extra: Any) -> dict[str, Any]:
     """Return what a record says about its origin; no host name, no absolute path.
 
-    `device` is what ran it: "cpu", "cuda:0" or a torch.device. `extra` adds keys or replaces them,
-    for example `model={"note": "4-bit-rounded weights"}`.
+    Args:
+        device: What ran it: "cpu", "cuda:0" or a torch.device.
+        checkout: Folder of the code that ran, where that is a git checkout: the commit is asked
+            of it, and paths below it are kept. None where the code is an installed package.
+        extra: Keys to add or to replace, for example `model={"note": "4-bit-rounded weights"}`.
     """
-    commit, dirty = _commit()
+    commit, dirty = _commit(checkout)
     return {
         "commit": commit,
         "dirty": dirty,
@@ -39,13 +40,13 @@ def provenance(device: object, **extra: Any) -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": _cores(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "command": _command(sys.argv),
+        "command": _command(sys.argv, checkout),
         **extra,
     }
 
 
-def reduce_paths(text: str) -> str:
-    """Absolute paths in `text`, relative to the repository or cut to their last part.
+def reduce_paths(text: str, checkout: Path | None = None) -> str:
+    """Return `text` with absolute paths relative to the checkout, or cut to their last part.
 
     >>> reduce_paths("source.file=/home/someone/data/x.txt")
     'source.file=x.txt'
@@ -53,37 +54,40 @@ def reduce_paths(text: str) -> str:
 
     def reduced(match: re.Match[str]) -> str:
         path = Path(match.group())
-        if path.is_relative_to(ROOT):
-            return str(path.relative_to(ROOT))
+        if checkout is not None and path.is_relative_to(checkout):
+            return str(path.relative_to(checkout))
         return path.name or "/"
 
     return ABSOLUTE_PATH.sub(reduced, text)
 
 
-def _command(argv: list[str]) -> str:
-    """`python -m benchmarks.run ...` as it can be typed again from the repository root."""
+def _command(argv: list[str], checkout: Path | None = None) -> str:
+    """Return the command as it can be typed again in the checkout: `python -m benchmarks.run`."""
     start = Path(argv[0] or "-c")
-    if start.is_absolute() and start.is_relative_to(ROOT) and start.suffix == ".py":
-        parts = list(start.relative_to(ROOT).with_suffix("").parts)
+    here = checkout is not None and start.is_absolute() and start.is_relative_to(checkout)
+    if checkout is not None and here and start.suffix == ".py":
+        parts = list(start.relative_to(checkout).with_suffix("").parts)
         parts = parts[:-1] if parts[-1] == "__main__" else parts
         program = f"python -m {'.'.join(parts)}"
     else:
         program = start.name
-    return " ".join([program, *(shlex.quote(reduce_paths(word)) for word in argv[1:])])
+    return " ".join([program, *(shlex.quote(reduce_paths(word, checkout)) for word in argv[1:])])
 
 
-def _commit() -> tuple[str | None, bool | None]:
-    """Commit of this code and whether it was changed since; (None, None) where unknown.
+def _commit(checkout: Path | None) -> tuple[str | None, bool | None]:
+    """Return the commit of the code and whether it was changed since; (None, None) where unknown.
 
     A machine without the git folder (a container) sets GRADSAE_COMMIT=<sha> or <sha>-dirty.
     """
     told = os.environ.get("GRADSAE_COMMIT", "")
     if told:
         return told.removesuffix("-dirty"), told.endswith("-dirty")
-    top = _output("git", "-C", str(ROOT), "rev-parse", "--show-toplevel", "HEAD")
-    if top is None or Path(top.split("\n")[0]).resolve() != ROOT:
+    if checkout is None:
         return None, None
-    changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", *CODE)
+    top = _output("git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD")
+    if top is None or Path(top.split("\n")[0]).resolve() != checkout.resolve():
+        return None, None
+    changes = _output("git", "-C", str(checkout), "status", "--porcelain", "--", *CODE)
     return top.split("\n")[1], changes != ""
 
 

@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradsae.errors import UserError
-from gradsae.records.provenance import ROOT
 from gradsae.records.provenance import provenance as provenance
 from gradsae.records.schema import SCHEMA_VERSION, check, content_id, identity
 from gradsae.records.schema import record_id as record_id
 from gradsae.storage.files import check_writable as check_writable
 from gradsae.storage.files import write_whole
 
-LOCAL = ROOT / "results" / "local" / "records"  # this machine's, ignored by git
-PUBLISHED = ROOT / "results" / "records"  # in git: the project's own and collaborators'
 MAX_BYTES = 20_000_000
 SEED_NAMES = {"seed", "seeds", "checkpoint", "checkpoints"}  # what differs between seeds
 

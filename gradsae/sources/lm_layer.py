@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final, get_args
@@ -16,13 +16,13 @@ from gradsae.interfaces import HeldOut, ModelSource
 from gradsae.lm.model import LM, load
 from gradsae.lm.sites import Site, SiteKind
 from gradsae.lm.spec import LanguageModel, plain
-from gradsae.records.provenance import ROOT
 from gradsae.seeds import make_generator
 from gradsae.sources.corpora import SPLITS, Corpus, Split
 from gradsae.sources.harvest import Harvest
 from gradsae.sources.store import STORE_DTYPES, Recipe, Store, is_complete, open_store
 from gradsae.sources.streams import ShuffledStream
 from gradsae.sources.windows import draw_windows
+from gradsae.storage.cache import cache_root
 
 
 @final
@@ -63,8 +63,8 @@ class LmLayer(ModelSource):
     """Windows in one forward pass of the harvest. Does not count for the id, like the two below."""
     device: str = "auto"
     """Of the language model: auto takes CUDA where there is one."""
-    root: str = str(ROOT / "results" / "local" / "activations")
-    """Folder of all stores."""
+    root: str = field(default_factory=lambda: str(cache_root() / "activations"))
+    """Folder of all stores; by default in the user's cache."""
 
     def __post_init__(self) -> None:
         checks.one_of("site_kind", self.site_kind, get_args(SiteKind))

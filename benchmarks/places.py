@@ -1,0 +1,11 @@
+"""Where this checkout keeps its things. The library knows none of these: it is handed them."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+"""What the commands compose."""
+LOCAL = ROOT / "results" / "local" / "records"
+"""Records of this machine; ignored by git."""
+PUBLISHED = ROOT / "results" / "records"
+"""Records in git: the project's own, and one folder per collaborator."""
