@@ -23,17 +23,12 @@ from benchmarks.places import CONF
 from benchmarks.render.console import console_table
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gradsae.bench.cell import Cell
     from gradsae.suitability.conditions import Row
     from gradsae.suitability.evidence import Evidence
     from gradsae.suitability.proposal import Setting
     from gradsae.suitability.quantities import Raw
 
-MAX_ROWS = 1 << 16
-MAX_ENTRIES = 1 << 26
-"""Rows times d_in that are drawn: 256 MB."""
 MEANT = ("trainer", "d_sae")
 """Words that the proposal replaces ..."""
 OF_REFERENCES = ("k", "lr", "fit")
@@ -63,53 +58,24 @@ def _job(cfg: DictConfig) -> None:
 
 def report(cell: "Cell", cfg: DictConfig, words: list[str]) -> str:
     """Return what the command prints: what was looked at, the table, and the proposal."""
-    from gradsae.suitability import conditions, proposal, quantities
+    from gradsae.suitability import references
+    from gradsae.suitability.study import study
 
-    x, families = _evidence(cell, cfg)
-    raw = quantities.raw(x)
-    found = {name: conditions.findings(one, raw, cfg.d_sae) for name, one in families.items()}
-    rows = conditions.combined(found)
-    settings = {
-        name: proposal.proposal(conditions.numbers(one, raw), raw) for name, one in families.items()
-    }
+    trainer = references.trainer_of(cfg.d_sae, cfg.k, cfg.lr)
+    found = study(cell.source, trainer, cell.fit, cell.seeds, cell.device, tell=_tell)
     return "\n\n".join(
         [
-            _heading(cell, families, raw),
-            _table(rows),
+            _heading(cell, found.families, found.raw),
+            _table(found.rows),
             _limits(),
-            f"overall: {conditions.overall(rows)}. {REFERENCES if len(families) > 1 else TRUTH}",
-            _proposed(settings, words),
+            f"overall: {found.overall}. {REFERENCES if len(found.families) > 1 else TRUTH}",
+            _proposed(found.settings, words),
         ]
     )
 
 
-def _evidence(cell: "Cell", cfg: DictConfig) -> "tuple[Tensor, dict[str, Evidence]]":
-    from gradsae.errors import UserError
-    from gradsae.interfaces import KnownSource
-    from gradsae.suitability import references
-    from gradsae.suitability.quantities import LEAST_ROWS
-
-    n_rows = max(LEAST_ROWS, min(MAX_ROWS, MAX_ENTRIES // cell.source.d_in()))
-    drawn = cell.source.held_out(n_rows, cell.seeds.eval)
-    x = drawn.x if drawn.outlier is None else drawn.x[~drawn.outlier]
-    if len(x) < LEAST_ROWS:
-        raise UserError(
-            f"source {cell.source.name} gives {len(x)} held-out rows, but the estimates need "
-            f"{LEAST_ROWS}: ask it for more"
-        )
-    x = x.float()
-    if float((x - x[0]).abs().max()) == 0:
-        raise UserError(f"all rows of source {cell.source.name} are equal: there is nothing to see")
-    if isinstance(cell.source, KnownSource):
-        truth = references.known(cell.source, drawn, cell.seeds.eval)
-        if truth is not None:
-            return x, {truth.family: truth}
-    trainer = references.trainer_of(cfg.d_sae, cfg.k, cfg.lr)
-    print(f"first reference family: a TopK autoencoder, {cell.fit.steps} steps", file=sys.stderr)
-    learned = references.topk(cell.source, x, trainer, cell.fit, cell.seeds, cell.device)
-    size = f"{x.shape[0]} rows of {x.shape[1]}"
-    print(f"second: independent components of {size} (minutes)", file=sys.stderr, flush=True)
-    return x, {"topk": learned, "ica": references.ica(x, cell.seeds.eval)}
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _heading(cell: "Cell", families: "dict[str, Evidence]", raw: "Raw") -> str:

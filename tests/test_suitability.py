@@ -16,7 +16,7 @@ from gradsae.sae.codes import from_dense
 from gradsae.sae.model import SAE, Architecture
 from gradsae.sources.superposition import Superposition
 from gradsae.stats.ica import fast_ica
-from gradsae.suitability import conditions, proposal, quantities, references, theorem
+from gradsae.suitability import conditions, proposal, quantities, references, study, theorem
 from gradsae.suitability.evidence import Evidence, merged
 from gradsae.suitability.metric import Suitability
 from gradsae.suitability.theorem import Estimate, exactly
@@ -231,7 +231,7 @@ SMALL = ("source=superposition", "source.n_features=32", "source.width=16")
 
 def test_the_command_prints_a_verdict_and_overrides_and_exits_0(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(references, "MORE_ROWS", 1)
-    monkeypatch.setattr(suitability, "MAX_ROWS", 4096)
+    monkeypatch.setattr(study, "MAX_ROWS", 4096)
     assert command(monkeypatch, tmp_path, *SMALL, "source.l0=20") == 0
     said = capsys.readouterr().out
     assert "overall: not met" in said
@@ -247,7 +247,7 @@ def test_its_help_is_its_own(monkeypatch, tmp_path, capsys):
 
 def test_unknown_features_are_looked_at_through_two_families(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(references, "known", lambda *_: None)
-    monkeypatch.setattr(suitability, "MAX_ROWS", 4096)
+    monkeypatch.setattr(study, "MAX_ROWS", 4096)
     words = ("d_sae=64", "k=4", "source.l0=2", "fit.steps=100", "fit.batch_size=64")
     assert command(monkeypatch, tmp_path, *SMALL, *words) == 0
     said, heard = capsys.readouterr()

@@ -29,6 +29,7 @@ NEEDED = {
     "gguf": "gguf",
     "wheel": "wheels",
     "random": "config",
+    "memory": "name",
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt"]
@@ -42,7 +43,7 @@ class LanguageModel:
     name: str
     """Short name for messages, records and cache folders."""
     source: str
-    """hub, folder, gguf, wheel or random."""
+    """hub, folder, gguf, wheel, random, or memory: a model that the caller has already."""
     licence: str
     """SPDX id or name of the weights' licence; "none" for random weights."""
     licence_notice: bool = False
@@ -102,6 +103,11 @@ class LanguageModel:
                 return f"random:{sha256_text(f'{self.seed}/{text}')}"
             case "hub":
                 return f"{self.hub_id}@{_commit(self)}"
+            case "memory":
+                raise UserError(
+                    f"model {self.name} was handed over in memory, so it has no id: save it with "
+                    "save_pretrained and load that folder"
+                )
             case "folder":
                 return f"folder:{_folder_hash(Path(self.folder or '').expanduser())}"
             case _:
@@ -115,6 +121,7 @@ class LanguageModel:
             "gguf": Path(self.gguf or "").name,
             "wheel": ", ".join(wheel.requirement for wheel in self.pinned()),
             "random": "random initialisation, not a trained model",
+            "memory": "handed over in memory",
         }
         return {
             "name": self.name,

@@ -1,0 +1,229 @@
+"""Influence of latents on one prompt: cheap estimates beside exact ablation."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from pkgutil import walk_packages
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsae.api.prompted import Asked, ask
+from gradsae.api.table import Table, Token
+from gradsae.errors import UserError
+from gradsae.influence import ablation
+from gradsae.influence import estimators as package
+from gradsae.influence.compare import compare
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.target import ANY_SCALAR, AnyScalar, Target, make_target
+from gradsae.interfaces import Skipped
+from gradsae.prompts.seen import SeenPrompt, see_from
+from gradsae.seeds import make_generator
+
+DEFAULT = ("grad_times_act", "hop_then_verify")
+"""The usual cheap estimate (one backward pass), and the best one that spends ten forward passes."""
+SHADED = 10
+"""First latents whose activations shade the tokens."""
+MEASURES = ("spearman", "precision_at_{k}", "effect_recall_at_{k}", "sign_agreement")
+"""Agreement with ablation that the table of estimators shows."""
+
+
+def influence(
+    model: Any,
+    sae: Any,
+    prompt: str,
+    *,
+    site: str | None = None,
+    target: str | int | None = None,
+    estimators: Sequence[str | Estimator] = DEFAULT,
+    truth: bool = True,
+    scalar: AnyScalar = "log_prob",
+    k: int = 10,
+    batch_rows: int = 32,
+    seed: int = 0,
+) -> Table:
+    """Compute how much each active latent supports the model's next token.
+
+    The influence of a latent is the target's value with the latent minus without it, where
+    "without" switches it off at every position and holds the SAE's reconstruction error fixed. It
+    is positive where the latent supports the target. Estimates are in the same unit, except those
+    that only rank (`mean_act`, `random`).
+
+    Args:
+        model: What `load_model` takes or returns.
+        sae: What `load_sae` takes or returns.
+        prompt: A text. What comes after it is asked about.
+        site: Where the SAE reads, for example "resid_post.15"; by default as the SAE says.
+        target: The next token that is asked about, as text exactly as it follows the prompt
+            (" Paris", with the space) or as a token's number; by default the model's most likely
+            one. Of a text of several tokens the whole answer is asked about.
+        estimators: Names ("grad_times_act", "hop_then_verify", "integrated_gradients",
+            "mean_act", ...) or estimator objects with settings of their own.
+        truth: Also compute the true effect by ablation: one forward pass per active latent (of
+            the blocks after the site).
+        scalar: What of the target is explained: "log_prob" (nats), "logit", "prob", "logit_diff"
+            (against the runner-up) or "kl" (of the whole distribution, nats).
+        k: Latents counted as the first, in measures of agreement.
+        batch_rows: Edited prompts in one forward pass; less takes less memory.
+        seed: Fixes what random estimators draw.
+
+    Returns:
+        A table with one row per active latent, those of largest effect first (without `truth`: by
+        the first estimator). Columns: `latent`, `token` and `position` where it is strongest,
+        `activation` there (in the SAE's units), one column per estimator, and `effect`. Its part
+        `estimators` has the cost of each (in full forward passes; a backward pass counts as two)
+        and its agreement with `effect`.
+
+    Raises:
+        UserError: Site, target, estimator or scalar are not known; the SAE has another width; no
+            latent fires on the prompt.
+
+    Example:
+        >>> table = gradsae.influence(model, sae, "The capital of France is", target=" Paris")
+        >>> table["latent"][:3], table.parts["estimators"]["spearman"]
+    """
+    if scalar not in ANY_SCALAR:
+        raise UserError(f"scalar must be one of {', '.join(ANY_SCALAR)}, got {scalar!r}")
+    chosen = [make_estimator(one) for one in estimators]
+    if not chosen and not truth:
+        raise UserError("nothing to compute: name an estimator, or set truth=True")
+    asked = ask(model, sae, prompt, site, target)
+    study = _study(asked, chosen, scalar, truth=truth, batch_rows=batch_rows, seed=seed)
+    return _table(asked, study, chosen, k)
+
+
+def make_estimator(estimator: str | Estimator) -> Estimator:
+    """Return an estimator by the name of its module, with its default settings."""
+    if isinstance(estimator, Estimator):
+        return estimator
+    known = known_estimators()
+    if estimator not in known:
+        raise UserError(f"there is no estimator {estimator!r}; there are {', '.join(known)}")
+    return known[estimator]()
+
+
+@lru_cache(maxsize=1)
+def known_estimators() -> dict[str, type[Estimator]]:
+    """Return the classes of all estimators of this package, by the name of their module."""
+    found: dict[str, type[Estimator]] = {}
+    for each in walk_packages(package.__path__, f"{package.__name__}."):
+        module = import_module(each.name)
+        for _, one in inspect.getmembers(module, inspect.isclass):
+            is_own = issubclass(one, Estimator) and one.__module__ == each.name
+            if is_own and not inspect.isabstract(one):
+                found[each.name.rpartition(".")[2]] = one
+    return dict(sorted(found.items()))
+
+
+class Study(NamedTuple):
+    """What was computed on one prompt; vectors run over the active latents."""
+
+    seen: SeenPrompt
+    estimates: Mapping[str, Float[Tensor, " active"] | Skipped]
+    effect: Float[Tensor, " active"] | None
+    cost: Mapping[str, float]
+
+
+def _study(
+    asked: Asked,
+    chosen: Sequence[Estimator],
+    scalar: AnyScalar,
+    *,
+    truth: bool,
+    batch_rows: int,
+    seed: int,
+) -> Study:
+    """Run the estimators and, for `truth`, the ablations; the draws are those of task influence."""
+    seen = see_from(asked.source, asked.placed.sae, asked.token_ids)
+    target = _target(asked, seen, scalar)
+    estimates: dict[str, Tensor | Skipped] = {}
+    for one in chosen:
+        generator = make_generator(seed, f"eval {one.name} 0")
+        unfit = one.unfit(target)
+        estimates[one.name] = unfit or one.scores(seen, target, generator).detach().cpu()
+    cost = {one.name: one.forward_equivalents(seen) for one in chosen}
+    effect = None
+    if truth:
+        columns = torch.arange(seen.n_active, device=seen.latents.device)
+        effect = ablation.ablate(seen, target, columns, batch_rows=batch_rows).effect.cpu()
+        cost["ablation"] = ablation.forward_equivalents(seen, columns)
+    return Study(seen, estimates, effect, cost)
+
+
+def _target(asked: Asked, seen: SeenPrompt, scalar: AnyScalar) -> Target:
+    tokens = (asked.prompt.target, *asked.prompt.rest)
+    with torch.no_grad():
+        clean = seen.suffix.logits(seen.clean[None], range(-len(tokens), 0))[0]
+    return make_target(scalar, tokens, clean)
+
+
+def _table(asked: Asked, study: Study, chosen: Sequence[Estimator], k: int) -> Table:
+    lm, seen = asked.lm, study.seen
+    scores = {n: v for n, v in study.estimates.items() if not isinstance(v, Skipped)}
+    columns = scores if study.effect is None else {**scores, "effect": study.effect}
+    if not columns:
+        reasons = [v.reason for v in study.estimates.values() if isinstance(v, Skipped)]
+        raise UserError(f"no estimator says anything of this target: {reasons[0]}")
+    first = next(reversed(columns.values())) if "effect" in columns else next(iter(scores.values()))
+    order = first.argsort(descending=True, stable=True)
+    codes = seen.codes.cpu()
+    peak = codes.argmax(0)[order]
+    texts = [lm.text([token]) for token in seen.token_ids.tolist()]
+    in_units = [one.name for one in chosen if one.in_units]
+    answer = lm.text([asked.prompt.target, *asked.prompt.rest])
+    notes = [
+        f"Next: {answer!r}, of whose first token the model gives probability "
+        f"{asked.target_prob:.3g}. {seen.n_active} latents of {asked.placed.name} fire.",
+        *(f"{n}: {v.reason}." for n, v in study.estimates.items() if isinstance(v, Skipped)),
+        *asked.notes,
+    ]
+    return Table(
+        title=f"Influence of latents at {asked.source.place} of {lm.name}",
+        columns={
+            "latent": seen.latents.cpu()[order].tolist(),
+            "token": [texts[i] for i in peak.tolist()],
+            "position": peak.tolist(),
+            "activation": codes[peak, order].tolist(),
+            **{name: values[order].tolist() for name, values in columns.items()},
+        },
+        headers={"token": "strongest at", "effect": "true effect"},
+        bars=[name for name in columns if name in {"effect", *in_units}],
+        notes=notes,
+        tokens=_tokens(texts, codes[:, order[:SHADED]], seen.latents.cpu()[order[:SHADED]]),
+        parts={"estimators": _estimators(study, chosen, k)},
+    )
+
+
+def _tokens(texts: Sequence[str], codes: Float[Tensor, "pos n"], latents: Tensor) -> list[Token]:
+    """Return the tokens, shaded by what the first latents sum to at each."""
+    total = codes.sum(1)
+    shade = total / total.max().clamp_min(1e-30)
+    hints = []
+    for position, row in enumerate(codes):
+        fire = [f"{int(latents[i])} ({row[i]:.3g})" for i in row.nonzero().flatten().tolist()]
+        hints.append(f"position {position}: {', '.join(fire) or 'none of the first latents'}")
+    return [Token(t, s, h) for t, s, h in zip(texts, shade.tolist(), hints, strict=True)]
+
+
+def _estimators(study: Study, chosen: Sequence[Estimator], k: int) -> Table:
+    """Return the cost of each estimator and, where the truth is known, its agreement with it."""
+    names = [*study.estimates, *(["ablation"] if study.effect is not None else [])]
+    columns: dict[str, list[Any]] = {
+        "estimator": names,
+        "cost": [float(study.cost[name]) for name in names],
+    }
+    if study.effect is not None:
+        units = {one.name: one.in_units for one in chosen}
+        found = compare(study.estimates, study.effect, [k], in_units=units, whole=True)
+        for measure in (name.format(k=k) for name in MEASURES):
+            answers = [found[measure].get(name) for name in names]
+            columns[measure] = [None if isinstance(a, Skipped) else a for a in answers]
+    return Table(
+        title="Estimators: cost, and agreement with ablation",
+        columns=columns,
+        headers={name: name.replace("_", " ") for name in columns},
+        notes=["Cost is in full forward passes; a backward pass counts as two."],
+    )

@@ -1,0 +1,90 @@
+"""Scores of an SAE in a notebook: the metrics of the benchmark, with what they mean."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gradsae.api import presets
+from gradsae.api.saes import load_sae
+from gradsae.api.table import Table
+from gradsae.api.train import make_source
+from gradsae.errors import UserError
+from gradsae.interfaces import Metric, Scores, Skipped, Source
+from gradsae.metrics.once import sharing
+
+
+def score(
+    sae: Any,
+    source: str | Source | Tensor,
+    *,
+    metrics: Sequence[str] | Mapping[str, Metric] | None = None,
+    seed: int = 0,
+) -> Table:
+    """Measure an SAE on the held-out activations of a source.
+
+    Args:
+        sae: What `load_sae` takes or returns, or what `train` returns.
+        source: Name of a source, a source object, or activations as a matrix [n, d_in]. Rows of
+            a matrix are all measured on: give rows that training did not see.
+        metrics: Names of metrics ("recovery", "detection", "reconstruction", "lm_loss",
+            "latents", ...), or metric objects by name; by default those of the command.
+        seed: Fixes the world of a named source and which rows are drawn.
+
+    Returns:
+        A table with one row per score: `score`, `value`, its 95 % interval `low` to `high` where
+        there is one, and `n` (rows, latents or windows behind it). A metric that does not apply
+        says why in the notes: recovery needs known features, lm_loss a language model.
+
+    Raises:
+        UserError: The metric or source are not known, or the SAE has another width.
+
+    Example:
+        >>> gradsae.score(sae, held_out_activations).to_pandas()
+    """
+    placed, place = load_sae(sae), make_source(source, seed)
+    rows = place.held_out(1, seed).x
+    if rows.shape[1] != placed.d_in:
+        raise UserError(
+            f"the SAE {placed.name} has d_in={placed.d_in}, but the activations of source "
+            f"{place.name} have width {rows.shape[1]}"
+        )
+    with sharing():
+        answers = {
+            name: metric.measure(placed.sae, place, seed)
+            for name, metric in make_metrics(metrics).items()
+        }
+    return _table(f"Scores of {placed.name} on {place.name}", answers)
+
+
+def make_metrics(metrics: Sequence[str] | Mapping[str, Metric] | None) -> dict[str, Metric]:
+    """Return metrics by name: those of the command, the named ones, or as they are."""
+    if isinstance(metrics, Mapping):
+        return dict(metrics)
+    if isinstance(metrics, str):
+        raise UserError(f"metrics must be a list of names, got {metrics!r}")
+    known = presets.names("metric")
+    for name in metrics or ():
+        if name not in known:
+            raise UserError(f"there is no metric {name!r}; there are {', '.join(known)}")
+    words = [] if metrics is None else [f"metric=[{','.join(metrics)}]"]
+    config = presets.compose(words)
+    return {name: presets.instantiated(config, f"metric.{name}") for name in config.metric}
+
+
+def _table(title: str, answers: Mapping[str, Scores | Skipped]) -> Table:
+    given = {name: one for name, one in answers.items() if isinstance(one, Scores)}
+    rows = [
+        (name, value, *one.intervals.get(name, (None, None)), one.n.get(name))
+        for one in given.values()
+        for name, value in one.scores.items()
+    ]
+    columns = zip(*rows, strict=True) if rows else [()] * 5
+    left_out = {n: one.reason for n, one in answers.items() if isinstance(one, Skipped)}
+    for one in given.values():
+        left_out |= one.skipped
+    return Table(
+        title=title,
+        columns=dict(zip(("score", "value", "low", "high", "n"), map(list, columns), strict=True)),
+        notes=[f"{name}: {reason}." for name, reason in left_out.items()],
+    )

@@ -1,0 +1,193 @@
+"""Steering on one prompt: what changing some latents does to the answer, and to all else."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradsae import checks
+from gradsae.api.prompted import Asked, ask
+from gradsae.api.table import Table
+from gradsae.errors import UserError
+from gradsae.steering.interventions import (
+    MODES,
+    Chosen,
+    Intervention,
+    Mode,
+    Text,
+    read,
+    rerun,
+)
+from gradsae.steering.samples import continue_steered
+from gradsae.steering.side_effects import kl_rest
+
+
+def steer(
+    model: Any,
+    sae: Any,
+    prompt: str,
+    latents: int | Sequence[int],
+    dose: float | Sequence[float] = 0.0,
+    *,
+    mode: Mode = "scale",
+    target: str | int | None = None,
+    site: str | None = None,
+    reference: float | Sequence[float] | None = None,
+    n_tokens: int = 20,
+    batch_rows: int = 8,
+) -> Table:
+    """Change some latents together, at every position, and report what that does.
+
+    Args:
+        model: What `load_model` takes or returns.
+        sae: What `load_sae` takes or returns.
+        prompt: A text.
+        latents: Number of a latent, or several that are changed together.
+        dose: How strongly, or several strengths to compare.
+        mode: "scale" multiplies the latents' own values by the dose (0 switches them off, 1
+            changes nothing); "set" gives them dose x reference at every position, "add" adds that
+            to their own values.
+        target: The next token whose probability is followed, as text or as a number; by default
+            the model's most likely one.
+        site: Where the SAE reads, for example "resid_post.15"; by default as the SAE says.
+        reference: Value of each latent that dose 1 of "set" and "add" means, in the SAE's units;
+            by default its largest on the prompt.
+        n_tokens: Length of the text that the model writes on (greedy), before and after; 0 for
+            none. Each token of each dose takes one forward pass.
+        batch_rows: Edited prompts in one forward pass; less takes less memory.
+
+    Returns:
+        A table with a row for the unedited model (`edit` is "none") and one per dose. Columns:
+        `effect`, the change of the target's log-probability (nats; positive = more likely);
+        `logit_change` of the target; `probability` of the target; `kl_rest`, the spread: KL of
+        the next-token distribution without the target (nats, from 0, where every other ratio is
+        left alone); `text`, what the model writes.
+
+    Raises:
+        UserError: A latent does not exist or, for "set" and "add" without `reference`, does not
+            fire on the prompt; a dose does not fit the mode; no latent at all fires.
+
+    Example:
+        >>> gradsae.steer(model, sae, "The capital of France is", [1204, 77], dose=[0, 2, 4])
+    """
+    checks.one_of("mode", mode, MODES)
+    checks.whole("n_tokens", n_tokens, 0)
+    doses = [dose] if isinstance(dose, int | float) else list(dose)
+    edits = [_edit(mode, one) for one in doses]
+    asked = ask(model, sae, prompt, site, target)
+    if asked.prompt.rest:
+        raise UserError(f"target must be one token to be steered to, {target!r} is several")
+    text = read(asked.source, asked.placed.sae, asked.prompt.token_ids)
+    numbers = [latents] if isinstance(latents, int) else [int(one) for one in latents]
+    chosen = _chosen(asked, text, numbers, reference, needed=mode != "scale")
+    return _table(asked, text, chosen, edits, n_tokens, batch_rows)
+
+
+def _edit(mode: Mode, dose: float) -> Intervention:
+    try:
+        return Intervention(mode=mode, dose=float(dose))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _chosen(
+    asked: Asked,
+    text: Text,
+    numbers: list[int],
+    reference: float | Sequence[float] | None,
+    *,
+    needed: bool,
+) -> Chosen:
+    """Return the latents with their directions and reference values; UserError where one is off."""
+    d_sae, device = asked.placed.d_sae, text.seen.codes.device
+    wrong = [one for one in numbers if not 0 <= one < d_sae]
+    if wrong or not numbers or len(set(numbers)) < len(numbers):
+        raise UserError(f"latents must be numbers from 0 to {d_sae - 1}, each once; got {numbers}")
+    latents = torch.tensor(numbers, device=device)
+    largest = text.codes_of(latents).amax(0)
+    if reference is not None:
+        given = [reference] if isinstance(reference, int | float) else list(reference)
+        if len(given) not in (1, len(numbers)):
+            raise UserError(
+                f"reference must be one value or one for each of {len(numbers)} latents, got "
+                f"{len(given)}"
+            )
+        largest = largest.new_tensor(given).expand(len(numbers))
+    elif needed and bool((largest <= 0).any()):
+        raise UserError(
+            f"latent {numbers[int(largest.argmin())]} does not fire on this prompt, so it has no "
+            "value that a dose could be a multiple of: give reference=, in the SAE's units"
+        )
+    directions = asked.placed.sae.decoder().detach()[latents]
+    return Chosen(latents=latents, directions=directions, reference=largest)
+
+
+def _table(
+    asked: Asked,
+    text: Text,
+    chosen: Chosen,
+    edits: Sequence[Intervention],
+    n_tokens: int,
+    batch_rows: int,
+) -> Table:
+    lm, target = asked.lm, asked.prompt.target
+    effect, logit, spread = _measured(text, chosen, edits, target, batch_rows)
+    probability = [asked.target_prob, *(asked.target_prob * effect.exp()).tolist()]
+    columns: dict[str, list[Any]] = {
+        "edit": ["none", *(f"{edit.mode} {edit.dose:g}" for edit in edits)],
+        "effect": [0.0, *effect.tolist()],
+        "logit_change": [0.0, *logit.tolist()],
+        "probability": probability,
+        "kl_rest": [0.0, *spread.tolist()],
+    }
+    if n_tokens:
+        columns["text"] = _texts(asked, chosen, edits, n_tokens)
+    names = ", ".join(map(str, chosen.latents.tolist()))
+    return Table(
+        title=f"Steering latents {names} at {asked.source.place} of {lm.name}",
+        columns=columns,
+        headers={
+            "effect": "effect on log p (nats)",
+            "logit_change": "on the logit",
+            "kl_rest": "KL of the rest (nats)",
+            "text": "what the model writes",
+        },
+        bars=["effect"],
+        notes=[f"Target: {lm.text([target])!r}.", *asked.notes],
+    )
+
+
+def _measured(
+    text: Text, chosen: Chosen, edits: Sequence[Intervention], target: int, batch_rows: int
+) -> tuple[Float[Tensor, " doses"], Float[Tensor, " doses"], Float[Tensor, " doses"]]:
+    """Return the change of the target's log-probability and logit, and the KL of the rest.
+
+    0 where an edit changes nothing. The first two as `gradsae.steering.doses` has them.
+    """
+    effect = torch.zeros(len(edits), dtype=torch.float64)
+    logit, spread = effect.clone(), effect.clone()
+    for run in rerun(text, chosen, edits, positions=[-1], batch_rows=batch_rows):
+        clean, edited = run.clean[-1].double(), run.edited[:, -1].double()
+        index = run.which.cpu()
+        effect[index] = (edited.log_softmax(-1) - clean.log_softmax(-1))[:, target].cpu()
+        logit[index] = (edited - clean)[:, target].cpu()
+        spread[index] = kl_rest(clean, edited, target).cpu()
+    if not bool(effect.isfinite().all() and spread.isfinite().all()):
+        raise UserError("an effect is not a finite number: try smaller doses")
+    return effect, logit, spread
+
+
+def _texts(asked: Asked, chosen: Chosen, edits: Sequence[Intervention], n_new: int) -> list[str]:
+    """Return what the model writes after the prompt: unedited, then under each edit."""
+    lm, sae, ids = asked.lm, asked.placed.sae, asked.prompt.token_ids
+    if len(ids) + n_new > lm.max_context:
+        raise UserError(
+            f"n_tokens={n_new} after a prompt of {len(ids)} tokens exceed the context of "
+            f"{lm.name} ({lm.max_context})"
+        )
+    written: list[Int[Tensor, " new"]] = [lm.generate(ids[None], n_new)[0, len(ids) :]]
+    for edit in edits:
+        written.append(continue_steered(asked.source, sae, ids, chosen, edit, n_new))
+    return [lm.text(tokens) for tokens in written]
