@@ -13,7 +13,7 @@ from gradsae.interfaces import HeldOut, Scores, Source
 from gradsae.metrics.across_seeds import Consistency
 from gradsae.metrics.consistency import SERIES, consistency, over_pairs, pair_mcc
 from gradsae.metrics.selection import RULES, Run, describe, n_kept, ranked, z_scores
-from gradsae.records.schema import SCORE_NAME
+from gradsae.records.shapes import SCORE_NAME
 from gradsae.sae.model import SAE, Architecture
 
 MCS = "consistency/mcs_0.9"

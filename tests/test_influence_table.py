@@ -20,7 +20,7 @@ from gradsae.influence.truths.shapley import Shapley
 from gradsae.interfaces import HeldOut, Scores
 from gradsae.prompts.seen import see_from
 from gradsae.prompts.sets import CutPrompts, GivenPrompts
-from gradsae.records.schema import MAX_SERIES_VALUES, SCORE_NAME
+from gradsae.records.shapes import MAX_SERIES_VALUES, SCORE_NAME
 from gradsae.seeds import make_generator
 
 

@@ -25,7 +25,7 @@ from gradsae.influence.truths.entry import Entry
 from gradsae.interfaces import Scores, Skipped
 from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.prompts.sets import CutPrompts, Prompt
-from gradsae.records.schema import MAX_SERIES_VALUES, SCORE_NAME
+from gradsae.records.shapes import MAX_SERIES_VALUES, SCORE_NAME
 from gradsae.seeds import make_generator
 from gradsae.sources.superposition import Superposition
 

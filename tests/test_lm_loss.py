@@ -14,7 +14,7 @@ from gradsae.lm.model import LM, load
 from gradsae.lm.sites import Site
 from gradsae.lm.spec import LanguageModel
 from gradsae.metrics.lm_loss import LMLoss, Window, run_window, score_windows, splice
-from gradsae.records.schema import SCORE_NAME, SKIPPED_NAME
+from gradsae.records.shapes import SCORE_NAME, SKIPPED_NAME
 from gradsae.sae.model import SAE, Architecture
 
 TINY: dict[str, Any] = {

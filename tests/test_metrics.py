@@ -25,7 +25,7 @@ from gradsae.metrics.recovery import Recovery, rate_errors, score_cosines, score
 from gradsae.metrics.shrinkage import Shrinkage
 from gradsae.metrics.splitting import Splitting
 from gradsae.optim import Optim
-from gradsae.records.schema import COLUMN_NAME, SCORE_NAME, SKIPPED_NAME
+from gradsae.records.shapes import COLUMN_NAME, SCORE_NAME, SKIPPED_NAME
 from gradsae.sae.codes import Codes, DenseCodes, SparseCodes, from_dense
 from gradsae.sae.model import SAE, Architecture
 from gradsae.seeds import make_generator

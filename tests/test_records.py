@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from benchmarks.places import PUBLISHED
 from gradsae.about import About, Score
 from gradsae.errors import UserError
 from gradsae.records import record as records
@@ -91,11 +92,29 @@ def test_what_a_record_says_of_its_components_is_kept_and_does_not_shape_its_id(
     assert load(save(record, tmp_path)).about == about
 
 
-def test_a_record_of_schema_1_is_read_and_written_back_byte_for_byte(tmp_path: Path):
-    for path in sorted(records.PUBLISHED.glob("*.json"))[::100]:
-        record = load(path)
-        assert record.schema_version == 1
-        assert save(record, tmp_path).read_bytes() == path.read_bytes()
+def test_every_published_record_is_read_and_written_back_byte_for_byte(tmp_path: Path):
+    paths = sorted(PUBLISHED.glob("*.json"))
+    assert len(paths) >= 1219
+    for path in paths:
+        assert records.text(load(path)) == path.read_text()
+
+
+def test_a_record_of_schema_1_is_written_without_what_schema_2_added(tmp_path: Path):
+    path = save(make(schema_version=1), tmp_path)
+    assert "about" not in json.loads(path.read_text())
+
+
+def test_readers_find_the_parts_of_a_config_by_name_and_a_part_that_is_absent_is_empty():
+    setup = make().setup
+    assert (setup.label, setup.trainer.name, setup.trainer.number("k")) == ("TopK K=20", "topk", 20)
+    assert (setup.source.name, setup.source.site, setup.model.name) == ("two_sparsity", "", "")
+    assert setup.trainer.number("name") is None
+    assert setup.ask.settings is None
+
+
+def test_the_rows_of_a_series_hold_each_column_by_name():
+    assert make().rows("training/curve") == [{"step": 0, "fvu": 1.0}, {"step": 1, "fvu": 0.5}]
+    assert make().rows("none/such") == []
 
 
 def test_a_record_is_frozen():
@@ -154,10 +173,19 @@ def test_the_id_ignores_bookkeeping_and_scores_but_not_the_config_or_the_seeds()
         (lambda d: d["series"].update({"a/b": {"x": [[1]]}}), r"series\[a/b\].x\[0\] is \[1\]"),
         (lambda d: d["series"].update({"a/b": {"x": ["y" * 4001]}}), "at most 4000 characters"),
         (lambda d: d["cost"].update(seconds=-1), "cost.seconds is -1"),
-        (lambda d: d["provenance"].pop("commit"), "also commit"),
+        (lambda d: d["provenance"].pop("commit"), "provenance lacks the key commit"),
         (lambda d: d["provenance"].update(commit="main"), "provenance.commit is 'main'"),
         (lambda d: d["provenance"].update(dirty="no"), "provenance.dirty is 'no'"),
         (lambda d: d["artifacts"].update(checkpoint=5), "artifacts.checkpoint is 5"),
+        (
+            lambda d: d["config"].update(trainer="topk"),
+            "config.trainer is 'topk'; it must be an",
+        ),
+        (
+            lambda d: d["config"]["source"].update(name=3),
+            "config.source.name is 3; it must be a",
+        ),
+        (lambda d: d["provenance"].update(model=[1]), r"provenance.model is \[1\]"),
         (lambda d: d.update(about=[]), r"about is \[\]"),
         (lambda d: d.update(about={"trainer": {}}), "about has an unknown key trainer"),
         (lambda d: d.update(about={"method": {}}), "about.method lacks the key label"),
@@ -195,7 +223,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, text: str):
     path.write_text(path.read_text().replace('"recovery/mcc": 0.9', f'"recovery/mcc": {text}'))
     with pytest.raises(UserError, match="finite"):
         load(path)
-    with pytest.raises(UserError, match=r"scores.recovery/mcc is (nan|-?inf).*skipped"):
+    with pytest.raises(UserError, match=r"scores\[recovery/mcc\] is (nan|-?inf).*skipped"):
         make(scores={"recovery/mcc": float(text), "sparsity/l0": 1})
 
 

@@ -16,6 +16,7 @@ from gradsae.interfaces import ModelSource, Scores, Skipped
 from gradsae.metrics.once import sharing
 from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
+from gradsae.records.shapes import TaskId
 from gradsae.sae.model import SAE
 from gradsae.storage.files import check_writable
 from gradsae.training import checkpoints
@@ -165,7 +166,7 @@ def _record(
         series["training/curve"] = dict(own.curve)
     store = source.activations_id() if isinstance(source, ModelSource) else None
     return Record(
-        task=cell.versioned_task(),
+        task=TaskId(**cell.versioned_task()),
         config=cell.config(),
         seeds=plain(cell.seeds),
         scores=answer.scores,

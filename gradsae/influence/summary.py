@@ -10,7 +10,7 @@ from gradsae.influence.checked import Checked
 from gradsae.influence.listed import Series, latents_of, stacked, tokens_of
 from gradsae.interfaces import Scores, Skipped
 from gradsae.lm.model import LM
-from gradsae.records.schema import MAX_SERIES_VALUES
+from gradsae.records.shapes import MAX_SERIES_VALUES
 from gradsae.seeds import make_generator
 from gradsae.stats.bootstrap import mean_interval
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from gradsae.records.shapes import Provenance
 
 # What shapes the numbers. A change under results/ or in the docs does not make a record dirty.
 CODE = ("gradsae", "benchmarks", "conf", "pyproject.toml", "constraints.txt")
@@ -21,7 +23,7 @@ PACKAGES = (
 ABSOLUTE_PATH = re.compile(r"(?<![\w./~-])~?/(?!/)[^\s,=:;'\"\[\]{}()]+")
 
 
-def provenance(device: object, checkout: Path | None = None, **extra: Any) -> dict[str, Any]:
+def provenance(device: object, checkout: Path | None = None, **extra: Any) -> Provenance:
     """Return what a record says about its origin; no host name, no absolute path.
 
     Args:
@@ -31,7 +33,7 @@ def provenance(device: object, checkout: Path | None = None, **extra: Any) -> di
         extra: Keys to add or to replace, for example `model={"note": "4-bit-rounded weights"}`.
     """
     commit, dirty = _commit(checkout)
-    return {
+    origin: Provenance = {
         "commit": commit,
         "dirty": dirty,
         "versions": _versions(),
@@ -41,8 +43,8 @@ def provenance(device: object, checkout: Path | None = None, **extra: Any) -> di
         "cores": _cores(),
         "platform": f"{platform.system()} {platform.machine()}",
         "command": _command(sys.argv, checkout),
-        **extra,
     }
+    return cast(Provenance, {**origin, **extra})
 
 
 def reduce_paths(text: str, checkout: Path | None = None) -> str:

@@ -6,39 +6,52 @@ holds numbers and text; reading one never runs or builds anything.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 from gradsae.errors import UserError
+from gradsae.records.ids import content_id as content_id
+from gradsae.records.ids import record_id as record_id
+from gradsae.records.ids import setting_id
 from gradsae.records.provenance import provenance as provenance
-from gradsae.records.schema import SCHEMA_VERSION, check, content_id, identity
-from gradsae.records.schema import record_id as record_id
+from gradsae.records.schema import check, check_file
+from gradsae.records.setup import Setup
+from gradsae.records.shapes import (
+    SCHEMA_VERSION,
+    Artifacts,
+    Columns,
+    Cost,
+    Declared,
+    Provenance,
+    Seeds,
+    TaskId,
+)
 from gradsae.storage.files import check_writable as check_writable
 from gradsae.storage.files import write_whole
 
 MAX_BYTES = 20_000_000
-SEED_NAMES = {"seed", "seeds", "checkpoint", "checkpoints"}  # what differs between seeds
 
 
 def created_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One cell of the benchmark. The fields are the keys of the file."""
+    """One cell of the benchmark. The fields are the keys of the file; `shapes` has their parts."""
 
-    task: dict[str, Any]
-    """name, version. Scores of two versions are not comparable."""
+    task: TaskId
 
     config: dict[str, Any]
-    """Resolved. Its bookkeeping keys (`gradsae.records.schema.BOOKKEEPING`) do not shape the id."""
+    """Resolved. Its bookkeeping keys (`gradsae.records.ids.BOOKKEEPING`) do not shape the id.
+    Readers take `setup`."""
 
-    seeds: dict[str, int]
-    """world, data, init, eval."""
+    seeds: Seeds
 
     scores: dict[str, float | int]
     """By `kind/score[/variant]`; always finite. What is absent stands in `skipped`."""
@@ -52,24 +65,19 @@ class Record:
     skipped: dict[str, str] = field(default_factory=dict)
     """Why a score, or a whole kind, is absent."""
 
-    series: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    series: dict[str, Columns] = field(default_factory=dict)
     """Small tables that figures need: columns of one length by name."""
 
-    cost: dict[str, float | int | None]
-    """seconds, forward_equivalents, tokens, peak_bytes; null where it was not measured."""
+    cost: Cost
 
-    provenance: dict[str, Any]
-    """commit, dirty, versions, device, command and more: see `provenance`."""
+    provenance: Provenance
 
-    artifacts: dict[str, str | None] = field(
-        default_factory=lambda: {"checkpoint": None, "activations": None}
+    artifacts: Artifacts = field(
+        default_factory=lambda: Artifacts(checkpoint=None, activations=None)
     )
-    """Ids of the checkpoint and the activation store, or null."""
 
-    about: dict[str, Any] = field(default_factory=dict)
-    """What the method, the scores and their variants say of themselves: `{"method": {...},
-    "scores": {name: {...}}, "variants": {name: {...}}}` with the fields of `gradsae.about.About`
-    and `Score`. No part of the id; empty in records of schema 1."""
+    about: Declared = field(default_factory=Declared)
+    """No part of the id; empty in records of schema 1."""
 
     schema_version: int = SCHEMA_VERSION
     created: str = field(default_factory=created_now)
@@ -81,14 +89,27 @@ class Record:
             object.__setattr__(self, "id", record_id(self.task, self.config, self.seeds))
         check(vars(self))
 
+    @cached_property
+    def setup(self) -> Setup:
+        """The parts of the config that readers ask for, by name."""
+        return Setup.model_validate(self.config)
+
+    def rows(self, series: str) -> list[dict[str, Any]]:
+        """Return the rows of a series, each by column; none where the record has no such series."""
+        columns = self.series.get(series, {})
+        return [
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
+
 
 def save(record: Record, folder: Path | str) -> Path:
     """Write `<folder>/<id>.json` whole or not at all, and return its path."""
     folder = Path(folder)
-    text = _text(contents(record))
+    whole = text(record)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / f"{record.id}.json", text)
+        write_whole(folder / f"{record.id}.json", whole)
     except OSError as error:
         raise UserError(
             f"cannot write record {record.id} to {folder}: {error.strerror or error}. "
@@ -97,12 +118,15 @@ def save(record: Record, folder: Path | str) -> Path:
     return folder / f"{record.id}.json"
 
 
-def contents(record: Record) -> dict[str, Any]:
-    """Return what the file of a record holds; one of schema 1 has no `about`."""
-    data = asdict(record)
+def text(record: Record) -> str:
+    """Return what the file of a record holds: JSON with one line per entry of each part, so that
+    it reads and diffs well. A record of schema 1 has no `about`."""
+    data = {each.name: getattr(record, each.name) for each in fields(record)}
     if record.schema_version == 1:
         del data["about"]
-    return data
+    order = ("schema_version", "id", "created", "task", "config", "seeds")
+    keys = [*order, *(key for key in data if key not in order)]
+    return "{\n" + ",\n".join(f'  "{key}": {_part(data[key])}' for key in keys) + "\n}\n"
 
 
 def load(path: Path | str) -> Record:
@@ -116,16 +140,23 @@ def load(path: Path | str) -> Record:
             parse_constant=_no_constant,
             object_pairs_hook=_no_duplicates,
         )
-        if not isinstance(data, dict):
-            raise UserError(f"it holds a {type(data).__name__}; a record is a JSON object")
-        check(data)
-        return Record(**data)
+        check_file(data)
+        return _from_file(data)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"damaged record {path}: not valid JSON ({error})") from error
     except UserError as error:
         raise UserError(f"damaged record {path}: {error}") from error
+
+
+def _from_file(data: dict[str, Any]) -> Record:
+    """Return the record of a file's JSON; `Record(...)` would check the same a second time."""
+    whole = {"about": {}, **data}
+    check(whole)
+    record = object.__new__(Record)
+    vars(record).update({each.name: whole[each.name] for each in fields(Record)})
+    return record
 
 
 def load_folder(folder: Path | str) -> tuple[list[Record], list[str]]:
@@ -199,7 +230,7 @@ def group_by_seed(records: Iterable[Record]) -> list[list[Record]]:
 
 def group_key(record: Record) -> str:
     """Id of what was measured on what, whatever the seeds."""
-    return content_id([record.task, _without_seeds(identity(record.config, {})["config"])])
+    return setting_id(record.task, record.config)
 
 
 class Mean(NamedTuple):
@@ -229,19 +260,6 @@ def mean_interval(values: Sequence[float | int]) -> Mean:
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
     return Mean(mean, mean - half, mean + half, n)
-
-
-def _without_seeds(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _without_seeds(v) for k, v in value.items() if k not in SEED_NAMES}
-    return value
-
-
-def _text(data: dict[str, Any]) -> str:
-    """JSON with one line per entry of each part, so that a record reads and diffs well."""
-    order = ("schema_version", "id", "created", "task", "config", "seeds")
-    keys = [*order, *(key for key in data if key not in order)]
-    return "{\n" + ",\n".join(f'  "{key}": {_part(data[key])}' for key in keys) + "\n}\n"
 
 
 def _part(value: Any) -> str:
