@@ -4,7 +4,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help bench experiments speed peers test check figures board clean
+.PHONY: help bench experiments speed peers test check figures board docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ figures: $(VENV)/.run  ## redraw every figure from the published records
 board: $(VENV)/.run  ## rebuild the leaderboard page from all records
 	$(RUN) -m benchmarks.leaderboard --records both
 
+docs: $(VENV)/.docs  ## build the documentation site into site/ (open site/index.html; no network)
+	$(VENV)/bin/mkdocs build --strict --quiet
+
 clean:  ## remove .venv (records, checkpoints and the model cache stay)
 	rm -rf $(VENV)
 
@@ -50,4 +53,8 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test,lint]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@

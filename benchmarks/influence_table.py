@@ -1,6 +1,6 @@
 """How well cheap estimates find what ablation says matters: every SAE, scalar and estimator.
 
-python -m benchmarks.influence_table           results/influence.md, and a short form in README.md
+python -m benchmarks.influence_table           docs/results/influence{,_all}.md: short, and whole
 python -m benchmarks.influence_table --check   fail if one of them and the records differ
 """
 
@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.places import ROOT
-from benchmarks.render.markdown import README, plain, replaced, write_or_check
+from benchmarks.render.markdown import RESULTS, plain, replaced, write_or_check
 from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN, command
 from benchmarks.results.rows import variants
 from benchmarks.results.settings import (
@@ -27,7 +26,7 @@ from gradsae.errors import UserError
 from gradsae.records.record import content_id
 
 EXPERIMENT = "influence_table"
-WHOLE = ROOT / "results" / "influence.md"
+WHOLE, SHORT_PAGE = RESULTS / "influence_all.md", RESULTS / "influence.md"
 RANK, FIRST = "influence/spearman", "influence/precision_at_10"
 SHORT = {
     "grad_times_act": "gradient x activation",
@@ -183,8 +182,8 @@ def _row(texts: Sequence[str]) -> str:
 
 def pages(cells: Sequence[Cell]) -> dict[Path, str]:
     found = asked(cells)
-    readme = replaced(README.read_text(), EXPERIMENT, short(found))
-    return {WHOLE: whole(found) + "\n", README: readme}
+    page = replaced(SHORT_PAGE.read_text(), EXPERIMENT, short(found))
+    return {WHOLE: whole(found) + "\n", SHORT_PAGE: page}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""The table of known features in README.md, from records alone.
+"""The table of known features in docs/results/recovery.md, from records alone.
 
 python -m benchmarks.recovery_table           write it between its markers
-python -m benchmarks.recovery_table --check   fail if README.md and the records differ
+python -m benchmarks.recovery_table --check   fail if the page and the records differ
 """
 
 import sys
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.render.markdown import README, plain, replaced, write_or_check
+from benchmarks.render.markdown import RESULTS, plain, replaced, write_or_check
 from benchmarks.results.labels import seedless
 from benchmarks.results.reading import command
 from benchmarks.results.settings import METHODS, Cell, Estimate
@@ -103,7 +103,8 @@ def number(estimate: Estimate | None) -> str:
 
 
 def pages(cells: Sequence[Cell]) -> dict[Path, str]:
-    return {README: replaced(README.read_text(), EXPERIMENT, markdown(cells))}
+    page = RESULTS / "recovery.md"
+    return {page: replaced(page.read_text(), EXPERIMENT, markdown(cells))}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Tables of README.md are those of the published records."""
+"""Tables of docs/ are those of the published records."""
 
 import pytest
 

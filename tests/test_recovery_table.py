@@ -1,4 +1,4 @@
-"""The table of README.md shows the records, means and intervals, and no others."""
+"""The table of docs/results/recovery.md shows the records, means and intervals, and no others."""
 
 import re
 from pathlib import Path

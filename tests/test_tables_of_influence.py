@@ -144,10 +144,10 @@ def test_numbers_are_short(estimate, text):
 
 
 def test_what_differs_is_written_or_named(tmp_path, monkeypatch, capsys):
-    for name in ("WHOLE", "README"):
+    for name in ("WHOLE", "SHORT_PAGE"):
         monkeypatch.setattr(influence_table, name, tmp_path / name)
     begin, end = markers(EXPERIMENT)
-    (tmp_path / "README").write_text(f"a\n{begin}\n{end}\nb\n")
+    (tmp_path / "SHORT_PAGE").write_text(f"a\n{begin}\n{end}\nb\n")
     record = a_record(100, MANY)
     save(record, tmp_path)
 
@@ -162,4 +162,4 @@ def test_what_differs_is_written_or_named(tmp_path, monkeypatch, capsys):
     assert run() == 0
     assert run("--check") == 0
     assert "hop, verify to 10" in (tmp_path / "WHOLE").read_text()
-    assert (tmp_path / "README").read_text().startswith(f"a\n{begin}\n| SAE of |")
+    assert (tmp_path / "SHORT_PAGE").read_text().startswith(f"a\n{begin}\n| SAE of |")

@@ -1,4 +1,4 @@
-"""Tables of README.md that come from records: each stands between two markers of its name."""
+"""Tables of docs/ that come from records: each stands between two markers of its name."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from benchmarks.results.settings import Cell, make_cells
 from gradsae.errors import UserError
 from gradsae.storage.files import write_whole
 
-README = ROOT / "README.md"
+RESULTS = ROOT / "docs" / "results"
 
 
 def replaced(text: str, name: str, table: str) -> str:
@@ -19,7 +19,7 @@ def replaced(text: str, name: str, table: str) -> str:
     head, found_begin, rest = text.partition(begin)
     _, found_end, tail = rest.partition(end)
     if not found_begin or not found_end:
-        raise UserError(f"README.md must hold {begin} and, after it, {end}")
+        raise UserError(f"the page must hold {begin} and, after it, {end}")
     return f"{head}{begin}\n{table}\n{end}{tail}"
 
 
