@@ -21,9 +21,9 @@ DOCS = RESULTS.parent
 ROOT = DOCS.parent
 NUMBERS_HEAD = """# How numbers changed
 
-Each change after which a score of the same name can come out differently, and why. Written from `CHANGELOG.md` by
-`python -m benchmarks.docs`. A change that moves what a task measures also raises the task's version, and tables keep
-versions apart.
+Each change after which a score of the same name can come out differently, and why. Written from
+`CHANGELOG.md` by `python -m benchmarks.docs`. A change that moves what a task measures also raises
+the task's version, and tables keep versions apart.
 """
 EXAMPLES = {
     "recovery": "fe4265319a0eb4e4",
@@ -36,13 +36,13 @@ EXAMPLES = {
 }
 """Task: the id of a published record that shows its shape."""
 READING = {
-    "recovery": "`config.ask` names the metrics and their settings. Each metric gives several scores.",
+    "recovery": "`config.ask` names the metrics and their settings. A metric gives several scores.",
     "consistency": "`config.ask.others` are the seeds of the other trainings, each with data and "
     "initial weights of its own. `top_act_1` is the first 1 % of latents by maximum activation.",
     "grid": "`config.ask.settings` are the settings tried. The scores are those of the default, "
     "which is a setting among them; `grid/scores` has a row for each.",
-    "influence": "The last part of a score's name is the estimator. `influence/per_prompt` has a row "
-    "for each prompt, `influence/scatter` one for each latent.",
+    "influence": "The last part of a score's name is the estimator. `influence/per_prompt` has "
+    "a row for each prompt, `influence/scatter` one for each latent.",
     "masking": "The last part is the estimator that ranked the latents. `rankings` in `ask` is the "
     "list of estimators: the key is older than the word.",
     "steering": "The last part is the estimator that chose the latents.",
@@ -73,7 +73,7 @@ def examples(folder: Path) -> str:
 
 
 def shortened(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a record that depend on its task, with few scores and two rows a series."""
+    """Return what of a record depends on its task, with few scores and two rows a series."""
     series = {
         name: {column: values[:2] for column, values in list(columns.items())[:4]}
         for name, columns in list(record["series"].items())[:2]
