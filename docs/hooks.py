@@ -33,3 +33,17 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         outside = rf"\]\((?:\.\./)+{re.escape(path)}"
         markdown = re.sub(outside, f"]({up}{address}", markdown)
     return markdown
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Return the page with the search worker of this site in place of one from the network."""
+    return with_own_worker(output, "../" * page.file.dest_uri.count("/"))
+
+
+def on_post_template(output: str, template_name: str, config: Any) -> str:
+    """Do the same for the page of what is not there."""
+    return with_own_worker(output, "")
+
+
+def with_own_worker(output: str, up: str) -> str:
+    return output.replace("https://unpkg.com/iframe-worker/shim", f"{up}worker.js")
