@@ -1,0 +1,1 @@
+"""From the YAML files in conf/ to what Hydra composes."""

@@ -1,0 +1,5 @@
+"""Hydra imports this file when it looks for plugins; the config source is installed then."""
+
+from benchmarks.config.source import install
+
+install()
