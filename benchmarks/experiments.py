@@ -1,4 +1,4 @@
-"""Every experiment with its question and its cost, and the default set of them.
+"""Every experiment with its question, its rows and its cost, and the default set of them.
 
 python -m benchmarks.experiments                    list them
 python -m benchmarks.experiments --run              run the default set; what is done is skipped
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.config.experiments import rows_of
 from benchmarks.places import CONF
 from benchmarks.results.reading import command
 from gradsae.errors import UserError
@@ -47,15 +48,17 @@ def header(text: str) -> dict[str, str]:
 
 
 def lines() -> list[str]:
-    """One experiment after another: name, cost, question."""
+    """List one experiment after another: name and cost, question, rows."""
     paths = sorted(FOLDER.glob("*.yaml"))
     width = max(len(path.stem) for path in paths)
-    found = []
+    listed = []
     for path in paths:
         about = header(path.read_text(encoding="utf-8"))
-        found.append(f"{path.stem:{width}}  {about.get('Cost', 'cost not measured')}")
-        found.append(f"{'':{width}}  {about.get('Question', '')}")
-    return found
+        listed.append(f"{path.stem:{width}}  {about.get('Cost', 'cost not measured')}")
+        listed.append(f"{'':{width}}  {about.get('Question', '')}")
+        if rows := rows_of(path):
+            listed.append(f"{'':{width}}  row={','.join(rows)}")
+    return listed
 
 
 def default_set() -> list[Step]:
@@ -98,7 +101,7 @@ def main() -> None:
         run(default_set(), args.run)
         return
     print("\n".join([*lines(), "", *set_lines(default_set())]))
-    print("Run one with `python -m benchmarks.run experiment=NAME`; it goes on where it stopped.")
+    print("Run one with `python -m benchmarks.run experiment=NAME [row=NAME]`.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Is a method tuning-free? What its default loses against the best setting of a grid.
 
 python -m benchmarks.regret [--records local|published|both|DIR] [--out FILE]   the table
-python -m benchmarks.regret --choose    conf/chosen/regret.yaml, from the records of regret_grid
+python -m benchmarks.regret --choose    results/regret_choice.json, from records of regret_grid
 
 Regret of a setting on a world: score of the best setting less score of this one, on the same seed.
 The best is chosen by the mean of three scores on the seeds of `regret_grid` and evaluated on those
@@ -11,6 +11,7 @@ worlds. Everything here is a pure function of records.
 """
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.places import ROOT
+from benchmarks.config.resolvers import CHOICE
 from benchmarks.results.reading import add_records_argument, command, read
 from benchmarks.results.settings import METHODS, method_of
 from gradsae.errors import UserError
@@ -34,7 +35,6 @@ SCORES = {"recovery.mcc": "MCC", "recovery.frr_0.9": "FRR .9", "detection.f1": "
 MEAN = "mean"
 """Mean of the three scores: the one by which settings are chosen."""
 N_RESAMPLES = 10_000
-CHOSEN = ROOT / "conf" / "chosen" / "regret.yaml"
 
 Setting = tuple[Any, ...]
 Choice = tuple[Setting, Setting]
@@ -217,7 +217,7 @@ def table(found: Mapping[tuple[str, str], Regret]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def chosen_yaml(records: Sequence[Record]) -> str:
+def chosen_json(records: Sequence[Record]) -> str:
     """Return the file that says, by world and method, which settings `experiment=regret` trains
     beside the default: their places in conf/grid/<method>.yaml."""
     listed = {
@@ -225,13 +225,12 @@ def chosen_yaml(records: Sequence[Record]) -> str:
         for record in records
         if part(record, "experiment") == CHOOSING
     }
-    lines: dict[str, list[str]] = {}
+    worlds: dict[str, dict[str, list[int]]] = {}
     for (method, world), settings in choices(runs(records, CHOOSING)).items():
         places = [listed[method].index(s) for s in settings if s in listed[method]]
-        lines.setdefault(world, []).append(f"  {method}: {sorted(set(places))}")
-    body = "\n".join(f"{world}:\n" + "\n".join(rows) for world, rows in lines.items())
-    head = "# Settings of conf/grid chosen on other seeds; `python -m benchmarks.regret --choose`"
-    return f"{head}\n{body}\n"
+        worlds.setdefault(world, {})[method] = sorted(set(places))
+    lines = [f"  {json.dumps(world)}: {json.dumps(of)}" for world, of in worlds.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def constants(records: Sequence[Record]) -> str:
@@ -257,7 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.regret", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_records_argument(parser)
-    parser.add_argument("--choose", action="store_true", help="write conf/chosen/regret.yaml")
+    parser.add_argument("--choose", action="store_true", help="write results/regret_choice.json")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args()
     records = [entry.record for entry in read(args.records)]
@@ -265,8 +264,8 @@ def main() -> None:
     if not chosen:
         raise UserError("no records of it: run `python -m benchmarks.run experiment=regret_grid`")
     if args.choose:
-        write_whole(CHOSEN, chosen_yaml(records))
-        print(f"{CHOSEN.name} is written; best constant of each method over all worlds:")
+        write_whole(CHOICE, chosen_json(records))
+        print(f"{CHOICE.name} is written; best constant of each method over all worlds:")
         print(constants(records))
         return
     found = regrets(runs(records, REPORTED), chosen)

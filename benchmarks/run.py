@@ -6,13 +6,15 @@ python -m benchmarks.run -m trainer=topk,l1,gba source=superposition,lm_layer se
 
 import json
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from benchmarks.hint import hint
+from benchmarks.config.experiments import full_rows
 from benchmarks.launch.report import CELL, failures
 from benchmarks.places import CONF, ROOT
 
@@ -27,7 +29,6 @@ def _job(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     try:
-        OmegaConf.resolve(cfg)
         outcome = run(build(cfg, experiment), ROOT)
         path = str(outcome.record.absolute()) if outcome.record else None
         note = {"status": outcome.status, "text": outcome.text, "record": path}
@@ -38,19 +39,28 @@ def _job(cfg: DictConfig) -> None:
     (folder / CELL).write_text(json.dumps(note))
 
 
+def folders_of(words: Sequence[str]) -> list[Path]:
+    """Return the folders of experiment files: that of `--config-dir`, if it is given, then ours."""
+    given = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    given += [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
+    return [*(Path(folder) / "experiment" for folder in given), CONF / "experiment"]
+
+
 def main() -> None:
+    from gradsae.errors import UserError
+
     try:
+        sys.argv[1:] = full_rows(sys.argv[1:], folders_of(sys.argv[1:]))
         _job()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print(
             "\ninterrupted: cells that were done are kept; the same command goes on from here",
             file=sys.stderr,
         )
         sys.exit(130)
-    except SystemExit:  # Hydra has said why
-        if said := hint(CONF, sys.argv[1:]):
-            print(f"hint: {said}", file=sys.stderr)
-        raise
     if failures:
         sys.exit(1)
 

@@ -61,7 +61,7 @@ def composed(tmp_path: Path, *words: str):
             "trainer: need 0 < ltf <= htf <= 1, got ltf=0.005, htf=0.001",
         ),
         (
-            ["part=known_features/forest_1k", "metric=[recovery]"],
+            ["row=known_features/forest_1k", "metric=[recovery]"],
             r"metric.detection: it has settings but is not chosen; add it to metric",
         ),
     ],

@@ -7,9 +7,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from gradsae.bench.cell import MODEL_TASKS
+from benchmarks.config.experiments import read
+from gradsae.bench.cell import MODEL_TASKS, build
+from gradsae.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"
+EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 OWN = ("source", "model", "corpus", "trainer", "metric", "fit")
 """Groups that shape a cell."""
 
@@ -54,19 +57,20 @@ def test_every_model_and_corpus_builds(group):
         assert built.name
 
 
-@pytest.mark.parametrize("part", options("part"))
-def test_every_part_composes_to_a_cell(part):
-    from gradsae.bench.cell import build
+ROWS = [f"{path.stem}/{row}" for path in EXPERIMENTS for row in read(path).get("rows") or {}]
 
-    cell = build(composed(f"part={part}", "tracking=none"))
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_composes_to_a_cell(row):
+    cell = build(composed(f"row={row}", "tracking=none"))
     assert cell.task in ("recovery", "grid", "consistency", *MODEL_TASKS)
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_experiment_names_parts_and_trainers_that_exist(experiment):
+def test_every_experiment_names_rows_and_trainers_that_exist(experiment):
     values = swept(experiment)
-    for group in ("part", "trainer"):
-        assert set(values.get(group, [])) <= set(options(group))
+    assert set(values.get("row", [])) <= set(ROWS)
+    assert set(values.get("trainer", [])) <= set(options("trainer"))
 
 
 def swept(experiment: str) -> dict[str, list[str]]:
@@ -81,34 +85,35 @@ def swept(experiment: str) -> dict[str, list[str]]:
 def test_every_trainer_of_an_experiment_knows_its_values_of_k(experiment):
     values = swept(experiment)
     for trainer in values["trainer"]:
-        part = [f"part={values['part'][0]}"]
-        cfg = composed(f"experiment={experiment}", f"trainer={trainer}", *part)
+        row = [f"row={values['row'][0]}"]
+        cfg = composed(f"experiment={experiment}", f"trainer={trainer}", *row)
         for k in values["k"]:
             cfg.k = int(k)
             assert instantiate(cfg.trainer, _convert_="object").d_sae == cfg.d_sae
 
 
-@pytest.mark.parametrize("part", [p for p in options("part") if p.startswith("gradsae_released")])
-def test_released_settings_refuse_another_layer_before_anything_is_fetched(part):
-    from gradsae.bench.cell import build
-    from gradsae.errors import UserError
-
+@pytest.mark.parametrize("row", [row for row in ROWS if row.startswith("gradsae_released")])
+def test_released_settings_refuse_another_layer_before_anything_is_fetched(row):
     with pytest.raises(UserError, match=r"trained at site resid_post\.\d+, but the source reads"):
-        build(composed(f"part={part}", "tracking=none", "source.layer=3"))
+        build(composed(f"row={row}", "tracking=none", "source.layer=3"))
 
 
-@pytest.mark.parametrize("trainer", [name for name in options("trainer") if name.startswith("lm/")])
-def test_a_preset_of_language_models_opens_more_latents_for_a_larger_k(trainer):
+CALIBRATED = ["jumprelu", "jumprelu_tanh", "l1", "gated", "panneal", "gba", "ba"]
+
+
+@pytest.mark.parametrize("place", ["smollm2", "gemma3_270m"])
+@pytest.mark.parametrize("method", CALIBRATED)
+def test_a_place_of_language_models_opens_more_latents_for_a_larger_k(place, method):
     """A larger target opens more, a larger penalty fewer."""
-    by_k = OmegaConf.load(CONF / "trainer" / f"{trainer}.yaml").by_k
-    values = list((by_k.htf if "htf" in by_k else by_k).items())
-    assert [name for name, _ in values] == ["8", "16", "32", "64", "128"]
-    opens = "htf" in by_k or trainer == "lm/ba"
-    assert values == sorted(values, key=lambda value: value[1], reverse=not opens)
+    table = composed(f"calibration={place}").calibration[method]
+    field = next(name for name in ("htf", "l1", "coefficient") if name in table)
+    values = list(table[field].items())
+    assert [k for k, _ in values] == [8, 16, 32, 64, 128]
+    assert values == sorted(values, key=lambda value: value[1], reverse=field != "htf")
 
 
 def test_the_layers_of_qwen_differ_in_the_layer_alone():
-    configs = [composed(f"part=qwen/layer_{layer}") for layer in (2, 13, 26)]
+    configs = [composed(f"row=qwen_layers/layer_{layer}") for layer in (2, 13, 26)]
     assert [config.source.layer for config in configs] == [2, 13, 26]
     assert {config.d_sae for config in configs} == {65536}
     plain = []

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from benchmarks.config.experiments import full_rows
 from benchmarks.experiments import RUN, Step, default_set, lines, run, set_lines
+from benchmarks.run import folders_of
 from gradsae.bench.cell import build
 from gradsae.errors import UserError
 
@@ -18,16 +20,21 @@ def composed(*words: str):
         return compose("config", overrides=list(words), return_hydra_config=True)
 
 
+def named(step: Step) -> list[str]:
+    """The words as Hydra gets them, rows by their full names."""
+    return full_rows(step.words.split(), folders_of([]))
+
+
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.words[:50])
 def test_every_step_has_the_keys_that_its_words_set_before_anything_is_swept(step):
     """Hydra first composes a sweep without what is swept, the experiment's own values included."""
-    assert composed(*(word for word in step.words.split() if "," not in word))
+    assert composed(*(word for word in named(step) if "," not in word))
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.words[:50])
 def test_every_step_composes_to_a_cell(step):
     """The first of its sweep, which is the experiment's unless the step says otherwise."""
-    experiment, *words = step.words.split()
+    experiment, *words = named(step)
     params = composed(experiment).hydra.sweeper.params
     swept = {name: str(params[name]) for name in params} | dict(w.split("=", 1) for w in words)
     first = [f"{name}={values.split(',')[0]}" for name, values in swept.items()]

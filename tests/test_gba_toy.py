@@ -19,7 +19,7 @@ CONF = Path(__file__).parent.parent / "conf"
 @pytest.mark.parametrize("seed", [10, 11])
 def test_gba_finds_all_features_and_keeps_them(seed):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        words = ["part=gba_toy/gba", f"seed={seed}", "tracking=none", "device=cpu"]
+        words = ["row=gba_toy/gba", f"seed={seed}", "tracking=none", "device=cpu"]
         cell = build(compose("config", overrides=words, return_hydra_config=True))
     assert isinstance(cell.source, KnownSource)
     cpu, steps = torch.device("cpu"), cell.fit.steps

@@ -172,8 +172,8 @@ def test_a_trainer_without_a_grid_is_told_where_grids_are(tmp_path):
 
 
 @pytest.mark.parametrize("trainer", options("grid"))
-def test_the_default_of_a_regret_part_is_in_its_grid(trainer: str):
-    cfg = composed("part=regret/sparse", f"trainer={trainer}")
+def test_the_default_of_a_world_of_regret_is_in_its_grid(trainer: str):
+    cfg = composed("row=regret_grid/sparse", f"trainer={trainer}")
     default = instantiate(cfg.trainer, _convert_="object")
     grid = instantiate(cfg.grid, _convert_="object")
     assert len(grid.trainers(default)) == len(grid.settings)

@@ -14,6 +14,7 @@ every launcher works.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,25 @@ from gradsae.errors import UserError
 
 KEYS = {"all", "rows", "sweep"}
 HYDRA = {"defaults", "hydra"}
+IsGroup = Callable[[str], bool]
+"""Whether a word is a config group, whose value names a file."""
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Mapping[str, Any]:
     """Return an experiment file as plain values; UserError for a key that it cannot have."""
+    return _read(path, path.stat().st_mtime_ns)
+
+
+def rows_of(path: Path) -> list[str]:
+    """Return the rows that an experiment runs; EXPERIMENT/NAME for those of another one."""
+    given = read(path)
+    swept = (given.get("sweep") or {}).get("row")
+    return list(given.get("rows") or {}) if swept is None else _listed(swept).split(",")
+
+
+@cache
+def _read(path: Path, changed: int) -> Mapping[str, Any]:
+    """Read a file once; `changed` is its time, so that an edit counts."""
     loaded = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: an experiment is a mapping with {', '.join(sorted(KEYS))}")
@@ -37,7 +53,7 @@ def read(path: Path) -> dict[str, Any]:
     return given
 
 
-def as_sweep(name: str, given: Mapping[str, Any], is_group: Callable[[str], bool]) -> dict[str, Any]:
+def as_sweep(name: str, given: Mapping[str, Any], is_group: IsGroup) -> dict[str, Any]:
     """Return the config of the experiment: a sweep over its rows and over what it crosses."""
     rows = given.get("rows") or {}
     params = {key: _listed(values) for key, values in (given.get("sweep") or {}).items()}
@@ -51,12 +67,12 @@ def as_sweep(name: str, given: Mapping[str, Any], is_group: Callable[[str], bool
     return config
 
 
-def row_config(given: Mapping[str, Any], row: str, is_group: Callable[[str], bool]) -> dict[str, Any]:
+def row_config(given: Mapping[str, Any], row: str, is_group: IsGroup) -> dict[str, Any]:
     """Return the config of one row: the words of all rows, changed by its own."""
     return as_config({**(given.get("all") or {}), **(given["rows"][row] or {})}, is_group)
 
 
-def as_config(words: Mapping[str, Any], is_group: Callable[[str], bool]) -> dict[str, Any]:
+def as_config(words: Mapping[str, Any], is_group: IsGroup) -> dict[str, Any]:
     """Return words as a config file has them: group choices as overrides, fields as mappings."""
     defaults: list[Any] = []
     body: dict[str, Any] = {}
@@ -103,17 +119,13 @@ def _full(row: str, experiment: str | None, folders: Sequence[Path]) -> str:
     path = next((f / f"{owner}.yaml" for f in folders if (f / f"{owner}.yaml").is_file()), None)
     if path is None:
         raise UserError(f"row={row}: name its experiment, experiment=NAME or row=NAME/{name}")
-    given = read(path)
-    rows = list(given.get("rows") or {})
-    if not rows:  # it sweeps over those of another
-        others = _listed((given.get("sweep") or {}).get("row", "")).split(",")
-        match = [other for other in others if other.rpartition("/")[2] == name]
-        if match:
-            return match[0]
-        rows = [other.rpartition("/")[2] for other in others]
-    if name not in rows:
-        raise UserError(f"row={row}: {owner} has no such row; it has {', '.join(rows) or 'none'}")
-    return f"{owner}/{name}"
+    rows = [other if "/" in other else f"{owner}/{other}" for other in rows_of(path)]
+    rows += [f"{owner}/{own}" for own in read(path).get("rows") or {}]
+    match = [other for other in rows if other.rpartition("/")[2] == name]
+    if not match:
+        names = ", ".join(dict.fromkeys(other.rpartition("/")[2] for other in rows))
+        raise UserError(f"row={row}: {owner} has no such row; it has {names or 'none'}")
+    return match[0]
 
 
 def _value(words: Sequence[str], key: str) -> str | None:

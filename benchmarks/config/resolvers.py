@@ -1,14 +1,14 @@
 """What `${name:...}` means in conf/ besides OmegaConf's own resolvers."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from benchmarks.places import ROOT
 from gradsae.errors import UserError
 
-CHOICE = Path(__file__).resolve().parent.parent.parent / "results" / "regret_choice.json"
+CHOICE = ROOT / "results" / "regret_choice.json"
 """Written by `python -m benchmarks.regret --choose`: world -> method -> places in its grid."""
 
 
@@ -35,9 +35,15 @@ def calibrated(method: str, field: str, otherwise: Any, *, _root_: DictConfig) -
     return value[_root_.k]
 
 
-def regret_choice(world: str) -> dict[str, list[int]]:
-    """Return the settings of each method's grid that were chosen for a world, by their places."""
-    chosen = json.loads(CHOICE.read_text(encoding="utf-8"))
-    if world not in chosen:
-        raise UserError(f"{CHOICE.name}: no choice for {world!r}; it has {', '.join(chosen)}")
-    return chosen[world]
+def regret_choice(method: str, *, _root_: DictConfig) -> list[int] | None:
+    """Return the places in a method's grid that were chosen for the world named by `chosen`.
+
+    None (all of them) where the config has no `chosen`. Raises UserError for an unknown world.
+    """
+    world = OmegaConf.select(_root_, "chosen")
+    if world is None:
+        return None
+    worlds = json.loads(CHOICE.read_text(encoding="utf-8"))
+    if world not in worlds:
+        raise UserError(f"{CHOICE.name}: no choice for {world!r}; it has {', '.join(worlds)}")
+    return worlds[world].get(method)

@@ -16,9 +16,9 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from benchmarks.config import experiments
+from benchmarks.places import CONF
 from gradsae.bench.fields import TARGET, filled
 
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 ROW, EXPERIMENT = "row", "experiment"
 
 

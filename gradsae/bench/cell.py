@@ -10,9 +10,11 @@ from typing import Any, cast, final
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from gradsae import checks
+from gradsae.bench.fields import refuse_unknown
 from gradsae.bench.tracking import Tracking
 from gradsae.errors import UserError
 from gradsae.influence import task as influence
@@ -169,7 +171,11 @@ def _build(cfg: DictConfig, field: str) -> Any:
     """Return the component of one field. One call each: a mapping of several would come back as
     plain copies without their methods."""
     try:
-        return instantiate(OmegaConf.select(cfg, field), _convert_="object")
+        node = OmegaConf.select(cfg, field)
+        refuse_unknown(field, OmegaConf.to_container(node) if isinstance(node, Container) else node)
+        return instantiate(node, _convert_="object")
+    except InterpolationResolutionError as error:  # "... resolving interpolation: WHY"
+        raise UserError(str(error).splitlines()[0].partition(": ")[2]) from error
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, (UserError, ValueError)):
@@ -180,7 +186,7 @@ def _build(cfg: DictConfig, field: str) -> Any:
 
 def _metric(cfg: DictConfig, name: str) -> Metric:
     built = _build(cfg, f"metric.{name}")
-    if not isinstance(built, Metric):  # a part sets fields of a metric that was not chosen
+    if not isinstance(built, Metric):  # a row sets fields of a metric that was not chosen
         raise UserError(
             f"metric.{name}: it has settings but is not chosen; add it to metric=[...], or drop "
             f"its settings with ~metric.{name}"

@@ -68,8 +68,8 @@ def class_of(node: Mapping[Any, Any]) -> type | None:
 
 
 def _settable(component: type) -> list[Field[Any]]:
-    """Return the fields that a config may set: all but HIDDEN ones."""
-    return [each for each in fields(component) if each.init and not each.metadata.get("hidden")]
+    """Return the fields that a config may set: not those (HIDDEN, repr=False) that code sets."""
+    return [each for each in fields(component) if each.init and each.repr]
 
 
 @cache
