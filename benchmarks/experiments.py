@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.config.experiments import rows_of
 from benchmarks.places import CONF
 from benchmarks.results.reading import command
+from gradsae.config.experiments import rows_of
 from gradsae.errors import UserError
 
 FOLDER = CONF / "experiment"

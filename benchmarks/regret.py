@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.config.resolvers import CHOICE
+from benchmarks.places import ROOT
 from benchmarks.results.reading import add_records_argument, command, read
 from benchmarks.results.settings import METHODS, method_of
 from gradsae.errors import UserError
@@ -35,6 +35,8 @@ SCORES = {"recovery.mcc": "MCC", "recovery.frr_0.9": "FRR .9", "detection.f1": "
 MEAN = "mean"
 """Mean of the three scores: the one by which settings are chosen."""
 N_RESAMPLES = 10_000
+CHOICE = ROOT / "results" / "regret_choice.json"
+"""What `experiment=regret` trains beside each default: world -> method -> places in its grid."""
 
 Setting = tuple[Any, ...]
 Choice = tuple[Setting, Setting]

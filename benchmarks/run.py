@@ -14,9 +14,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from benchmarks.config.experiments import full_rows
 from benchmarks.launch.report import CELL, failures
 from benchmarks.places import CONF, ROOT
+from gradsae.config.experiments import full_rows
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -1,5 +1,5 @@
 """Hydra imports this file when it looks for plugins; the config source is installed then."""
 
-from benchmarks.config.source import install
+from gradsae.config.source import install
 
 install()

@@ -7,8 +7,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from benchmarks.config.experiments import read
 from gradsae.bench.cell import MODEL_TASKS, build
+from gradsae.config.experiments import read
 from gradsae.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"

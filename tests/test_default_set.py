@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from benchmarks.config.experiments import full_rows
 from benchmarks.experiments import RUN, Step, default_set, lines, run, set_lines
 from benchmarks.run import folders_of
 from gradsae.bench.cell import build
+from gradsae.config.experiments import full_rows
 from gradsae.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"

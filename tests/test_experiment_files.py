@@ -6,9 +6,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from benchmarks import run
-from benchmarks.config.experiments import full_rows
 from benchmarks.places import CONF
 from gradsae.bench.cell import build
+from gradsae.config.experiments import full_rows
 from gradsae.errors import UserError
 
 OURS = [CONF / "experiment"]

@@ -58,6 +58,9 @@ def compose(overrides: list[str]) -> Any:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
+    from gradsae.config.source import install
+
+    install()
     try:
         with initialize_config_dir(str(folder()), version_base="1.3"):
             config = hydra_compose("config", overrides=overrides)

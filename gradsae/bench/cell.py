@@ -14,8 +14,8 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from gradsae import checks
-from gradsae.bench.fields import refuse_unknown
 from gradsae.bench.tracking import Tracking
+from gradsae.config.fields import refuse_unknown
 from gradsae.errors import UserError
 from gradsae.influence import task as influence
 from gradsae.interfaces import KnownSource, Metric, ModelSource, Source, Trainer

@@ -1,8 +1,8 @@
 """The config source of this suite: Hydra reads every YAML file through it.
 
 It adds two things to a plain file. A component's fields need not be listed: those that the file
-leaves out come from the dataclass (`gradsae.bench.fields`). An experiment file holds its own rows
-(`benchmarks.config.experiments`). A folder given by `--config-dir` is read in the same way.
+leaves out come from the dataclass (`gradsae.config.fields`). An experiment file holds its own rows
+(`gradsae.config.experiments`). A folder given by `--config-dir` is read in the same way.
 """
 
 from functools import cache
@@ -15,10 +15,11 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from benchmarks.config import experiments
-from benchmarks.places import CONF
-from gradsae.bench.fields import TARGET, filled
+from gradsae.config import experiments, resolvers
+from gradsae.config.fields import TARGET, filled
 
+CONF = Path(__file__).resolve().parent.parent / "conf"
+"""The suite's own folder, whose groups also a folder of the user's may choose from."""
 ROW, EXPERIMENT = "row", "experiment"
 
 
@@ -101,7 +102,7 @@ def _load(path: Path, changed: int) -> tuple[Any, dict[str, str | None]]:
 
 
 def _open(node: Any) -> None:
-    """Let a component take any field: `gradsae.bench.fields` refuses those that it does not have.
+    """Let a component take any field: `gradsae.config.fields` refuses those that it does not have.
 
     Hydra would refuse them at once, also those that only some rows of a sweep have.
     """
@@ -117,7 +118,5 @@ def _open(node: Any) -> None:
 
 def install() -> None:
     """Read files through this source from now on, and know the resolvers of conf/."""
-    from benchmarks.config import resolvers
-
     SourcesRegistry.instance().types["file"] = FileConfigSource
     resolvers.register()

@@ -1,15 +1,15 @@
 """What `${name:...}` means in conf/ besides OmegaConf's own resolvers."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.places import ROOT
 from gradsae.errors import UserError
 
-CHOICE = ROOT / "results" / "regret_choice.json"
-"""Written by `python -m benchmarks.regret --choose`: world -> method -> places in its grid."""
+ROOT = (Path(__file__).resolve().parent.parent / "conf").resolve().parent
+"""Where conf/ lies, from which a file named in it is found."""
 
 
 def register() -> None:
@@ -36,14 +36,17 @@ def calibrated(method: str, field: str, otherwise: Any, *, _root_: DictConfig) -
 
 
 def regret_choice(method: str, *, _root_: DictConfig) -> list[int] | None:
-    """Return the places in a method's grid that were chosen for the world named by `chosen`.
+    """Return the places in a method's grid that were chosen for a world.
 
-    None (all of them) where the config has no `chosen`. Raises UserError for an unknown world.
+    `chosen.world` names the world, `chosen.file` the choices (world -> method -> places), written
+    by `python -m benchmarks.regret --choose`. None (all places) where the config has no `chosen`.
+    Raises UserError for an unknown world.
     """
-    world = OmegaConf.select(_root_, "chosen")
-    if world is None:
+    chosen = OmegaConf.select(_root_, "chosen")
+    if chosen is None:
         return None
-    worlds = json.loads(CHOICE.read_text(encoding="utf-8"))
-    if world not in worlds:
-        raise UserError(f"{CHOICE.name}: no choice for {world!r}; it has {', '.join(worlds)}")
-    return worlds[world].get(method)
+    worlds = json.loads((ROOT / chosen.file).read_text(encoding="utf-8"))
+    if chosen.world not in worlds:
+        known = ", ".join(worlds)
+        raise UserError(f"{chosen.file}: no choice for {chosen.world!r}; it has {known}")
+    return worlds[chosen.world].get(method)

@@ -1,1 +1,0 @@
-"""From the YAML files in conf/ to what Hydra composes."""
