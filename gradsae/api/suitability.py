@@ -87,9 +87,14 @@ def suitability(
             "proposal": Table(
                 title=f"Proposed setting (from {family})",
                 columns={
-                    "setting": [one.override.removeprefix("trainer.") for one in settings],
+                    "setting": [_word(one.override) for one in settings],
                     "why": [one.why for one in settings],
                 },
             )
         },
     )
+
+
+def _word(override: str) -> str:
+    """Return a word of the command line as `train` takes it: `htf=0.05`, `method=gba`."""
+    return override.removeprefix("trainer.").replace("trainer=", "method=")
