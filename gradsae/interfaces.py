@@ -10,18 +10,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from typing_extensions import TypeVar
 
+from gradsae.errors import UserError
 from gradsae.lm.model import LM
 from gradsae.lm.sites import Site
 from gradsae.optim import Optim
 from gradsae.sae.codes import SparseCodes
-from gradsae.sae.kernels.gates import Gate
-from gradsae.sae.model import SAE, Pass
+from gradsae.sae.dictionary import Dictionary, Pass
+from gradsae.sae.kernels.gates.gate import Gate
+from gradsae.sae.model import SAE
 
 LATER: Mapping[str, Any] = MappingProxyType({"later": True})
 """Metadata of a hyperparameter that came later: while it has its default it is left out of ids and
@@ -156,7 +159,11 @@ class Loss(NamedTuple):
     """Zero-dimensional tensors, logged as they are; never read back by the training loop."""
 
 
-class Trainer(ABC):
+Kind = TypeVar("Kind", bound=Dictionary, default=SAE)
+"""What a method builds: an `SAE`, or an SAE of a kind of its own."""
+
+
+class Trainer(ABC, Generic[Kind]):
     """One training method: its fields are hyperparameters, its state is buffers of the SAE."""
 
     d_sae: int
@@ -191,19 +198,30 @@ class Trainer(ABC):
         return {}
 
     @abstractmethod
-    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> Kind:
         """Return an untrained SAE on the CPU.
 
         `sample` is raw training activations: normalisation constants, the centre and initial
         biases come from it, and from nothing else.
         """
 
+    def blank(self, d_in: int) -> Dictionary:
+        """Return an SAE of this method's own kind, whose weights a checkpoint then fills.
+
+        Needed only where `build` returns a kind that is not of this package: a file never names
+        the code that reads it.
+        """
+        raise UserError(
+            f"trainer {self.name} builds an SAE of a kind of its own, so it must define "
+            f"blank(d_in): the same kind of SAE, before its weights are loaded (d_in={d_in})"
+        )
+
     @abstractmethod
-    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+    def loss(self, sae: Kind, out: Pass, progress: Progress) -> Loss:
         """Return what is minimised on one batch."""
 
     @abstractmethod
-    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+    def after_step(self, sae: Kind, out: Pass, progress: Progress) -> None:
         """Adjust the SAE outside the gradient: norms, biases, dead latents. No gradient here."""
 
 
@@ -235,5 +253,5 @@ class Metric(ABC):
     """One question asked of a trained SAE."""
 
     @abstractmethod
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         """Return named scores, or why there are none. `seed` fixes what is drawn."""

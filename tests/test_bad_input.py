@@ -13,7 +13,7 @@ from gradsae.errors import UserError
 from gradsae.metrics.recovery import Recovery
 from gradsae.sae import model as saes
 from gradsae.sae.formats import load
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.model import make_sae
 from gradsae.sources.superposition import Superposition
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -73,13 +73,13 @@ def test_a_world_or_a_band_that_cannot_be_is_refused_by_field_and_value(words, m
 
 def test_an_sae_of_another_width_is_told_the_two_widths():
     source = Superposition(n_features=20, width=8, l0=2)
-    sae = SAE(Architecture(d_in=12, d_sae=16, gate="relu"))
+    sae = make_sae(d_in=12, d_sae=16, gate="relu")
     with pytest.raises(UserError, match="activations of width d_in=12, these have 8"):
         Recovery(n_rows=10).measure(sae, source, 0)
 
 
 def test_a_weight_that_is_not_finite_is_named_and_counted(tmp_path):
-    sae = SAE(Architecture(d_in=3, d_sae=4, gate="relu"))
+    sae = make_sae(d_in=3, d_sae=4, gate="relu")
     with torch.no_grad():
         sae.b_enc[1:3] = torch.nan
     sae.save(tmp_path, {})
@@ -93,7 +93,7 @@ def changed(folder: Path, **meta: object) -> None:
 
 
 def test_a_checkpoint_of_another_version_or_of_something_else_is_named(tmp_path):
-    SAE(Architecture(d_in=3, d_sae=4, gate="relu")).save(tmp_path, {})
+    make_sae(d_in=3, d_sae=4, gate="relu").save(tmp_path, {})
     changed(tmp_path, format=99)
     with pytest.raises(UserError, match=r"sae\.json: checkpoint format must be 1, got 99"):
         saes.load(tmp_path)

@@ -8,6 +8,7 @@ from gradsae.interfaces import Progress
 from gradsae.metrics.common import forward
 from gradsae.sae.codes import DenseCodes, SparseCodes, from_dense
 from gradsae.sae.kernels import select
+from gradsae.sae.kernels.gates.jumprelu import JumpReLUGate
 from gradsae.sae.model import load
 from gradsae.trainers.batchtopk import BatchTopK
 from gradsae.trainers.matryoshka import Matryoshka, decode_groups
@@ -143,31 +144,31 @@ def test_at_inference_about_k_latents_open_on_unseen_rows(trainer):
 
 def test_inference_opens_exactly_above_the_threshold():
     sae, x = train(FAMILY[0], 30), ToyStream(seed=5).next()
-    assert sae.threshold is not None
+    threshold = sae.gate_as(JumpReLUGate).threshold
     x_in = sae.normaliser.apply(x).x
     pre = (x_in - sae.b_dec) @ sae.W_enc.mT + sae.b_enc
-    expected = torch.where(pre > sae.threshold[0], pre, 0.0)
-    assert sae.threshold.unique().numel() == 1
+    expected = torch.where(pre > threshold[0], pre, 0.0)
+    assert threshold.unique().numel() == 1
     torch.testing.assert_close(sae(x).codes.to_dense(), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_the_threshold_is_the_running_mean_of_the_least_open_value():
     trainer = BatchTopK(d_sae=24, k=2, optim=OPTIM, threshold_rate=0.25)
     sae, x = start(trainer).sae, ToyStream().next()
-    assert sae.threshold is not None
-    before = sae.threshold[0].item()
+    threshold = sae.gate_as(JumpReLUGate).threshold
+    before = threshold[0].item()
     out = sae(x, gate=trainer.gate)
     dense = out.codes.to_dense()
     with torch.no_grad():
         trainer.after_step(sae, out, Progress(0, 10))
     expected = 0.75 * before + 0.25 * dense[dense > 0].min().item()
-    assert sae.threshold[0].item() == pytest.approx(expected)
+    assert threshold[0].item() == pytest.approx(expected)
 
 
 def test_no_gradient_reaches_a_fixed_threshold_or_blurs_the_gate(generator):
     sae, x = train(FAMILY[0], 30), ToyStream(seed=5).next()
     sae(x).recon.square().sum().backward()
-    assert sae.threshold is not None and sae.threshold.grad is None
+    assert sae.gate_as(JumpReLUGate).threshold.grad is None
     assert sae.W_enc.grad is not None and bool(sae.W_enc.grad.isfinite().all())
 
 

@@ -12,6 +12,7 @@ from gradsae.bench.cell import build
 from gradsae.bench.experiment import run
 from gradsae.errors import UserError
 from gradsae.interfaces import Progress
+from gradsae.sae.kernels.gates.jumprelu import JumpReLUGate
 from gradsae.sources.superposition import Superposition
 from gradsae.trainers.bias_rule import BiasRule
 from gradsae.trainers.gba import GBA
@@ -107,16 +108,17 @@ def test_on_jumprelu_the_rule_raises_the_thresholds_of_latents_that_fire_too_oft
     rule = BiasRule(groups=1, htf=0.2, bias_every=1, bias_high=0.0)
     trainer = JumpReLU(d_sae=24, coefficient=0.0, bandwidth=0.0, optim=OPTIM, rule=rule)
     sae = start(trainer).sae
-    assert sae.threshold is not None and not sae.threshold.requires_grad
+    threshold = sae.gate_as(JumpReLUGate).threshold
+    assert not threshold.requires_grad
     with torch.no_grad():
-        sae.threshold.fill_(0.3)
+        threshold.fill_(0.3)
     y, rate, _ = one_bias_step(trainer, sae)
     torch.testing.assert_close(rate, (y > 0.3).double().mean(0).to(rate))
     above = (y.amax(0) - 0.3).relu()  # peak of y - threshold, and its mean over those that fired
     raised = 0.3 - 0.01 * above[above > 0].mean()
     expected = torch.where(rate > 0.2, 0.3 + 0.01 * above, 0.3)
     expected = torch.where(rate == 0, raised, expected)
-    torch.testing.assert_close(sae.threshold.detach(), expected)
+    torch.testing.assert_close(threshold.detach(), expected)
     assert expected.unique().numel() > 3
 
 

@@ -14,7 +14,7 @@ from gradsae.metrics.across_seeds import Consistency
 from gradsae.metrics.consistency import SERIES, consistency, over_pairs, pair_mcc
 from gradsae.metrics.selection import RULES, Run, describe, n_kept, ranked, z_scores
 from gradsae.records.shapes import SCORE_NAME
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.model import make_sae
 
 MCS = "consistency/mcs_0.9"
 PW_MCC = "consistency/pw_mcc"
@@ -192,7 +192,7 @@ def test_z_scores_equal_numpy_and_biases_drop_out(generator):
 
 
 def test_a_run_describes_what_its_sae_does(generator):
-    sae = SAE(Architecture(d_in=5, d_sae=9, gate="topk", k=2, scaled=True, normalise="token"))
+    sae = make_sae(d_in=5, d_sae=9, gate="topk", k=2, scaled=True, normalise="token")
     assert sae.W_dec is not None and sae.output_scale is not None
     with torch.no_grad():
         sae.W_enc.copy_(torch.randn(9, 5, generator=generator))
@@ -218,7 +218,7 @@ def test_a_run_describes_what_its_sae_does(generator):
 def test_the_task_compares_saes_on_rows_that_are_no_outliers():
     x = torch.eye(4)
     x[0] *= 1000
-    sae = SAE(Architecture(d_in=4, d_sae=4, gate="relu"))
+    sae = make_sae(d_in=4, d_sae=4, gate="relu")
     with torch.no_grad():
         sae.W_enc.copy_(torch.eye(4))
         sae.b_enc.fill_(-100.0)

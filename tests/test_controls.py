@@ -12,13 +12,12 @@ from toy import OPTIM, ToyStream, no_log, start
 from gradsae.bench.cell import build
 from gradsae.bench.experiment import run
 from gradsae.records.record import load
+from gradsae.sae.directions import random_directions
 from gradsae.sae.kernels.pursuit import pursue
-from gradsae.sae.model import Architecture
-from gradsae.sae.model import load as load_sae
+from gradsae.sae.pursuit import PursuitCoder
 from gradsae.seeds import make_generator
 from gradsae.sources.forest import Forest
 from gradsae.sources.superposition import Superposition
-from gradsae.trainers.common import random_directions
 from gradsae.trainers.controls import Control
 from gradsae.trainers.topk import TopK
 from gradsae.training.fit import FitSettings, fit
@@ -73,7 +72,7 @@ def test_principal_atoms_are_numpys_with_both_signs_by_falling_variance():
 
 def test_all_principal_axes_together_rebuild_everything():
     sae, x = built(Control(atoms="pca", d_sae=100, k=48))
-    assert sae.arch.d_sae == 48
+    assert sae.d_sae == 48
     torch.testing.assert_close(sae(x).recon, x, atol=1e-5, rtol=1e-4)
 
 
@@ -189,7 +188,8 @@ def test_the_ceiling_does_not_apply_without_known_features(tmp_path):
         (lambda: Control(atoms="random", d_sae=4, k=0), "k must be .*got 0"),
         (lambda: Control(atoms="random", d_sae=4, k=1, tolerance=2.0), "tolerance .*got 2"),
         (lambda: built(Control(atoms="features", d_sae=4, k=1)), "whose features are known"),
-        (lambda: Architecture(d_in=2, d_sae=4, gate="pursuit", k=1, tolerance=0.1), "tied=true"),
+        (lambda: PursuitCoder(2, 4, 5, 0.1), r"k \(with gate=pursuit\) .*from 1 to 4, got 5"),
+        (lambda: PursuitCoder(2, 4, 1, 1.5), "tolerance .*got 1.5"),
     ],
 )
 def test_bad_values_are_named(build, message):

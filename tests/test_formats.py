@@ -19,7 +19,7 @@ from torch import Tensor
 from gradsae.errors import UserError
 from gradsae.sae.formats import load
 from gradsae.sae.formats.released import place_of
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.model import SAE, make_sae
 from gradsae.trainers.pretrained import Pretrained, same_model
 
 D_IN, D_SAE, K = 6, 16, 3
@@ -163,7 +163,7 @@ def old_saelens_top(folder: Path, w: Parts) -> Tensor:
 
 
 def ours(folder: Path, w: Parts) -> Tensor:
-    sae = SAE(Architecture(d_in=D_IN, d_sae=D_SAE, gate="topk", k=K))
+    sae = make_sae(d_in=D_IN, d_sae=D_SAE, gate="topk", k=K)
     names = ("W_enc", "W_dec", "b_enc", "b_dec")
     sae.load_state_dict({n: w[n] for n in names} | {"mean": sae.mean, "scale": sae.scale})
     sae.save(folder, {})

@@ -7,11 +7,17 @@ import torch
 from toy import OPTIM, ToyStream, start
 
 from gradsae.interfaces import Progress
+from gradsae.sae.model import SAE
 from gradsae.trainers.gated import Gated
 from gradsae.trainers.panneal import PAnneal
 
 GATED = Gated(d_sae=24, l1=0.1, optim=OPTIM, l1_warmup=0.5)
 PANNEAL = PAnneal(d_sae=24, l1=0.1, optim=OPTIM, l1_warmup=0.5, n_falls=4, anneal_start=0.2)
+
+
+def named(sae: SAE) -> dict[str, torch.nn.Parameter]:
+    """Return all parameters under the names that they have in the paper and in files."""
+    return {name.removeprefix("gate."): p for name, p in sae.named_parameters()}
 
 
 def perturbed(trainer, generator, shift: float):
@@ -21,7 +27,7 @@ def perturbed(trainer, generator, shift: float):
         for p in sae.parameters():
             p.add_(0.2 * torch.randn(p.shape, generator=generator))
         sae.b_enc.add_(shift)
-    return sae, {n: p.detach().clone().requires_grad_() for n, p in sae.named_parameters()}
+    return sae, {n: p.detach().clone().requires_grad_() for n, p in named(sae).items()}
 
 
 def gated_loss(x, p, l1):
@@ -63,7 +69,7 @@ def test_loss_and_gradients_equal_the_dense_formula(method, tied, shift, generat
         expected = panneal_loss(out.x_in, plain, 0.1 * 0.6, 0.8, 2.5)
     expected.backward()
     torch.testing.assert_close(loss, expected)
-    for name, p in sae.named_parameters():
+    for name, p in named(sae).items():
         torch.testing.assert_close(p.grad, plain[name].grad, msg=name)
 
 

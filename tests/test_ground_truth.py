@@ -22,8 +22,9 @@ from gradsae.metrics.recovery import Recovery
 from gradsae.metrics.shrinkage import Shrinkage
 from gradsae.metrics.splitting import Splitting, near, score_splitting
 from gradsae.metrics.truth import Truth
+from gradsae.sae import model as saes
 from gradsae.sae.codes import from_dense
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.model import SAE
 from gradsae.sources.forest import Forest
 
 ROWS = 40
@@ -74,9 +75,8 @@ def given(
 
 
 def make_sae(W_enc: Tensor, W_dec: Tensor, b_enc: Tensor | float = 0.0, **arch: Any) -> SAE:
-    sae = SAE(
-        Architecture(d_in=W_enc.shape[1], d_sae=len(W_enc), gate=arch.pop("gate", "relu"), **arch)
-    )
+    shape = {"d_in": W_enc.shape[1], "d_sae": len(W_enc), "gate": "relu"}
+    sae = saes.make_sae(**{**shape, **arch})
     assert sae.W_dec is not None
     with torch.no_grad():
         sae.W_enc.copy_(W_enc)

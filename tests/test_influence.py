@@ -70,7 +70,7 @@ def hook_loop(lm, module: nn.Module, seen: SeenPrompt, sae, token: int) -> list[
     codes = torch.zeros_like(pre)
     for row, values in enumerate(pre):
         if row > 0:  # position 0 is dropped
-            top = values.topk(sae.arch.k)
+            top = values.topk(sae.most_open)
             codes[row, top.indices] = top.values.relu()
 
     def log_prob(change: Tensor) -> float:

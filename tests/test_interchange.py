@@ -12,7 +12,7 @@ from gradsae.errors import UserError
 from gradsae.interfaces import Trainer
 from gradsae.sae import model as saes
 from gradsae.sae.formats.saelens import CONFIG, WEIGHTS, from_saelens, to_saelens
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.model import SAE, make_sae
 from gradsae.trainers.batchtopk import BatchTopK
 from gradsae.trainers.controls import Control
 from gradsae.trainers.gated import Gated
@@ -163,7 +163,7 @@ def test_what_sae_lens_has_no_word_for_cannot_be_exported(tmp_path):
     sae = control.build(torch.randn(50, 4), torch.Generator())
     with pytest.raises(UserError, match="gate=pursuit"):
         to_saelens(sae, tmp_path)
-    below = SAE(Architecture(d_in=2, d_sae=3, gate="jump"))
+    below = make_sae(d_in=2, d_sae=3, gate="jump")
     with torch.no_grad():
         below.b_enc.fill_(0.1)
     with pytest.raises(UserError, match="opens below zero"):

@@ -6,7 +6,10 @@ import torch
 from gradsae.sae import kernels
 from gradsae.sae.codes import DenseCodes, SparseCodes, from_dense, from_rows
 from gradsae.sae.kernels import builtin, cpu, loops, reference
-from gradsae.sae.kernels.gates import JumpReLUGate, ThresholdGate, TopKGate, per_entry
+from gradsae.sae.kernels.gates.gate import per_entry
+from gradsae.sae.kernels.gates.jumprelu import JumpReLUGate
+from gradsae.sae.kernels.gates.threshold import JumpGate, ReLUGate
+from gradsae.sae.kernels.gates.topk import TopKGate
 from gradsae.sae.kernels.jump import step
 
 BACKENDS = [builtin, cpu]
@@ -148,7 +151,7 @@ def dense_gate(pre, b_enc, gate):
     if isinstance(gate, TopKGate):
         kth = pre.sort(1, descending=True).values[:, gate.k - 1 : gate.k]
         return torch.where(pre >= kth, pre.relu(), 0.0)
-    return torch.where(pre > 0, pre - b_enc.detach() * gate.jump, 0.0)
+    return torch.where(pre > 0, pre - b_enc.detach() * isinstance(gate, JumpGate), 0.0)
 
 
 def gated(pre: torch.Tensor, gate) -> SparseCodes | DenseCodes:
@@ -157,10 +160,10 @@ def gated(pre: torch.Tensor, gate) -> SparseCodes | DenseCodes:
     return kernels.encode(pre, torch.eye(n), torch.zeros(n), None, gate).codes
 
 
-GATES = [TopKGate(k=1), TopKGate(k=3), TopKGate(k=11), ThresholdGate(jump=False)]
+GATES = [TopKGate(k=1), TopKGate(k=3), TopKGate(k=11), ReLUGate()]
 
 
-@pytest.mark.parametrize("gate", [*GATES, ThresholdGate(jump=True)], ids=repr)
+@pytest.mark.parametrize("gate", [*GATES, JumpGate()], ids=repr)
 @pytest.mark.parametrize("shift", [0.0, -2.0, -1e3], ids=["dense", "sparse", "closed"])
 @pytest.mark.parametrize("pre_bias", [False, True])
 def test_encode_and_decode_equal_plain_autograd(gate, shift, pre_bias, generator):
@@ -168,7 +171,7 @@ def test_encode_and_decode_equal_plain_autograd(gate, shift, pre_bias, generator
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     x, target = draw(7, 5), draw(7, 5)
-    jump = isinstance(gate, ThresholdGate) and gate.jump
+    jump = isinstance(gate, JumpGate)
     params = [draw(11, 5), -draw(11).abs() + shift, draw(11, 5), draw(5)]
     ours = [p.clone().requires_grad_() for p in params]
     plain = [p.clone().requires_grad_() for p in params]
@@ -239,9 +242,11 @@ def test_jumprelu_equals_the_dense_formula_of_the_paper(shift, to_input, generat
     x, target, bias = draw(60, 5), draw(60, 5), draw(200) + shift
     W_enc, W_dec = draw(200, 5) / 2, draw(200, 5)
     threshold = 0.5 + draw(200).abs()
-    ours = [p.clone().requires_grad_() for p in (W_enc, bias, threshold, W_dec)]
-    gate = JumpReLUGate(bandwidth=width, to_input=to_input)
-    codes, pre = kernels.encode(x, ours[0], ours[1], None, gate, ours[2])
+    gate = JumpReLUGate(200, bandwidth=width, to_input=to_input).double()
+    gate.threshold.data.copy_(threshold)
+    ours = [p.clone().requires_grad_() for p in (W_enc, bias, W_dec)]
+    ours.insert(2, gate.threshold)
+    codes, pre = kernels.encode(x, ours[0], ours[1], None, gate)
     assert isinstance(codes, DenseCodes) == (shift == 0.0)
     opened = step(pre.values, per_entry(ours[2], pre), width, to_input).sum()
     loss = (kernels.decode(codes, ours[3]) - target).square().sum() + coefficient * opened

@@ -15,7 +15,7 @@ from gradsae.lm.sites import Site
 from gradsae.lm.spec import LanguageModel
 from gradsae.metrics.lm_loss import LMLoss, Window, run_window, score_windows, splice
 from gradsae.records.shapes import SCORE_NAME, SKIPPED_NAME
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.model import SAE, make_sae
 
 TINY: dict[str, Any] = {
     "model_type": "llama",
@@ -104,7 +104,7 @@ class Read(ModelSource):
 
 def identity_sae(d_in: int) -> SAE:
     """x = relu(x) - relu(-x), bit by bit."""
-    sae = SAE(Architecture(d_in=d_in, d_sae=2 * d_in, gate="relu", pre_bias=False))
+    sae = make_sae(d_in=d_in, d_sae=2 * d_in, gate="relu", pre_bias=False)
     both = torch.cat([torch.eye(d_in), -torch.eye(d_in)])
     assert sae.W_dec is not None
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_an_identity_sae_recovers_exactly_everything(lm, site, windows):
 
 
 def test_an_sae_that_puts_out_zeros_recovers_exactly_nothing(lm, site, windows):
-    silent = SAE(Architecture(d_in=lm.d_model, d_sae=4, gate="relu"))
+    silent = make_sae(d_in=lm.d_model, d_sae=4, gate="relu")
     found = measure(LMLoss(), silent, Read(model=lm, where=site, texts=windows))
     assert found.scores["lm/ce_recovered"] == 0
     assert found.scores["lm/ce_spliced"] == found.scores["lm/ce_zero"]
@@ -142,7 +142,7 @@ def test_an_sae_that_puts_out_the_mean_is_the_mean_ablation(lm, site, windows):
     source = Read(model=lm, where=site, texts=windows)
     x, _, outlier = source.held_out(4096, 0)
     assert outlier is not None
-    constant = SAE(Architecture(d_in=lm.d_model, d_sae=4, gate="relu", pre_bias=False))
+    constant = make_sae(d_in=lm.d_model, d_sae=4, gate="relu", pre_bias=False)
     with torch.no_grad():
         constant.b_dec.copy_(x[~outlier].mean(0))
     found = measure(LMLoss(), constant, source).scores

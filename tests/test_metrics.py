@@ -15,7 +15,7 @@ from gradsae.interfaces import HeldOut, KnownSource, Metric, Scores, Skipped, So
 from gradsae.metrics import common, recovery
 from gradsae.metrics.absorption import Absorption
 from gradsae.metrics.activation import ActivationMCC
-from gradsae.metrics.common import control_name, randomised, ratio_interval
+from gradsae.metrics.common import control_name, ratio_interval
 from gradsae.metrics.coverage import DECADES, Coverage
 from gradsae.metrics.detection import Detection, count_hits, score_hits, slice_rows
 from gradsae.metrics.latents import Latents
@@ -26,8 +26,9 @@ from gradsae.metrics.shrinkage import Shrinkage
 from gradsae.metrics.splitting import Splitting
 from gradsae.optim import Optim
 from gradsae.records.shapes import COLUMN_NAME, SCORE_NAME, SKIPPED_NAME
+from gradsae.sae import model as saes
 from gradsae.sae.codes import Codes, DenseCodes, SparseCodes, from_dense
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.model import SAE
 from gradsae.seeds import make_generator
 from gradsae.suitability.metric import Suitability
 from gradsae.trainers.gba import GBA
@@ -109,7 +110,7 @@ def orthonormal(n: int, d_in: int) -> Tensor:
 
 def make_sae(W_enc: Tensor, W_dec: Tensor, b_enc: Tensor | float = 0.0, **arch: Any) -> SAE:
     d_sae, d_in = W_enc.shape
-    sae = SAE(Architecture(d_in=d_in, d_sae=d_sae, gate=arch.pop("gate", "jump"), **arch))
+    sae = saes.make_sae(d_in=d_in, d_sae=d_sae, gate=arch.pop("gate", "jump"), **arch)
     assert sae.W_dec is not None
     with torch.no_grad():
         sae.W_enc.copy_(W_enc)
@@ -265,7 +266,7 @@ def test_features_and_weights_of_one_draw_would_score_a_perfect_recovery():
 def test_the_control_keeps_norms_and_biases_and_shares_directions(generator):
     W_enc, W_dec = (torch.randn(7, 5, generator=generator) for _ in range(2))
     sae = make_sae(W_enc, W_dec, torch.randn(7, generator=generator))
-    control = randomised(sae, generator)
+    control = sae.chance(generator)
     assert control.W_dec is not None
     torch.testing.assert_close(control.W_enc.norm(dim=1), W_enc.norm(dim=1))
     torch.testing.assert_close(control.W_dec.norm(dim=1), W_dec.norm(dim=1))

@@ -14,7 +14,7 @@ from gradsae.metrics.latents import Latents
 from gradsae.metrics.reconstruction import Reconstruction
 from gradsae.metrics.recovery import Recovery
 from gradsae.metrics.shrinkage import Shrinkage
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.model import SAE, make_sae
 from gradsae.sources.superposition import Superposition
 
 SOURCE = Superposition(n_features=40, width=24, l0=3)
@@ -24,7 +24,7 @@ METRICS = [kind(n_rows=700) for kind in KINDS]
 
 def some_sae() -> SAE:
     generator = torch.Generator().manual_seed(0)
-    sae = SAE(Architecture(d_in=24, d_sae=30, gate="relu", tied=True))
+    sae = make_sae(d_in=24, d_sae=30, gate="relu", tied=True)
     with torch.no_grad():
         sae.W_enc.copy_(normalize(torch.randn(30, 24, generator=generator), dim=1))
         sae.b_enc.fill_(-0.2)
@@ -51,7 +51,7 @@ def test_every_metric_gives_the_same_numbers_when_they_share(limit, monkeypatch)
 
 def test_rows_controls_and_codes_are_made_once(monkeypatch):
     drawn = count_calls(monkeypatch, Superposition, "held_out")
-    controls = count_calls(monkeypatch, common, "randomised")
+    controls = count_calls(monkeypatch, SAE, "chance")
     encoded = count_calls(monkeypatch, SAE, "encode_in")
     sae = some_sae()
     with once.sharing():

@@ -8,7 +8,7 @@ from toy import OPTIM, ToyStream, start, train
 
 from gradsae.interfaces import Progress
 from gradsae.sae.kernels.peel import peel
-from gradsae.sae.model import Architecture
+from gradsae.sae.pursuit import PeelCoder
 from gradsae.trainers.peel import NEVER, Peel, set_thresholds
 
 ONE = torch.ones(())
@@ -66,7 +66,6 @@ def test_the_threshold_is_where_being_there_is_as_likely_as_not():
     sae.get_buffer("state_sum").fill_(0.02 * 0.7)
     sae.get_buffer("state_noise").fill_(0.09)
     set_thresholds(sae)
-    assert sae.threshold is not None
     c, s = sae.threshold[0].item(), math.sqrt(0.09)
     there = 0.02 * math.exp(-((c - 0.7) ** 2) / (2 * s * s))
     absent = 0.98 * math.exp(-(c**2) / (2 * s * s))
@@ -84,7 +83,6 @@ def test_latents_double_until_all_are_there():
 
 def test_latents_that_are_not_there_yet_stay_closed():
     sae = start(TRAINER).sae
-    assert sae.threshold is not None
     assert (sae.threshold == NEVER).tolist() == [False] * 4 + [True] * 20
     assert int(sae(ToyStream().next()).codes.fired()[4:].sum()) == 0
 
@@ -150,8 +148,7 @@ def test_coefficients_get_no_gradient_and_the_centre_does():
         (lambda: Peel(d_sae=8, optim=OPTIM, most=9), r"most \(with d_sae=8\) .*got 9"),
         (lambda: Peel(d_sae=8, optim=OPTIM, first=0), "first .*got 0"),
         (lambda: Peel(d_sae=8, optim=OPTIM, grow_share=1.5), "grow_share .*got 1.5"),
-        (lambda: Architecture(d_in=2, d_sae=4, gate="peel", k=1), "gate=peel needs tied=true"),
-        (lambda: Architecture(d_in=2, d_sae=4, gate="peel", tied=True), r"k \(with gate=peel\)"),
+        (lambda: PeelCoder(2, 4, 5), r"k \(with gate=peel\) .*from 1 to 4, got 5"),
     ],
 )
 def test_bad_values_are_named(build, message):

@@ -9,7 +9,9 @@ from gradsae.interfaces import Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
 from gradsae.sae.codes import SparseCodes
-from gradsae.sae.kernels.gates import Gate, ThresholdGate, TopKGate
+from gradsae.sae.kernels.gates.gate import Gate
+from gradsae.sae.kernels.gates.threshold import JumpGate, ReLUGate
+from gradsae.sae.kernels.gates.topk import TopKGate
 from gradsae.sae.kernels.precision import Precision
 from gradsae.seeds import make_generator
 from gradsae.trainers.gba import GBA
@@ -33,9 +35,7 @@ def integers(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.randint(-3, 4, shape, generator=generator).float()
 
 
-@pytest.mark.parametrize(
-    "gate", [TopKGate(k=21), ThresholdGate(jump=False), ThresholdGate(jump=True)], ids=repr
-)
+@pytest.mark.parametrize("gate", [TopKGate(k=21), ReLUGate(), JumpGate()], ids=repr)
 @pytest.mark.parametrize("shift", [0, -14], ids=["dense", "sparse"])
 def test_numbers_that_bf16_holds_give_what_fp32_gives(gate: Gate, shift: int, generator):
     x, target = integers(generator, 9, 4), integers(generator, 9, 4)

@@ -21,6 +21,7 @@ from gradsae.errors import UserError
 from gradsae.interfaces import KnownSource, Source
 from gradsae.lm.spec import LanguageModel
 from gradsae.records.record import content_id
+from gradsae.sae.directions import random_directions
 from gradsae.seeds import make_generator
 from gradsae.sources import lm_layer, saelens_world
 from gradsae.sources.common import bernoulli_support, exact_support
@@ -32,7 +33,6 @@ from gradsae.sources.streams import ShuffledStream
 from gradsae.sources.superposition import Superposition
 from gradsae.sources.two_sparsity import TwoSparsity
 from gradsae.sources.windows import draw_windows
-from gradsae.trainers.common import random_directions
 
 CPU = torch.device("cpu")
 POWER_LAW = Superposition(

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from benchmarks import suitability
 from gradsae.interfaces import Scores, Skipped
 from gradsae.sae.codes import from_dense
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.model import make_sae
 from gradsae.sources.superposition import Superposition
 from gradsae.stats.ica import fast_ica
 from gradsae.suitability import conditions, proposal, quantities, references, study, theorem
@@ -288,7 +288,7 @@ def test_too_few_rows_are_refused(monkeypatch, tmp_path, capsys):
 
 def test_the_true_dictionary_sees_what_the_truth_has():
     source = world(n_features=32, directions="orthogonal", coefficients="uniform", low=1, high=2)
-    sae = SAE(Architecture(d_in=48, d_sae=40, gate="jump", tied=True))
+    sae = make_sae(d_in=48, d_sae=40, gate="jump", tied=True)
     with torch.no_grad():
         sae.W_enc[:32].copy_(source.features())
         sae.b_enc.copy_(torch.tensor([-0.5] * 32 + [-9.0] * 8))
@@ -311,7 +311,7 @@ def test_the_true_dictionary_sees_what_the_truth_has():
 
 
 def test_an_sae_that_never_fires_is_skipped():
-    sae = SAE(Architecture(d_in=48, d_sae=40, gate="jump", tied=True))
+    sae = make_sae(d_in=48, d_sae=40, gate="jump", tied=True)
     found = Suitability(n_rows=200).measure(sae, world(), 0)
     assert isinstance(found, Skipped)
     assert "0 latents" in found.reason

@@ -10,7 +10,7 @@ from gradsae.errors import UserError
 from gradsae.interfaces import Progress
 from gradsae.optim import Optim
 from gradsae.sae import kernels
-from gradsae.sae.kernels.gates import ThresholdGate
+from gradsae.sae.kernels.gates.threshold import JumpGate
 from gradsae.seeds import make_generator
 from gradsae.trainers.batchtopk import BatchTopK
 from gradsae.trainers.bias_rule import BiasRule
@@ -205,7 +205,7 @@ def test_quantile_biases_make_latents_fire_at_their_targets():
 
 def test_jump_puts_out_the_pre_activation_without_its_bias():
     x, bias = torch.tensor([[0.8, 0.2]]), torch.tensor([-0.3, -0.3])
-    codes = kernels.encode(x, torch.eye(2), bias, None, ThresholdGate(jump=True)).codes
+    codes = kernels.encode(x, torch.eye(2), bias, None, JumpGate()).codes
     torch.testing.assert_close(codes.to_dense(), torch.tensor([[0.8, 0.0]]))
 
 

@@ -16,7 +16,9 @@ from torch.testing import assert_close
 from gradsae.sae import kernels
 from gradsae.sae.codes import SparseCodes, from_dense
 from gradsae.sae.kernels import reference
-from gradsae.sae.kernels.gates import Gate, ThresholdGate, TopKGate
+from gradsae.sae.kernels.gates.gate import Gate
+from gradsae.sae.kernels.gates.threshold import JumpGate, ReLUGate
+from gradsae.sae.kernels.gates.topk import TopKGate
 
 DEVICE = torch.device(os.environ.get("GRADSAE_TEST_DEVICE", "cpu"))
 
@@ -185,7 +187,7 @@ def test_a_latent_split_in_pieces_has_the_sum_of_all(generator):
         assert run.scatter_outer(codes, codes.values, x).item() == n * (n - 1) / 2
 
 
-GATES = [TopKGate(k=2), TopKGate(k=7), ThresholdGate(jump=False), ThresholdGate(jump=True)]
+GATES = [TopKGate(k=2), TopKGate(k=7), ReLUGate(), JumpGate()]
 
 
 def step(gate: Gate, params: list[torch.Tensor], x, target) -> list[torch.Tensor]:

@@ -15,7 +15,7 @@ from gradsae.lm.model import LM, load
 from gradsae.lm.sites import Site, parse_site
 from gradsae.lm.spec import LanguageModel
 from gradsae.prompts.seen import SeenPrompt
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.model import SAE, make_sae
 from gradsae.seeds import make_generator
 
 LLAMA = {
@@ -33,7 +33,8 @@ def tiny_lm() -> LM:
 
 def random_sae(d_in: int = 32, d_sae: int = 64, k: int | None = 5, **changes: Any) -> SAE:
     """TopK with random weights: an untrained SAE whose latents still write somewhere."""
-    sae = SAE(Architecture(**{"d_in": d_in, "d_sae": d_sae, "gate": "topk", "k": k} | changes))
+    settings = {} if k is None else {"k": k}
+    sae = make_sae(**{"d_in": d_in, "d_sae": d_sae, "gate": "topk"} | settings | changes)
     generator = make_generator(0, "test sae")
     with torch.no_grad():
         for parameter in sae.parameters():

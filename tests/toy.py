@@ -1,12 +1,13 @@
 """A toy that every trainer can learn in a second: two of 24 directions in 12 dimensions."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gradsae.interfaces import Stream, Trainer
 from gradsae.optim import Optim
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import make_generator
 from gradsae.training.fit import FitSettings, Log, Training, fit
 
@@ -37,19 +38,21 @@ def no_log(i: int, step: int, parts: dict[str, float]) -> None:
     pass
 
 
-def start(trainer: Trainer, seed: int = 0, state_dir: Path | None = None) -> Training:
+def start(trainer: Trainer[Any], seed: int = 0, state_dir: Path | None = None) -> Training:
     sample = ToyStream(seed=1000).next()
     return Training(trainer, trainer.build(sample, make_generator(seed, "init")), state_dir)
 
 
-def train(trainer: Trainer, steps: int, log: Log = no_log, state_dir: Path | None = None) -> SAE:
+def train(
+    trainer: Trainer[Any], steps: int, log: Log = no_log, state_dir: Path | None = None
+) -> Any:
     training = start(trainer, state_dir=state_dir)
     settings = FitSettings(steps=steps, batch_size=256, save_every=10, log_every=1)
     fit([training], ToyStream(), settings, log=log)
     return training.sae
 
 
-def held_out_fvu(sae: SAE) -> float:
+def held_out_fvu(sae: Dictionary) -> float:
     x = ToyStream(seed=2000, batch=2048).next()
     with torch.no_grad():
         recon = sae(x).recon

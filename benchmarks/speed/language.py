@@ -183,11 +183,11 @@ def _sae() -> "SAE":
     """TopK with tied unit directions at random."""
     import torch
 
-    from gradsae.sae.model import SAE, Architecture
+    from gradsae.sae.model import make_sae
     from gradsae.seeds import make_generator
 
     d_in = _lm("float32").d_model
-    sae = SAE(Architecture(d_in=d_in, d_sae=D_SAE, gate="topk", k=K, tied=True))
+    sae = make_sae(d_in=d_in, d_sae=D_SAE, gate="topk", k=K, tied=True)
     with torch.no_grad():
         directions = torch.randn(D_SAE, d_in, generator=make_generator(0, "speed/sae"))
         sae.W_enc.copy_(directions / directions.norm(dim=1, keepdim=True))

@@ -96,8 +96,8 @@ def batch(shape: Shape) -> Tensor:
 
 
 def _weights(shape: Shape) -> Tensor:
+    from gradsae.sae.directions import random_directions
     from gradsae.seeds import make_generator
-    from gradsae.trainers.common import random_directions
 
     return random_directions(shape.d_sae, shape.d_in, make_generator(0, "init"))
 

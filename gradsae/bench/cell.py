@@ -53,7 +53,7 @@ class Cell:
 
     task: str
     source: Source
-    trainer: Trainer
+    trainer: Trainer[Any]
     fit: FitSettings
     seeds: Seeds
     metrics: dict[str, Metric]
@@ -95,7 +95,7 @@ class Cell:
             for trainer in self.trainers()
         ]
 
-    def trainers(self) -> list[Trainer]:
+    def trainers(self) -> list[Trainer[Any]]:
         """Return the trainer; after it, for a grid, its other settings."""
         if self.task == "grid" and self.grid is not None:
             return self.grid.trainers(self.trainer)
@@ -194,7 +194,7 @@ def _metric(cfg: DictConfig, name: str) -> Metric:
     return built
 
 
-def _told(trainer: Trainer, source: Source) -> Trainer:
+def _told(trainer: Trainer[Any], source: Source) -> Trainer[Any]:
     """Hand the truth to an oracle; one on a source without known features is left as it is, and
     its cell does not apply. An SAE made elsewhere must belong to the source's place."""
     if isinstance(trainer, Pretrained) and isinstance(source, ModelSource):

@@ -17,7 +17,7 @@ from gradsae.metrics.once import sharing
 from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
 from gradsae.records.shapes import TaskId
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.storage.files import check_writable
 from gradsae.training import checkpoints
 from gradsae.training.checkpoints import Checkpoint, Wanted, plain
@@ -135,7 +135,7 @@ def _measure(cell: Cell, outcomes: Sequence[Checkpoint | Skipped]) -> Scores | S
             return cell.on_models[task].measure(sae, cell.source, seed)
 
 
-def _recovery(cell: Cell, sae: SAE) -> Scores:
+def _recovery(cell: Cell, sae: Dictionary) -> Scores:
     seed = cell.seeds.eval
     with sharing():
         return _merge({k: m.measure(sae, cell.source, seed) for k, m in cell.metrics.items()})

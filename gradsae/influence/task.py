@@ -16,7 +16,7 @@ from gradsae.influence.truth import About, Asked, Truth
 from gradsae.interfaces import LATER, Metric, ModelSource, Scores, Skipped, Source
 from gradsae.prompts.seen import NoActiveLatentError, SeenPrompt, check_weights, see_from
 from gradsae.prompts.sets import Prompt, PromptSet
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import make_generator
 
 VERSION = 2
@@ -99,7 +99,7 @@ class Influence(Metric):
         if SINGLES in names:
             raise ValueError(f"{SINGLES} is the truth's own name, no estimator's; got {names}")
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         """`seed` fixes the prompts, the random estimator, every subsample and the bootstrap."""
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model whose output could move")
@@ -120,7 +120,9 @@ class Influence(Metric):
         spent = out.forward_equivalents + drawn.n_tried
         return Scores(**{**vars(out), "forward_equivalents": spent})
 
-    def _study(self, source: ModelSource, sae: SAE, prompt: Prompt, index: int, seed: int) -> Case:
+    def _study(
+        self, source: ModelSource, sae: Dictionary, prompt: Prompt, index: int, seed: int
+    ) -> Case:
         tokens = (prompt.target, *prompt.rest)
         forced = prompt.token_ids.new_tensor(tokens[:-1])  # the answer but for its last token
         seen = see_from(source, sae, torch.cat([prompt.token_ids, forced]))
@@ -144,7 +146,7 @@ class Influence(Metric):
         return study(seen, question, index, settings)
 
     def _asked(
-        self, source: ModelSource, sae: SAE, seen: SeenPrompt, index: int, seed: int
+        self, source: ModelSource, sae: Dictionary, seen: SeenPrompt, index: int, seed: int
     ) -> dict[str, Asked | Skipped]:
         if not self.truths:
             return {}

@@ -18,7 +18,7 @@ from gradsae.influence.ablation import ablate_all
 from gradsae.influence.target import Target
 from gradsae.interfaces import ModelSource, Skipped
 from gradsae.prompts.seen import SeenPrompt
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 
 @final
@@ -29,7 +29,7 @@ class About:
     seen: SeenPrompt
     kept: Bool[Tensor, " pos"]
     """Positions that the SAE sees; no other is edited."""
-    sae: SAE
+    sae: Dictionary
     source: ModelSource
     seed: int
     max_units: int | None

@@ -20,7 +20,7 @@ from gradsae.interfaces import ModelSource
 from gradsae.masking.masked import Edits, Joint, run
 from gradsae.masking.writing import Later, Writer
 from gradsae.prompts.questions.question import Question
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.steering.interventions import Chosen, Text, read
 
 
@@ -69,7 +69,7 @@ class Greedy(Target):
 
 def swap(
     source: ModelSource,
-    sae: SAE,
+    sae: Dictionary,
     sides: Sequence[tuple[Side, Side]],
     *,
     batch_rows: int,
@@ -107,7 +107,7 @@ def _run(
     text: Text,
     targets: Sequence[Target],
     sides: Sequence[tuple[Side, Side]],
-    sae: SAE,
+    sae: Dictionary,
     batch_rows: int,
     writer: Writer | None,
 ) -> Joint:
@@ -119,10 +119,10 @@ def _run(
     return run(text.seen, targets, edits, batch_rows=batch_rows, writer=writer, later=later)
 
 
-def _later(sides: Sequence[tuple[Side, Side]], sae: SAE) -> Later:
+def _later(sides: Sequence[tuple[Side, Side]], sae: Dictionary) -> Later:
     """Return what the swaps do to written tokens: they stand after the context."""
     like = sides[0][0].text.seen.codes
-    value = like.new_zeros(len(sides), sae.arch.d_sae)
+    value = like.new_zeros(len(sides), sae.d_sae)
     changed = torch.zeros_like(value, dtype=torch.bool)
     for row, (into, donor) in enumerate(sides):
         given = donor.text.seen.latents[donor.columns]
@@ -132,7 +132,9 @@ def _later(sides: Sequence[tuple[Side, Side]], sae: SAE) -> Later:
     return Later(changed, value)
 
 
-def steered_activation(text: Text, into: Side, donor: Side, sae: SAE) -> Float[Tensor, "pos d_in"]:
+def steered_activation(
+    text: Text, into: Side, donor: Side, sae: Dictionary
+) -> Float[Tensor, "pos d_in"]:
     """Return the site's activation on `text` with `into`'s latents off and `donor`'s put in."""
     own = into.text.seen.latents[into.columns]
     given = donor.text.seen.latents[donor.columns]

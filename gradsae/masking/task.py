@@ -18,7 +18,7 @@ from gradsae.masking.trial import MAIN, Settings, Trial, attempt
 from gradsae.masking.writing import Writer
 from gradsae.prompts.questions.question import Question, Questions
 from gradsae.prompts.seen import NoActiveLatentError
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.steering.interventions import Text, read
 
 VERSION = 2
@@ -108,7 +108,7 @@ class Masking(Metric):
         if MAIN not in names or len(set(names)) < len(names):
             raise ValueError(f"rankings must hold {MAIN}, each ranking once; got {names}")
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         """`seed` fixes questions, random rankings and bootstrap."""
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model that could answer")
@@ -133,7 +133,7 @@ class Masking(Metric):
         return replace(out, forward_equivalents=spent)
 
     def _attempt(
-        self, source: ModelSource, sae: SAE, question: Question, index: int, how: Settings
+        self, source: ModelSource, sae: Dictionary, question: Question, index: int, how: Settings
     ) -> list[tuple[Trial, Text]]:
         try:
             text = read(source, sae, question.token_ids)
@@ -143,7 +143,7 @@ class Masking(Metric):
         return [(attempt(question, text, index, writer, how), text)]
 
     def _swap(
-        self, source: ModelSource, sae: SAE, tried: Sequence[tuple[Trial, Text]]
+        self, source: ModelSource, sae: Dictionary, tried: Sequence[tuple[Trial, Text]]
     ) -> list[Swapped]:
         """Every ordered pair of one context, by every ranking; not where the answers are one."""
         found: list[Swapped] = []
@@ -160,7 +160,7 @@ class Masking(Metric):
         return found
 
     def _writer(
-        self, source: ModelSource, sae: SAE, question: Question, index: int
+        self, source: ModelSource, sae: Dictionary, question: Question, index: int
     ) -> Writer | None:
         """Return what lets the model write its answers, for the first questions."""
         if self.n_written is not None and index >= self.n_written:

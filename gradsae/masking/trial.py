@@ -161,7 +161,7 @@ def _score(
     for rows, by in ((write.nonzero()[:, 0], writer), ((~write).nonzero()[:, 0], None)):
         if len(rows):
             edits = masks(seen, kept[rows])
-            later = masks_later(seen, kept[rows], by.sae.arch.d_sae) if by else None
+            later = masks_later(seen, kept[rows], by.sae.d_sae) if by else None
             done = run(seen, targets, edits, batch_rows=how.batch_rows, writer=by, later=later)
             parts.append((rows, done))
     return _joined(parts, place)

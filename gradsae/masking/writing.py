@@ -17,7 +17,7 @@ from torch import Tensor
 from gradsae.interfaces import ModelSource
 from gradsae.lm.key_values import Past, empty_cache, kept_in
 from gradsae.prompts.questions.question import Format, Question
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 MORE_TOKENS = 2
 """Written beyond the length of the answer, for what ends it."""
@@ -58,7 +58,7 @@ class Writer:
     """Lets a model write its answers to one question, every row under an edit of its own."""
 
     source: ModelSource
-    sae: SAE
+    sae: Dictionary
     question: Question
     format: Format
 
@@ -139,7 +139,7 @@ class Writer:
 
 def changed(
     source: ModelSource,
-    sae: SAE,
+    sae: Dictionary,
     activation: Float[Tensor, "rows pos d_in"],
     token_ids: Int[Tensor, "rows pos"],
     later: Later,

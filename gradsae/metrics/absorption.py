@@ -13,7 +13,7 @@ from gradsae.metrics.common import as_control, chance_control, merge, ratio_inte
 from gradsae.metrics.joint import join, partner_values, partners
 from gradsae.metrics.truth import Truth, known_rows
 from gradsae.sae.codes import SparseCodes
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 
 class Context(NamedTuple):
@@ -101,7 +101,7 @@ def score_gaps(
 
 
 def score_absorption(
-    sae: SAE,
+    sae: Dictionary,
     truth: Truth,
     edges: Int[Tensor, "n_edges 2"],
     cosine: int | float,
@@ -146,8 +146,8 @@ class Absorption(Metric):
     - `absorption/judged` in [0, 1]: share of edges whose parent has a latent above `cosine`. Two
       SAEs that differ here were judged on different edges.
     - Intervals: 95 % bootstrap over parents.
-    - `/chance`: of the same SAE with its directions drawn at random (`randomised`), at any cosine,
-      since none of its latents comes near a feature.
+    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`), at
+      any cosine, since none of its latents comes near a feature.
 
     Skipped for a source without a hierarchy.
     """
@@ -161,7 +161,7 @@ class Absorption(Metric):
         checks.share("cosine", self.cosine)
         checks.whole("min_rows", self.min_rows, 1)
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, Hierarchy):
             return Skipped(f"the features of {source.name} form no hierarchy")
         edges = source.edges()

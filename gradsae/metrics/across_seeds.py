@@ -8,7 +8,7 @@ from gradsae import checks
 from gradsae.interfaces import Scores, Source
 from gradsae.metrics.consistency import consistency
 from gradsae.metrics.selection import describe
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 
 @final
@@ -31,7 +31,7 @@ class Consistency:
         if not self.others or len(set(self.others)) < len(self.others):
             raise ValueError(f"others must name at least one seed, each once; got {self.others}")
 
-    def compare(self, saes: Sequence[SAE], source: Source, seed: int) -> Scores:
+    def compare(self, saes: Sequence[Dictionary], source: Source, seed: int) -> Scores:
         """`seed` fixes the held-out rows and the random controls."""
         held = source.held_out(self.n_rows, seed)
         x = held.x if held.outlier is None else held.x[~held.outlier]

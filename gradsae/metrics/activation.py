@@ -17,7 +17,7 @@ from gradsae.metrics.common import as_control, chance_control, merge
 from gradsae.metrics.joint import Joint, as_matrix, join, products
 from gradsae.metrics.truth import known_rows
 from gradsae.sae.codes import SparseCodes
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 
 class Standard(NamedTuple):
@@ -100,7 +100,7 @@ class ActivationMCC(Metric):
       coefficient varies on these rows; a feature without a latent counts 0.
     - `activation/mcc/matched` in [0, 1], up: the same over the most pairs there can be, the lower
       of the numbers of features and of latents that vary. The dictionary's size costs nothing.
-    - `/chance`: of the same SAE with its directions drawn at random (`randomised`).
+    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`).
 
     Memory: the open entries and 64 MB blocks of the table of correlations (`assignment.py`).
     """
@@ -110,7 +110,7 @@ class ActivationMCC(Metric):
     def __post_init__(self) -> None:
         checks.whole("n_rows", self.n_rows, 2)
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         truth = known_rows(source, self.n_rows, seed)
         if isinstance(truth, Skipped):
             return truth

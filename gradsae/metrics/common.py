@@ -1,19 +1,17 @@
 """What several metrics share: passes in bounded memory, names of controls, bootstrap intervals."""
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from gradsae.errors import UserError
 from gradsae.interfaces import HeldOut, Scores, Source
 from gradsae.metrics.once import is_sharing, once
 from gradsae.sae.codes import Codes
-from gradsae.sae.model import SAE, Pass
+from gradsae.sae.dictionary import Dictionary, Pass
 from gradsae.seeds import make_generator
 from gradsae.stats.bootstrap import percentiles, resampled_means
 
@@ -40,7 +38,7 @@ def held_out(source: Source, n: int, seed: int) -> HeldOut:
 
 
 @torch.no_grad()
-def encode(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Iterator[Rows]:
+def encode(sae: Dictionary, x: Float[Tensor, "batch d_in"]) -> Iterator[Rows]:
     """Yield the codes of raw activations, some rows at a time, on the SAE's device.
 
     Where metrics share (`once.py`), the first KEPT_VALUES are encoded once.
@@ -50,7 +48,7 @@ def encode(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Iterator[Rows]:
     n_kept = sum(rows.codes.n_rows for rows in kept)
     room = KEPT_VALUES - sum(rows.codes.values.numel() for rows in kept) if is_sharing() else 0
     for start, chunk in _chunks(sae, x, n_kept):
-        rows = Rows(start, sae.encode_in(sae.normaliser.apply(chunk).x).codes)
+        rows = Rows(start, sae.codes(chunk))
         room -= rows.codes.values.numel()
         if room >= 0:
             kept.append(rows)
@@ -58,64 +56,42 @@ def encode(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Iterator[Rows]:
 
 
 @torch.no_grad()
-def forward(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Iterator[Pass]:
+def forward(sae: Dictionary, x: Float[Tensor, "batch d_in"]) -> Iterator[Pass]:
     """Yield the forward passes of raw activations, some rows at a time, on the SAE's device."""
     for _, chunk in _chunks(sae, x):
         yield sae(chunk)
 
 
 def _chunks(
-    sae: SAE, x: Float[Tensor, "batch d_in"], first: int = 0
+    sae: Dictionary, x: Float[Tensor, "batch d_in"], first: int = 0
 ) -> Iterator[tuple[int, Float[Tensor, "chunk d_in"]]]:
-    if x.shape[1] != sae.arch.d_in:
+    if x.shape[1] != sae.d_in:
         raise UserError(
-            f"this SAE reads activations of width d_in={sae.arch.d_in}, these have {x.shape[1]}: "
+            f"this SAE reads activations of width d_in={sae.d_in}, these have {x.shape[1]}: "
             "it was trained on another source"
         )
-    n_rows = max(1, min(4096, PASS_ENTRIES // sae.arch.d_sae))
+    n_rows = max(1, min(4096, PASS_ENTRIES // sae.d_sae))
     for start in range(first, len(x), n_rows):
-        yield start, x[start : start + n_rows].to(sae.b_dec)
+        yield start, x[start : start + n_rows].to(sae.device, sae.dtype)
 
 
-def count_fired(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Int[Tensor, " d_sae"]:
+def count_fired(sae: Dictionary, x: Float[Tensor, "batch d_in"]) -> Int[Tensor, " d_sae"]:
     """Return on how many rows each latent is open; on the CPU."""
-    counts = torch.zeros(sae.arch.d_sae, dtype=torch.int64)
+    counts = torch.zeros(sae.d_sae, dtype=torch.int64)
     for _, codes in encode(sae, x):
         counts += codes.fired().cpu()
     return counts
 
 
-def directions(sae: SAE) -> Float[Tensor, "d_sae d_in"]:
+def directions(sae: Dictionary) -> Float[Tensor, "d_sae d_in"]:
     """Return the direction that each latent writes; the normaliser does not turn it."""
     return sae.decoder().detach().float()
 
 
-def random_directions(
-    n: int, d_in: int, generator: torch.Generator
-) -> Float[Tensor, "directions d_in"]:
-    """Return `n` unit vectors drawn uniformly from the sphere."""
-    return normalize(torch.randn(n, d_in, generator=generator), dim=1)
-
-
-@torch.no_grad()
-def randomised(sae: SAE, generator: torch.Generator) -> SAE:
-    """Return the chance-level control of an SAE: the same one with its directions redrawn.
-
-    Each latent gets one random unit direction, which its encoder row and its decoder row share;
-    their norms, and the biases, the gate and the normaliser stay.
-    """
-    control = deepcopy(sae)
-    drawn = random_directions(sae.arch.d_sae, sae.arch.d_in, generator)
-    for W in (control.W_enc, control.W_dec):
-        if W is not None:
-            W.copy_(drawn.to(W) * W.norm(dim=1, keepdim=True))
-    return control
-
-
-def chance_control(sae: SAE, seed: int) -> SAE:
+def chance_control(sae: Dictionary, seed: int) -> Dictionary:
     """Return the control of an SAE for one seed; the same one for every metric."""
     generator = make_generator(seed, "eval random directions")
-    return once("chance", sae, seed, make=lambda: randomised(sae, generator))
+    return once("chance", sae, seed, make=lambda: sae.chance(generator))
 
 
 def control_name(name: str, control: str = "chance") -> str:

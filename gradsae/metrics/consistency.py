@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gradsae.interfaces import Scores
-from gradsae.metrics.common import control_name, random_directions
+from gradsae.metrics.common import control_name
 from gradsae.metrics.matching import BLOCK, max_cosines, one_to_one
-from gradsae.metrics.selection import RULES, Run, n_kept, ranked
+from gradsae.metrics.selection import RULES, Run, n_kept, ranked, rules_for
+from gradsae.sae.directions import random_directions
 from gradsae.seeds import make_generator
 from gradsae.stats.bootstrap import LEVEL
 
@@ -57,7 +58,7 @@ def pair_table(first: Run, second: Run) -> Table:
     """
     best = max_cosines(first.directions[first.live], second.directions[second.live])
     table = {}
-    for rule in RULES:
+    for rule in rules_for((first, second)):
         sides = [run[ranked(of, rule)].double() for of, run in ((first, best.a), (second, best.b))]
         for alpha in ALPHAS:
             kept = [cosine[: n_kept(len(cosine), alpha)] for cosine in sides]
@@ -74,7 +75,7 @@ def pair_scores(first: Run, second: Run, table: Table) -> dict[str, float]:
     live = [run.directions[run.live] for run in (first, second)]
     return {
         MCS: everything.share,
-        **{name: table[selection].share for name, selection in SELECTIONS.items()},
+        **{name: table[chosen].share for name, chosen in SELECTIONS.items() if chosen in table},
         COSINE: everything.cosine,
         PW_MCC: pair_mcc(*live),
     }
@@ -210,9 +211,11 @@ def consistency(runs: Sequence[Run], seed: int) -> Scores:
     own = own_scores(runs)
     n = found.n | dict.fromkeys(chance, len(runs) * (len(runs) - 1) // 2)
     n |= dict.fromkeys(own, len(runs))
+    unranked = [name for name in SELECTIONS if name not in found.scores]
     return Scores(
         scores=found.scores | chance | own,
         intervals=found.intervals,
         n=n,
         series=found.series,
+        skipped=dict.fromkeys(unranked, "a Z-score needs a linear encoder, and this SAE has none"),
     )

@@ -16,7 +16,7 @@ from gradsae.metrics.joint import SPARSE_PAIRS, best_f1, join
 from gradsae.metrics.matching import max_cosines
 from gradsae.metrics.recovery import feature_rate_errors
 from gradsae.metrics.truth import Truth, known_rows
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 DECADES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -33,7 +33,7 @@ class PerFeature(NamedTuple):
     n_rows: int
 
 
-def per_feature(sae: SAE, truth: Truth) -> PerFeature:
+def per_feature(sae: Dictionary, truth: Truth) -> PerFeature:
     """Judge every true feature on the rows of `truth`."""
     joint, latents = join(sae, truth), directions(sae)
     features, n_rows = truth.features.to(latents), joint.codes.n_rows
@@ -99,7 +99,7 @@ class Coverage(Metric):
     - `coverage/f1` in [0, 1], up: share of the features active on the held-out rows with a latent
       whose F1, as the detector of "this feature is active", is above `f1`.
     - `coverage/rate_error` in [0, 1], down: `recovery/rate_error` (one-to-one matching by cosine).
-    - `/chance`: of the same SAE with its directions drawn at random (`randomised`).
+    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`).
 
     A band without a feature is skipped, with the rates there are.
     """
@@ -121,7 +121,7 @@ class Coverage(Metric):
         if len(edges) < 2 or sorted(set(edges)) != edges:
             raise ValueError(f"edges must be two or more rising rates, got {edges}")
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         truth = known_rows(source, self.n_rows, seed)
         if isinstance(truth, Skipped):
             return truth

@@ -20,19 +20,19 @@ from gradsae.metrics.common import (
 from gradsae.metrics.matching import MAX_PAIRS, OnMatched, one_to_one
 from gradsae.metrics.truth import known_rows
 from gradsae.sae.codes import Codes, SparseCodes
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import make_generator
 
 
 def matched_latents(
-    sae: SAE,
+    sae: Dictionary,
     fired: Int[Tensor, " d_sae"],
     features: Float[Tensor, "n_features d_in"],
     max_pairs: int = MAX_PAIRS,
 ) -> Int[Tensor, " n_features"]:
     """Return the latent of each feature, among those that fire, by cosine; -1 without one."""
     live = (fired > 0).nonzero().squeeze(1)
-    latents = directions(sae)[live.to(sae.b_dec.device)]
+    latents = directions(sae)[live.to(sae.device)]
     matching = one_to_one(features.to(latents), latents, max_pairs=max_pairs)
     latent_of = torch.full((len(features),), -1)
     latent_of[matching.a] = live[matching.b]
@@ -92,7 +92,7 @@ def slice_rows(codes: SparseCodes, start: int, stop: int) -> SparseCodes:
 
 
 def count_all_hits(
-    sae: SAE,
+    sae: Dictionary,
     x: Float[Tensor, "batch d_in"],
     truth: SparseCodes,
     latents_of: Mapping[str, Int[Tensor, " n_features"]],
@@ -101,7 +101,7 @@ def count_all_hits(
     features_of: dict[str, Tensor] = {}
     for name, latent_of in latents_of.items():
         has_latent = (latent_of >= 0).nonzero().squeeze(1)
-        features_of[name] = torch.full((sae.arch.d_sae,), -1)
+        features_of[name] = torch.full((sae.d_sae,), -1)
         features_of[name][latent_of[has_latent]] = has_latent
     hits = {name: torch.zeros_like(latent_of) for name, latent_of in latents_of.items()}
     for start, codes in encode(sae, x):
@@ -132,7 +132,7 @@ def score_hits(
 
 
 def score_detectors(
-    sae: SAE,
+    sae: Dictionary,
     x: Float[Tensor, "batch d_in"],
     truth: SparseCodes,
     features: Float[Tensor, "n_features d_in"],
@@ -165,14 +165,14 @@ class Detection(OnMatched):
     - `detection/f1` = 2 hits / (rows fired + rows active); `detection/precision` = hits / rows
       fired; `detection/recall` = hits / rows active.
     - `/chance`: the same score of the same SAE with its directions drawn at random
-      (`randomised`), matched in the same way. An untrained SAE scores there.
+      (`Dictionary.chance`), matched in the same way. An untrained SAE scores there.
     - `/shuffled`: the SAE's own latents, assigned at random: what its firing rates alone give.
 
     Not the F1 of SAELens (`sae_lens/synthetic/evals.py`), which is a mean over latents, each with
     its nearest feature: features that no latent is near cost nothing there.
     """
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         truth = known_rows(source, self.n_rows, seed)
         if isinstance(truth, Skipped):
             return truth

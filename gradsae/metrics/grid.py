@@ -32,7 +32,7 @@ class Grid:
         """Return the fields that vary."""
         return list(self.settings[0])
 
-    def trainers(self, default: Trainer) -> list[Trainer]:
+    def trainers(self, default: Trainer[Any]) -> list[Trainer[Any]]:
         """Return the settings, each once, the default first.
 
         Raises ValueError where the trainer has no such field or refuses the value.
@@ -45,7 +45,9 @@ class Grid:
                 found.append(trainer)
         return found
 
-    def table(self, trainers: Sequence[Trainer], answers: Sequence[Scores | Skipped]) -> Scores:
+    def table(
+        self, trainers: Sequence[Trainer[Any]], answers: Sequence[Scores | Skipped]
+    ) -> Scores:
         """Return the default's scores, and those of all settings as one series.
 
         A setting that failed has a row without scores, and `skipped` says why under the row's
@@ -71,7 +73,7 @@ class Grid:
         )
 
     def _failed(
-        self, trainers: Sequence[Trainer], answers: Sequence[Scores | Skipped]
+        self, trainers: Sequence[Trainer[Any]], answers: Sequence[Scores | Skipped]
     ) -> dict[str, str]:
         reasons: dict[str, str] = {}
         for i, (trainer, answer) in enumerate(zip(trainers, answers, strict=True)):

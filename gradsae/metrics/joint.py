@@ -19,7 +19,7 @@ from gradsae.metrics.common import directions, encode
 from gradsae.metrics.detection import matched_latents, slice_rows
 from gradsae.metrics.truth import Truth, joined
 from gradsae.sae.codes import Codes, SparseCodes
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 MAX_ENTRIES = 2**25
 """Most open entries held: 400 MB, and twice that while products are made. Reached only where a
@@ -41,7 +41,7 @@ class Joint(NamedTuple):
     """Raw units per normalised unit, of each row."""
 
 
-def join(sae: SAE, truth: Truth, max_entries: int = MAX_ENTRIES) -> Joint:
+def join(sae: Dictionary, truth: Truth, max_entries: int = MAX_ENTRIES) -> Joint:
     """Encode the rows of a truth, as many as fit `max_entries` open entries (at least one pass)."""
     parts: list[Codes] = []
     n_entries = 0
@@ -49,10 +49,10 @@ def join(sae: SAE, truth: Truth, max_entries: int = MAX_ENTRIES) -> Joint:
         n_entries += int(codes.n_open().sum())
         if parts and n_entries > max_entries:
             break
-        parts.append(joined([codes], sae.arch.d_sae))
-    codes = joined(parts, sae.arch.d_sae)
-    x = truth.x[: codes.n_rows].to(sae.b_dec)
-    scale = sae.normaliser.apply(x).scale.flatten().detach().float().cpu()
+        parts.append(joined([codes], sae.d_sae))
+    codes = joined(parts, sae.d_sae)
+    x = truth.x[: codes.n_rows].to(sae.device, sae.dtype)
+    scale = sae.row_scale(x).flatten().detach().float().cpu()
     return Joint(codes, slice_rows(truth.codes, 0, codes.n_rows), scale)
 
 
@@ -112,7 +112,7 @@ class Partners(NamedTuple):
     """Signed; 0 without a latent."""
 
 
-def partners(sae: SAE, joint: Joint, features: Float[Tensor, "n_features d_in"]) -> Partners:
+def partners(sae: Dictionary, joint: Joint, features: Float[Tensor, "n_features d_in"]) -> Partners:
     """Match features with latents, as `Detection` does."""
     latent_of = matched_latents(sae, joint.codes.fired(), features, SPARSE_PAIRS)
     nearby = normalize(directions(sae).cpu(), dim=1)[latent_of.clamp_min(0)]

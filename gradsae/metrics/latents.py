@@ -13,7 +13,7 @@ from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.joint import Joint, join
 from gradsae.metrics.splitting import near
 from gradsae.metrics.truth import Truth, known_rows
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 
 def latent_hits(joint: Joint, feature_of: Int[Tensor, " d_sae"]) -> Int[Tensor, " d_sae"]:
@@ -27,7 +27,7 @@ def latent_hits(joint: Joint, feature_of: Int[Tensor, " d_sae"]) -> Int[Tensor, 
     return torch.bincount(codes.latents[active[place] == wanted], minlength=codes.d_sae)
 
 
-def score_latents(sae: SAE, truth: Truth) -> Scores:
+def score_latents(sae: Dictionary, truth: Truth) -> Scores:
     """Scores of `Latents`, without control."""
     joint, latents = join(sae, truth), directions(sae)
     feature_of = near(truth.features.to(latents), latents, 1).nearest
@@ -55,7 +55,7 @@ class Latents(Metric):
     count them.
 
     - `latents/f1`, `latents/precision`, `latents/recall`.
-    - `/chance`: of the same SAE with its directions drawn at random (`randomised`).
+    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`).
     """
 
     n_rows: int = 16_384
@@ -63,7 +63,7 @@ class Latents(Metric):
     def __post_init__(self) -> None:
         checks.whole("n_rows", self.n_rows, 1)
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         truth = known_rows(source, self.n_rows, seed)
         if isinstance(truth, Skipped):
             return truth

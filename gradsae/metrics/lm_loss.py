@@ -16,7 +16,7 @@ from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
 from gradsae.lm.model import LM
 from gradsae.lm.sites import Site
 from gradsae.metrics.common import ratio_interval
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 Dropped = Callable[[Tensor, Tensor], Tensor]
 """(token_ids [batch pos], acts [batch pos d_in]) -> positions that keep the model's activation."""
@@ -202,7 +202,7 @@ class LMLoss(Metric):
         checks.whole("n_windows", self.n_windows, 1)
         checks.whole("n_rows", self.n_rows, 1)
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, ModelSource):
             return Skipped(f"{source.name} is not read from a language model")
         lm, site = source.lm(), source.site()
@@ -210,7 +210,7 @@ class LMLoss(Metric):
         mean = (x if outlier is None else x[~outlier]).float().mean(0).to(lm.device)
 
         def reconstruct(acts: Tensor) -> Tensor:
-            return sae(acts.to(sae.b_dec)).recon.to(acts)
+            return sae(acts.to(sae.device, sae.dtype)).recon.to(acts)
 
         usable = [ids for ids in source.eval_windows(self.n_windows, seed) if len(ids) > 1]
         if not usable:

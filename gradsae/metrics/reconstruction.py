@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 from gradsae import checks
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.common import forward, held_out, merge, ratio_interval
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 DENSE_RATE = 0.1
 """A latent that fires on a larger share of rows counts as dense."""
@@ -33,11 +33,11 @@ class Rebuilt(NamedTuple):
     """Rows on which each latent is open."""
 
 
-def rebuild(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Rebuilt:
+def rebuild(sae: Dictionary, x: Float[Tensor, "batch d_in"]) -> Rebuilt:
     """Pass every row through the SAE once."""
     none = torch.zeros(0, dtype=torch.float64)
     errors, cosines, n_open = [none], [none], [none.long()]
-    fired, start = torch.zeros(sae.arch.d_sae, dtype=torch.int64), 0
+    fired, start = torch.zeros(sae.d_sae, dtype=torch.int64), 0
     for out in forward(sae, x):
         recon = out.recon.double().cpu()
         rows = x[start : start + len(recon)].double()
@@ -135,7 +135,7 @@ class Reconstruction(Metric):
     def __post_init__(self) -> None:
         checks.whole("n_rows", self.n_rows, 1)
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         x, _, outlier = held_out(source, self.n_rows, seed)
         odd = torch.zeros(len(x), dtype=torch.bool) if outlier is None else outlier
         if bool(odd.all()):

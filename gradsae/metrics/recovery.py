@@ -19,7 +19,7 @@ from gradsae.metrics.common import (
 from gradsae.metrics.matching import MAX_PAIRS, OnMatched, max_cosines, one_to_one
 from gradsae.metrics.truth import unknown
 from gradsae.sae.codes import SparseCodes
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 TAUS = (0.8, 0.9, 0.95)
 PRECISION_TAU = 0.9
@@ -135,7 +135,7 @@ def score_rates(
 
 
 def score_dictionary(
-    sae: SAE,
+    sae: Dictionary,
     x: Float[Tensor, "batch d_in"],
     truth: SparseCodes | None,
     features: Float[Tensor, "n_features d_in"],
@@ -180,11 +180,11 @@ class Recovery(OnMatched):
       rare, an SAE that never fires scores well here; not so above.
 
     Each has a control, `/chance` (`_chance` on a variant): the same score of the same SAE with its
-    directions drawn at random (`randomised`). An untrained SAE scores there, exactly so if its
-    biases do not depend on its directions (all but GBA with bias_init=quantile).
+    directions drawn at random (`Dictionary.chance`). An untrained SAE scores there, exactly so if
+    its biases do not depend on its directions (all but GBA with bias_init=quantile).
     """
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, KnownSource):
             return unknown(source)
         x, truth, _ = held_out(source, self.n_rows, seed)

@@ -4,6 +4,7 @@ The GBA paper (2506.14002, v1 figure 5) asks how consistent the top share of the
 maximum activation, by Z-score and by others; of its rules we have seen the names of these two.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae.metrics.common import directions, encode
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 RULES = {"act": "peak", "z": "z", "rate": "rate", "mean": "mean"}
 """The field of `Run` that each rule ranks by: maximum activation, Z-score, firing rate, mean."""
@@ -30,8 +31,8 @@ class Run:
     """Fired on some row."""
     peak: Float[Tensor, " d_sae"]
     """Largest norm that the latent wrote: its value times the norm of its direction."""
-    z: Float[Tensor, " d_sae"]
-    """Z-score of its peak projection: see `z_scores`."""
+    z: Float[Tensor, " d_sae"] | None
+    """Z-score of its peak projection: see `z_scores`; None where the encoder is not linear."""
     rate: Float[Tensor, " d_sae"]
     """Share of the rows on which it fires."""
     mean: Float[Tensor, " d_sae"]
@@ -57,9 +58,9 @@ def z_scores(
 
 
 @torch.no_grad()
-def describe(sae: SAE, x: Float[Tensor, "batch d_in"], name: str) -> Run:
+def describe(sae: Dictionary, x: Float[Tensor, "batch d_in"], name: str) -> Run:
     """Return what consistency needs to know of an SAE; `x` is held-out rows without outliers."""
-    d_sae = sae.arch.d_sae
+    d_sae = sae.d_sae
     fired = torch.zeros(d_sae, dtype=torch.int64)
     peak, total = torch.zeros(d_sae), torch.zeros(d_sae, dtype=torch.float64)
     for _, codes in encode(sae, x):
@@ -68,16 +69,23 @@ def describe(sae: SAE, x: Float[Tensor, "batch d_in"], name: str) -> Run:
         total += codes.total().double().cpu()
     written = directions(sae).cpu()
     norm = written.norm(dim=1)
-    x_in = sae.normaliser.apply(x.to(sae.b_dec)).x
+    reading = sae.reading(x.to(sae.device, sae.dtype))
     return Run(
         name=name,
         directions=written,
         live=fired > 0,
         peak=peak * norm,
-        z=z_scores(x_in, sae.W_enc.detach()),
+        z=None if reading is None else z_scores(*reading),
         rate=fired / max(1, len(x)),
         mean=(total / fired.clamp_min(1)).float() * norm,
     )
+
+
+def rules_for(runs: Sequence[Run]) -> list[str]:
+    """Return the rules that can rank the latents of every run: Z-scores need linear encoders."""
+    if any(run.z is None for run in runs):
+        return [name for name in RULES if name != "z"]
+    return list(RULES)
 
 
 def ranked(run: Run, rule: str) -> Int[Tensor, " n_live"]:

@@ -13,7 +13,7 @@ from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.joint import join, partner_values, partners
 from gradsae.metrics.truth import Truth, known_rows
 from gradsae.sae.codes import SparseCodes
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 
 def written_ratios(
@@ -26,7 +26,7 @@ def written_ratios(
     return above / zeros.index_add(0, latents, truth.values[on].double())
 
 
-def score_shrinkage(sae: SAE, truth: Truth, cosine: int | float, seed: int) -> Scores:
+def score_shrinkage(sae: Dictionary, truth: Truth, cosine: int | float, seed: int) -> Scores:
     """Scores of `Shrinkage`, without control."""
     joint = join(sae, truth)
     near = partners(sae, joint, truth.features)
@@ -59,8 +59,8 @@ class Shrinkage(Metric):
       one-to-one matching by cosine (as in Detection), in raw units, v and h the feature's direction
       and coefficient. Then the mean over the features whose partner has a cosine above `cosine`.
       Interval: 95 % bootstrap over features.
-    - `/chance`: of the same SAE with its directions drawn at random (`randomised`), at any cosine,
-      since none of its latents comes near a feature.
+    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`), at
+      any cosine, since none of its latents comes near a feature.
 
     Not the shrinkage of SAELens (`sae_lens/synthetic/evals.py`), the mean over rows of |x_hat| /
     |x|: that one does not tell a shrunk code from a missing feature, and counts the bias.
@@ -73,7 +73,7 @@ class Shrinkage(Metric):
         checks.whole("n_rows", self.n_rows, 1)
         checks.share("cosine", self.cosine)
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         truth = known_rows(source, self.n_rows, seed)
         if isinstance(truth, Skipped):
             return truth

@@ -13,7 +13,7 @@ from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.matching import BLOCK
 from gradsae.metrics.truth import unknown
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 
 class Near(NamedTuple):
@@ -80,7 +80,7 @@ class Splitting(Metric):
     - `splitting/uniqueness` in (0, 1], up: distinct features that are the nearest (largest absolute
       cosine) of some latent, over the number of latents; `feature_uniqueness` of SAELens
       (`sae_lens/synthetic/evals.py`). Random latents score high, too: mind `/chance`.
-    - `/chance`: of the same SAE with its directions drawn at random (`randomised`).
+    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`).
     """
 
     split: int | float = 0.7
@@ -90,13 +90,15 @@ class Splitting(Metric):
         checks.share("split", self.split)
         checks.share("duplicate", self.duplicate)
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, KnownSource):
             return unknown(source)
         features = source.features()
         control = chance_control(sae, seed)
         found, chance = (
-            score_splitting(directions(each), features.to(sae.b_dec), self.split, self.duplicate)
+            score_splitting(
+                directions(each), features.to(sae.device, sae.dtype), self.split, self.duplicate
+            )
             for each in (sae, control)
         )
         return merge([found, as_control(chance)])

@@ -27,7 +27,7 @@ from gradsae.lm.norms import Reader
 from gradsae.lm.rerun import Suffix
 from gradsae.lm.sites import Site
 from gradsae.sae.codes import DenseCodes, from_dense
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 
 class NoActiveLatentError(UserError):
@@ -180,7 +180,7 @@ class SeenPrompt:
 def see(
     lm: LM,
     site: Site,
-    sae: SAE,
+    sae: Dictionary,
     token_ids: Int[Tensor, " pos"],
     dropped: Bool[Tensor, " pos"],
 ) -> SeenPrompt:
@@ -192,7 +192,7 @@ def see(
     return _seen(lm, site, sae, lm.suffix(site, _row(lm, token_ids)), dropped)
 
 
-def see_from(source: ModelSource, sae: SAE, token_ids: Int[Tensor, " pos"]) -> SeenPrompt:
+def see_from(source: ModelSource, sae: Dictionary, token_ids: Int[Tensor, " pos"]) -> SeenPrompt:
     """Like `see`, at the site of a source and leaving out the positions that it never shows."""
     lm, site = source.lm(), source.site()
     suffix = lm.suffix(site, _row(lm, token_ids))
@@ -200,7 +200,7 @@ def see_from(source: ModelSource, sae: SAE, token_ids: Int[Tensor, " pos"]) -> S
     return _seen(lm, site, sae, suffix, dropped)
 
 
-def check_weights(sae: SAE) -> None:
+def check_weights(sae: Dictionary) -> None:
     """Raise UserError if a weight is not finite: a gate would pass over such latents in silence."""
     for name, weight in sae.named_parameters():
         n_bad = int((~weight.isfinite()).sum())
@@ -214,12 +214,12 @@ def _row(lm: LM, token_ids: Int[Tensor, " pos"]) -> Int[Tensor, "1 pos"]:
 
 @torch.no_grad()
 def _seen(
-    lm: LM, site: Site, sae: SAE, suffix: Suffix, dropped: Bool[Tensor, " pos"]
+    lm: LM, site: Site, sae: Dictionary, suffix: Suffix, dropped: Bool[Tensor, " pos"]
 ) -> SeenPrompt:
     clean = suffix.clean.float()
     n_pos, d_site = clean.shape
-    if sae.arch.d_in != d_site:
-        raise UserError(f"the SAE has d_in={sae.arch.d_in}, but {site} of {lm.name} has {d_site}")
+    if sae.d_in != d_site:
+        raise UserError(f"the SAE has d_in={sae.d_in}, but {site} of {lm.name} has {d_site}")
     out = sae(clean)
     codes = from_dense(out.codes.values) if isinstance(out.codes, DenseCodes) else out.codes
     kept = (codes.values > 0) & ~dropped[codes.rows]

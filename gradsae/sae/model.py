@@ -1,11 +1,11 @@
-"""The sparse autoencoder: encode, decode, save, load. Every method trains this one class."""
+"""The SAE with a linear encoder and a gate: weights, and how checkpoints of any kind are loaded."""
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final, get_args
+from typing import Any, TypeVar, final
 
 import torch
 from jaxtyping import Float
@@ -15,36 +15,28 @@ from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.sae import kernels
 from gradsae.sae.codes import Codes, DenseCodes, SparseCodes
-from gradsae.sae.kernels.gates import (
-    Gate,
-    GatedGate,
-    JumpReLUGate,
-    Magnitude,
-    PeelGate,
-    PursuitGate,
-    ThresholdGate,
-    TopKGate,
-)
+from gradsae.sae.dictionary import FORMAT, Dictionary, Normalised, Reading, fresh_normaliser
+from gradsae.sae.directions import random_directions
+from gradsae.sae.kernels.gates import make_gate
+from gradsae.sae.kernels.gates.gate import Gate
 from gradsae.sae.kernels.precision import Precision
-from gradsae.sae.normalise import MODES, Mode, Normaliser
+from gradsae.sae.normalise import MODES, Mode
+from gradsae.sae.pursuit import CODERS, blank_coder
 
-FORMAT = 1
-"""Version of the checkpoint folder: `sae.safetensors` and `sae.json`."""
-
-
-GateName = Literal["topk", "relu", "jump", "jumprelu", "gated", "pursuit", "peel"]
+OF_ALL_GATES = ("k", "bandwidth", "to_input", "tolerance")
+"""Settings that files of version 0.1 name for every gate: null or false where it has no such."""
+Kind = TypeVar("Kind", bound=Gate)
+Blank = Callable[[int], Dictionary]
+"""Makes an SAE of a kind of its own for a width d_in, its weights yet to be loaded."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What is needed to rebuild an SAE around saved weights."""
+    """The shape of an SAE around its gate."""
 
     d_in: int
     d_sae: int
-    gate: GateName
-    k: int | None = None
-    """Open latents per row, or the most of them; only for gate=topk, pursuit and peel."""
     tied: bool = False
     """Decode with W_enc; then there is no W_dec."""
     scaled: bool = False
@@ -52,122 +44,47 @@ class Architecture:
     pre_bias: bool = True
     """Subtract b_dec from the input before encoding."""
     normalise: Mode = "none"
-    bandwidth: float | None = None
-    """Width around the threshold within which it is trained, 0 if it is not; only for
-    gate=jumprelu."""
-    to_input: bool = False
-    """Within it, train the pre-activation too; only for gate=jumprelu."""
-    tolerance: float | None = None
-    """Share of a row's norm that sparse coding may leave; only for gate=pursuit, which is tied."""
 
     def __post_init__(self) -> None:
         checks.whole("d_in", self.d_in, 1)
         checks.whole("d_sae", self.d_sae, 1)
-        checks.one_of("gate", self.gate, get_args(GateName))
-        if self.gate in ("topk", "pursuit", "peel"):
-            checks.whole(f"k (with gate={self.gate})", self.k, 1, self.d_sae)
-        if self.gate == "pursuit":
-            checks.share("tolerance (with gate=pursuit)", self.tolerance)
-        if self.gate in ("pursuit", "peel") and (not self.tied or self.scaled):
-            raise ValueError(f"gate={self.gate} needs tied=true and scaled=false")
-        if self.gate == "jumprelu":
-            checks.number("bandwidth (with gate=jumprelu)", self.bandwidth, low=0)
         checks.one_of("normalise", self.normalise, MODES)
 
-    def build_gate(self) -> Gate:
-        if self.gate == "topk":
-            assert self.k is not None
-            return TopKGate(k=self.k)
-        if self.gate == "pursuit":
-            assert self.k is not None and self.tolerance is not None
-            return PursuitGate(k=self.k, tolerance=self.tolerance)
-        if self.gate == "peel":
-            assert self.k is not None
-            return PeelGate(k=self.k)
-        if self.gate == "jumprelu":
-            assert self.bandwidth is not None
-            return JumpReLUGate(bandwidth=self.bandwidth, to_input=self.to_input)
-        if self.gate == "gated":
-            return GatedGate()
-        return ThresholdGate(jump=self.gate == "jump")
-
 
 @final
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """One forward pass. Quantities ending in `_in` are in the SAE's own, normalised units."""
-
-    x_in: Float[Tensor, "batch d_in"]
-    codes: Codes
-    """Values are in normalised units, before the output scale."""
-    pre: Codes
-    """Pre-activations of the stored entries."""
-    scale: Float[Tensor, "batch 1"]
-    """Raw units per normalised unit."""
-    normaliser: Normaliser
-    decode: Callable[[], Float[Tensor, "batch d_in"]] = field(repr=False)
-    """Decodes `codes` with the weights that the SAE then has."""
-    precision: Precision = "fp32"
-    """In which the pass was computed."""
-
-    @cached_property
-    def recon_in(self) -> Float[Tensor, "batch d_in"]:
-        """Reconstruction; made when first asked for, since not every loss needs it."""
-        return self.decode()
-
-    @property
-    def recon(self) -> Float[Tensor, "batch d_in"]:
-        """Reconstruction in raw units."""
-        return self.normaliser.undo(self.recon_in, self.scale)
-
-
-@final
-class SAE(nn.Module):
+class SAE(Normalised):
     """recon = decode(gate(W_enc (x - b_dec) + b_enc)) + b_dec, inside a normaliser.
 
     Parameters: W_enc and W_dec [d_sae, d_in], b_enc [d_sae], b_dec [d_in], output_scale [d_sae],
-    threshold [d_sae], r_mag and b_mag [d_sae] (of gate=gated, whose b_enc opens the gate), size []
-    (of gate=peel).
-    A method may register buffers of its own (names starting with `state_`); they are saved.
+    and those of the gate, which stand in files beside the others.
     """
 
-    def __init__(self, arch: Architecture) -> None:
-        super().__init__()
+    def __init__(self, arch: Architecture, gate: Gate) -> None:
+        super().__init__(fresh_normaliser(arch.normalise, arch.d_in), arch.d_sae, gate.most_open)
         self.arch = arch
-        self.gate = arch.build_gate()
         shape = (arch.d_sae, arch.d_in)
         self.W_enc = nn.Parameter(torch.zeros(shape))
         self.b_enc = nn.Parameter(torch.zeros(arch.d_sae))
         self.W_dec = None if arch.tied else nn.Parameter(torch.zeros(shape))
         self.b_dec = nn.Parameter(torch.zeros(arch.d_in))
         self.output_scale = nn.Parameter(torch.ones(arch.d_sae)) if arch.scaled else None
-        has_threshold = arch.gate in ("jumprelu", "peel")
-        self.threshold = nn.Parameter(torch.zeros(arch.d_sae)) if has_threshold else None
-        self.size = nn.Parameter(torch.zeros(())) if arch.gate == "peel" else None
-        is_gated = arch.gate == "gated"
-        self.r_mag = nn.Parameter(torch.zeros(arch.d_sae)) if is_gated else None
-        self.b_mag = nn.Parameter(torch.zeros(arch.d_sae)) if is_gated else None
-        self.mean: Tensor
-        self.scale: Tensor
-        self.register_buffer("mean", torch.zeros(arch.d_in))
-        self.register_buffer("scale", torch.ones(()))
+        self.gate = gate
+        self.register_state_dict_post_hook(_without_prefix)
+        self.register_load_state_dict_pre_hook(_with_prefix)
 
-    @property
-    def normaliser(self) -> Normaliser:
-        return Normaliser(mode=self.arch.normalise, mean=self.mean, scale=self.scale)
+    def gate_as(self, kind: type[Kind]) -> Kind:
+        """Return the gate; TypeError if it is of another kind."""
+        if not isinstance(self.gate, kind):
+            raise TypeError(f"this SAE has a {type(self.gate).__name__}, not a {kind.__name__}")
+        return self.gate
 
-    def set_normaliser(self, normaliser: Normaliser) -> None:
-        """Take over the constants of a fitted normaliser of this SAE's mode."""
-        self.mean.copy_(normaliser.mean)
-        self.scale.copy_(normaliser.scale)
-
-    def written(self) -> Float[Tensor, "d_sae d_in"]:
-        """Return the decoder's weights: W_dec, or W_enc where it is tied."""
+    def decoder_weights(self) -> Float[Tensor, "d_sae d_in"]:
+        """Return W_dec, or W_enc where the decoder is tied to it."""
         return self.W_enc if self.W_dec is None else self.W_dec
 
     def decoder(self) -> Float[Tensor, "d_sae d_in"]:
         """Return the direction that one unit of each latent writes, in normalised units."""
-        W = self.written()
+        W = self.decoder_weights()
         return W if self.output_scale is None else W * self.output_scale[:, None]
 
     def encode_in(
@@ -176,65 +93,52 @@ class SAE(nn.Module):
         precision: Precision = "fp32",
         gate: Gate | None = None,
     ) -> kernels.Encoded:
-        """Return codes and pre-activations of activations that are already normalised.
-
-        `gate` stands in for the SAE's own in training steps (see `Trainer.gate`).
-        """
-        b_pre, used = self.b_dec if self.arch.pre_bias else None, gate or self.gate
-        magnitude = None
-        if self.r_mag is not None and self.b_mag is not None:
-            magnitude = Magnitude(self.r_mag, self.b_mag)
-        return kernels.encode(
-            x_in,
-            self.W_enc,
-            self.b_enc,
-            b_pre,
-            used,
-            self.threshold,
-            precision,
-            magnitude,
-            self.size,
-        )
+        b_pre = self.b_dec if self.arch.pre_bias else None
+        return kernels.encode(x_in, self.W_enc, self.b_enc, b_pre, gate or self.gate, precision)
 
     def decode_in(self, codes: Codes, precision: Precision = "fp32") -> Float[Tensor, "batch d_in"]:
-        """Return the reconstruction in normalised units."""
         codes = _scaled(codes, self.output_scale)
-        return kernels.decode(codes, self.written(), precision) + self.b_dec
+        return kernels.decode(codes, self.decoder_weights(), precision) + self.b_dec
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        precision: Precision = "fp32",
-        gate: Gate | None = None,
-    ) -> Pass:
-        normaliser = self.normaliser
-        x_in, scale = normaliser.apply(x)
-        codes, pre = self.encode_in(x_in, precision, gate)
-        with_grad = torch.is_grad_enabled()
+    def reading(self, x: Float[Tensor, "batch d_in"]) -> Reading:
+        return Reading(self.normaliser.apply(x).x, self.W_enc.detach())
 
-        def decode() -> Float[Tensor, "batch d_in"]:
-            with torch.set_grad_enabled(with_grad):
-                return self.decode_in(codes, precision)
+    @torch.no_grad()
+    def chance(self, generator: torch.Generator) -> "SAE":
+        """Return the chance-level control: the same SAE with its directions redrawn.
 
-        return Pass(
-            x_in=x_in,
-            codes=codes,
-            pre=pre,
-            scale=scale,
-            normaliser=normaliser,
-            decode=decode,
-            precision=precision,
-        )
+        Each latent gets one random unit direction, which its encoder row and its decoder row share;
+        their norms, and the biases, the gate and the normaliser stay.
+        """
+        control, drawn = deepcopy(self), random_directions(self.d_sae, self.d_in, generator)
+        for W in (control.W_enc, control.W_dec):
+            if W is not None:
+                W.copy_(drawn.to(W) * W.norm(dim=1, keepdim=True))
+        return control
 
-    def save(self, folder: Path, extra: dict[str, Any]) -> None:
-        """Write `sae.safetensors` and `sae.json` (architecture and `extra`) into `folder`."""
-        from safetensors.torch import save_file
+    def architecture(self) -> dict[str, Any]:
+        return {**vars(self.arch), "gate": self.gate.name, **self.gate.settings()}
 
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        save_file(tensors, folder / "sae.safetensors")
-        meta = {"format": FORMAT, "architecture": vars(self.arch), "extra": extra}
-        (folder / "sae.json").write_text(json.dumps(meta, indent=1))
+
+def make_sae(
+    *,
+    d_in: int,
+    d_sae: int,
+    gate: str,
+    tied: bool = False,
+    scaled: bool = False,
+    pre_bias: bool = True,
+    normalise: Mode = "none",
+    **settings: Any,
+) -> SAE:
+    """Return an SAE of zeros whose gate is named as in files; `settings` are those of the gate.
+
+    Raises ValueError naming what does not fit.
+    """
+    arch = Architecture(
+        d_in=d_in, d_sae=d_sae, tied=tied, scaled=scaled, pre_bias=pre_bias, normalise=normalise
+    )
+    return SAE(arch, make_gate(gate, d_sae, **settings))
 
 
 def _scaled(codes: Codes, scale: Float[Tensor, " d_sae"] | None) -> Codes:
@@ -245,16 +149,38 @@ def _scaled(codes: Codes, scale: Float[Tensor, " d_sae"] | None) -> Codes:
     return DenseCodes(values=codes.values * scale)
 
 
-def load(folder: Path, device: str | torch.device = "cpu") -> SAE:
-    """Return the SAE saved in `folder`.
+def _without_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Name the gate's tensors as files do: `threshold`, not `gate.threshold`."""
+    long = f"{prefix}gate."
+    for name in [name for name in state if name.startswith(long)]:
+        state[prefix + name.removeprefix(long)] = state.pop(name)
+
+
+def _with_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Undo `_without_prefix`."""
+    gate = module.get_submodule("gate")
+    for name in (*dict(gate.named_parameters()), *dict(gate.named_buffers())):
+        if prefix + name in state:
+            state[f"{prefix}gate.{name}"] = state.pop(prefix + name)
+
+
+def load(
+    folder: Path, device: str | torch.device = "cpu", *, blank: Blank | None = None
+) -> Dictionary:
+    """Return the SAE saved in `folder`; `blank` makes one of a kind that is not of this package.
 
     Raises UserError, naming the file, for a missing, damaged or foreign checkpoint.
     """
     meta = read_meta(folder)
     try:
-        sae = SAE(Architecture(**meta["architecture"]))
-    except (TypeError, ValueError) as error:
+        sae = _blank_of(meta["architecture"], blank)
+    except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{folder / 'sae.json'}: bad architecture: {error}") from None
+    if sae is None:
+        raise UserError(
+            f"{folder}: this SAE has an encoder of its own, which only its method can rebuild; "
+            "load it as the checkpoint of that method"
+        )
     tensors = _read_tensors(folder / "sae.safetensors")
     for name, tensor in tensors.items():
         if name.startswith("state_"):
@@ -265,6 +191,34 @@ def load(folder: Path, device: str | torch.device = "cpu") -> SAE:
         message = " ".join(str(error).split())
         raise UserError(f"{folder}: weights do not fit the architecture: {message}") from None
     return sae.to(device)
+
+
+def _blank_of(architecture: dict[str, Any], blank: Blank | None) -> Dictionary | None:
+    """Return an SAE whose weights are yet to be loaded; None if only its method can make one."""
+    name = architecture["gate"]
+    if name is None:
+        return blank(architecture["d_in"]) if blank else None
+    if name in CODERS:
+        return blank_coder(architecture)
+    absent = [key for key in OF_ALL_GATES if architecture.get(key) is None]
+    absent += [key for key in OF_ALL_GATES if architecture.get(key) is False]
+    return make_sae(**{key: value for key, value in architecture.items() if key not in absent})
+
+
+def check_rebuilt(sae: Dictionary, blank: Blank) -> None:
+    """Raise UserError unless a checkpoint of this SAE could be loaded again.
+
+    Asked before training: what `blank` makes must have the tensors that will be saved.
+    """
+    if sae.architecture()["gate"] is not None:
+        return
+    held = {k: tuple(t.shape) for k, t in sae.state_dict().items() if not k.startswith("state_")}
+    made = {k: tuple(t.shape) for k, t in blank(sae.d_in).state_dict().items()}
+    if held != made:
+        odd = sorted(set(held.items()) ^ set(made.items()))
+        raise UserError(
+            f"blank(d_in) makes another SAE than build: they differ in {', '.join(map(str, odd))}"
+        )
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -278,9 +232,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: damaged JSON ({error})") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        got = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         raise UserError(
-            f"{path}: checkpoint format must be {FORMAT}, got {found!r}: it is of another version"
+            f"{path}: checkpoint format must be {FORMAT}, got {got!r}: it is of another version"
         )
     return meta
 

@@ -17,7 +17,7 @@ from gradsae.influence.target import NextToken
 from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
 from gradsae.prompts.seen import NoActiveLatentError
 from gradsae.prompts.sets import Prompt, PromptSet
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import make_generator
 from gradsae.steering.budget_summary import summarise
 from gradsae.steering.climb import Budget, Climb, climb
@@ -92,7 +92,7 @@ class SteeringBudget(Metric):
         if MAIN not in names or len(set(names)) < len(names):
             raise ValueError(f"estimators must hold {MAIN}, each one once; got {names}")
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         """`seed` fixes prompts, unrelated text, controls, the drawn latents and bootstrap."""
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model whose output could move")

@@ -17,7 +17,7 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.interfaces import ModelSource
 from gradsae.prompts.seen import SeenPrompt, see_from
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 Mode = Literal["scale", "set", "add"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -113,7 +113,7 @@ class Text:
         return self.activation(chosen, how.apply(codes, self.kept, chosen.reference))
 
 
-def read(source: ModelSource, sae: SAE, token_ids: Int[Tensor, " pos"]) -> Text:
+def read(source: ModelSource, sae: Dictionary, token_ids: Int[Tensor, " pos"]) -> Text:
     """Run the model up to the source's site; NoActiveLatentError if there is nothing to edit."""
     seen = see_from(source, sae, token_ids)
     dropped = source.dropped(seen.token_ids[None], seen.suffix.clean[None])[0]

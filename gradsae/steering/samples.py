@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gradsae.interfaces import ModelSource
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.steering.interventions import Chosen, Intervention, read
 
 
@@ -27,7 +27,7 @@ class Sample(NamedTuple):
 @torch.no_grad()
 def continue_steered(
     source: ModelSource,
-    sae: SAE,
+    sae: Dictionary,
     token_ids: Int[Tensor, " pos"],
     chosen: Chosen,
     how: Intervention,
@@ -48,7 +48,7 @@ def continue_steered(
 
 def sample_texts(
     source: ModelSource,
-    sae: SAE,
+    sae: Dictionary,
     token_ids: Int[Tensor, " pos"],
     chosen: Mapping[str, Chosen],
     interventions: Sequence[Intervention],

@@ -14,7 +14,7 @@ from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource
 from gradsae.prompts.seen import NoActiveLatentError
 from gradsae.prompts.sets import Prompt
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.steering.interventions import Chosen, Intervention, Text, read, rerun
 
 
@@ -125,7 +125,7 @@ def total_loss(
 
 
 def read_unrelated(
-    source: ModelSource, sae: SAE, prompts: Sequence[Prompt], n: int, length: int, seed: int
+    source: ModelSource, sae: Dictionary, prompts: Sequence[Prompt], n: int, length: int, seed: int
 ) -> UnrelatedText | None:
     """Read the first `length` tokens of `n` held-out windows that no prompt was cut from.
 

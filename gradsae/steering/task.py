@@ -13,7 +13,7 @@ from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
 from gradsae.lm.model import LM
 from gradsae.prompts.seen import NoActiveLatentError
 from gradsae.prompts.sets import Prompt, PromptSet
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import make_generator
 from gradsae.steering.interventions import OFF, Intervention, Text, read
 from gradsae.steering.samples import Sample, sample_texts
@@ -89,7 +89,7 @@ class Steering(Metric):
         scale = [Intervention(mode="scale", dose=float(dose)) for dose in self.scale_doses]
         return scale + [Intervention(mode="set", dose=float(dose)) for dose in self.set_doses]
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         """`seed` fixes prompts, unrelated text, controls and bootstrap."""
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model whose output could move")
@@ -182,7 +182,7 @@ class Steering(Metric):
 class _Setup(NamedTuple):
     """What all prompts of one measurement share."""
 
-    sae: SAE
+    sae: Dictionary
     source: ModelSource
     unrelated: UnrelatedText | None
     seed: int

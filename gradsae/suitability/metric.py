@@ -6,7 +6,7 @@ from typing import final
 from gradsae import checks
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, merge
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.suitability import conditions, quantities, references
 from gradsae.suitability.evidence import Evidence, merged
 from gradsae.suitability.quantities import Raw
@@ -69,7 +69,7 @@ class Suitability(Metric):
     def __post_init__(self) -> None:
         checks.whole("n_rows", self.n_rows, 1)
 
-    def measure(self, sae: SAE, source: Source, seed: int) -> Scores | Skipped:
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         held = source.held_out(self.n_rows, seed)
         x = (held.x if held.outlier is None else held.x[~held.outlier]).float()
         if len(x) < quantities.LEAST_ROWS:

@@ -16,7 +16,7 @@ from gradsae.interfaces import HeldOut, KnownSource, Source
 from gradsae.metrics.common import directions, encode
 from gradsae.optim import Optim
 from gradsae.sae.codes import SparseCodes, from_dense
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import Seeds, make_generator
 from gradsae.stats.ica import fast_ica
 from gradsae.suitability.evidence import Evidence, merged
@@ -92,20 +92,20 @@ def topk(
     return _some(merged(evidence))
 
 
-def latents(sae: SAE, x: Float[Tensor, "batch d_in"]) -> Evidence:
+def latents(sae: Dictionary, x: Float[Tensor, "batch d_in"]) -> Evidence:
     """Return an SAE's latents and their part of each row, in normalised units; on the CPU."""
     atoms = directions(sae).cpu()
     codes = _stacked([from_dense(rows.codes.to_dense().cpu()) for rows in encode(sae, x)])
     lengths = codes.values.detach().clamp_min(0) * atoms.norm(dim=1)[codes.latents]
-    inside = sae.normaliser.apply(x.to(sae.b_dec)).x - sae.b_dec.detach()
+    inside = sae.inside(x.to(sae.device, sae.dtype))
     energy = inside.square().sum(1).cpu()[codes.rows]
     large = torch.where(lengths.square() >= LEAST_ENERGY * energy, lengths, 0.0)
     return Evidence(
         family="latents",
         directions=atoms,
         codes=codes.with_values(large),
-        ceiling=sae.arch.k,
-        n_ceiling=sae.arch.d_sae,
+        ceiling=sae.most_open,
+        n_ceiling=sae.d_sae,
     )
 
 

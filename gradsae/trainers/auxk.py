@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.sae import kernels
-from gradsae.sae.kernels.gates import TopKGate
-from gradsae.sae.model import SAE, Pass
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.kernels.gates.topk import TopKGate
+from gradsae.sae.model import SAE
 from gradsae.trainers.common import HostCount, positions
 
 _N_DEAD: WeakKeyDictionary[SAE, tuple[int, HostCount]] = WeakKeyDictionary()
@@ -40,7 +41,7 @@ class AuxK:
 
     def prepare(self, sae: SAE) -> None:
         """Give the SAE a count of samples since each latent fired."""
-        sae.register_buffer("state_idle", torch.zeros(sae.arch.d_sae, dtype=torch.int64))
+        sae.register_buffer("state_idle", torch.zeros(sae.d_sae, dtype=torch.int64))
 
     def loss(self, sae: SAE, out: Pass, error: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
         """Share of the residual's energy that the dead latents leave; 0 where none is dead.
@@ -52,11 +53,11 @@ class AuxK:
             return error.new_zeros(())
         error = error.detach()
         dead = positions(sae.get_buffer("state_idle") >= self.dead_after, n_dead)
-        wanted = self.aux_k or max(1, sae.arch.d_in // 2)
+        wanted = self.aux_k or max(1, sae.d_in // 2)
         gate = TopKGate(k=min(wanted, len(dead)))
-        W_enc, b_enc, W_dec = sae.W_enc[dead], sae.b_enc[dead], sae.written()[dead]
+        W_enc, b_enc, W_dec = sae.W_enc[dead], sae.b_enc[dead], sae.decoder_weights()[dead]
         b_pre, precision = sae.b_dec.detach(), out.precision
-        codes = kernels.encode(out.x_in, W_enc, b_enc, b_pre, gate, precision=precision).codes
+        codes = kernels.encode(out.x_in, W_enc, b_enc, b_pre, gate, precision).codes
         rebuilt = kernels.decode(codes, W_dec, precision)
         return (error - rebuilt).square().sum() / error.square().sum().clamp_min(1e-12)
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
-from gradsae.sae.kernels.gates import BatchTopKGate
-from gradsae.sae.model import SAE, Pass
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.kernels.gates.topk import BatchTopKGate
+from gradsae.sae.model import SAE
 from gradsae.sae.normalise import Mode
 from gradsae.trainers.batchwise import Batchwise
 from gradsae.trainers.common import fvu, l0, squared_error

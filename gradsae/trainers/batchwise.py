@@ -11,8 +11,10 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.sae import kernels
 from gradsae.sae.codes import Codes
-from gradsae.sae.kernels.gates import BatchTopKGate
-from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.kernels.gates.jumprelu import JumpReLUGate
+from gradsae.sae.kernels.gates.topk import BatchTopKGate
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sae.normalise import MODES, Mode
 from gradsae.trainers.auxk import AuxK
 from gradsae.trainers.common import fresh, geometric_median
@@ -75,29 +77,26 @@ class Batchwise:
         arch = Architecture(
             d_in=sample.shape[1],
             d_sae=self.d_sae,
-            gate="jumprelu",
-            bandwidth=0.0,
             tied=self.tied,
             normalise=self.normalise,
         )
-        sae, x = fresh(arch, sample, generator, geometric_median)
-        assert sae.threshold is not None
-        sae.threshold.requires_grad_(False)  # follows the batches, not the gradient
+        gate = JumpReLUGate(self.d_sae, bandwidth=0.0)
+        sae, x = fresh(arch, gate, sample, generator, geometric_median)
+        gate.threshold.requires_grad_(False)  # follows the batches, not the gradient
         follow_threshold(sae, sae.encode_in(x[:START_ROWS], gate=self.gate).codes, rate=1.0)
         self.aux.prepare(sae)
         return sae
 
     def after_step(self, sae: SAE, out: Pass) -> None:
-        kernels.unit_rows_(sae.written())
+        kernels.unit_rows_(sae.decoder_weights())
         self.aux.count(sae, out)
         follow_threshold(sae, out.codes, self.threshold_rate)
 
 
 def follow_threshold(sae: SAE, codes: Codes, rate: float) -> None:
     """Move the threshold of all latents towards the least open value of a batch."""
-    assert sae.threshold is not None
-    values = codes.values
+    threshold, values = sae.gate_as(JumpReLUGate).threshold, codes.values
     least = torch.where(values > 0, values, torch.inf).amin() if values.numel() else torch.inf
-    least = torch.as_tensor(least).to(sae.threshold)
-    moved = sae.threshold.lerp(least, rate)
-    sae.threshold.copy_(torch.where(least.isfinite(), moved, sae.threshold))
+    least = torch.as_tensor(least).to(threshold)
+    moved = threshold.lerp(least, rate)
+    threshold.copy_(torch.where(least.isfinite(), moved, threshold))

@@ -132,7 +132,7 @@ class BiasRule:
 
     def prepare(self, sae: SAE, targets: Float[Tensor, " d_sae"]) -> None:
         """Give the SAE the counters of the rule, and its targets where they are given rates."""
-        d_sae = sae.arch.d_sae
+        d_sae = sae.d_sae
         sae.register_buffer("state_rows", torch.zeros((), dtype=torch.int64))
         sae.register_buffer("state_fired", torch.zeros(d_sae, dtype=torch.int64))
         sae.register_buffer("state_peak", torch.zeros(d_sae))
@@ -185,7 +185,7 @@ class BiasRule:
 
     def moved(self, sae: SAE, bias: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
         """Return the biases after one bias step (Algorithm 1, lines 11 to 19)."""
-        d_sae = sae.arch.d_sae
+        d_sae = sae.d_sae
         targets = self.targets(d_sae) if self.rates is None else sae.get_buffer("state_targets")
         group, targets = self.group(d_sae).to(bias.device), targets.to(bias)
         peak = sae.get_buffer("state_peak")

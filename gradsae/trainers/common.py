@@ -6,19 +6,14 @@ from typing import NamedTuple, final
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import mse_loss, normalize
+from torch.nn.functional import mse_loss
 
 from gradsae.interfaces import Progress
 from gradsae.sae.codes import Codes
+from gradsae.sae.directions import random_directions
+from gradsae.sae.kernels.gates.gate import Gate
 from gradsae.sae.model import SAE, Architecture
 from gradsae.sae.normalise import fit_normaliser
-
-
-def random_directions(
-    d_sae: int, d_in: int, generator: torch.Generator
-) -> Float[Tensor, "d_sae d_in"]:
-    """Return unit vectors drawn uniformly from the sphere."""
-    return normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
 
 
 @torch.no_grad()
@@ -39,6 +34,7 @@ class Fresh(NamedTuple):
 @torch.no_grad()
 def fresh(
     arch: Architecture,
+    gate: Gate,
     sample: Float[Tensor, "batch d_in"],
     generator: torch.Generator,
     centre: Callable[[Tensor], Tensor],
@@ -49,7 +45,7 @@ def fresh(
 
     `subtract_mean` has the normaliser take the sample's mean away first.
     """
-    sae = SAE(arch)
+    sae = SAE(arch, gate)
     normaliser = fit_normaliser(sample, arch.normalise, centre=subtract_mean)
     sae.set_normaliser(normaliser)
     x = normaliser.apply(sample).x

@@ -1,7 +1,7 @@
 """Controls: dictionaries that nobody trained, seen through the same metrics as trained SAEs."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -10,9 +10,12 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.interfaces import HIDDEN, Biased, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
-from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.dictionary import Dictionary, Pass
+from gradsae.sae.directions import random_directions
+from gradsae.sae.kernels.gates.topk import TopKGate
+from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.pursuit import PursuitCoder
 from gradsae.stats.ica import fast_ica
-from gradsae.trainers.common import random_directions
 
 NAMES = {"random": "random", "pca": "pca", "ica": "ica", "features": "ceiling"}
 
@@ -26,7 +29,7 @@ class Atoms(NamedTuple):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Control(Trainer):
+class Control(Trainer[Dictionary]):
     """An SAE with given directions. No step is taken: its only cost is in `build`.
 
     atoms=random: unit directions from the sphere. pca, ica: components of the sample, each with its
@@ -69,27 +72,30 @@ class Control(Trainer):
     def wants_truth(self) -> bool:
         return self.atoms == "features"
 
-    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> Dictionary:
         atoms = self._atoms(sample, generator)
-        is_linear = self.encoder == "linear"
-        most = len(atoms.decoder) if is_linear else min(atoms.decoder.shape)  # d_in explain a row
-        sae = SAE(
-            Architecture(
-                d_in=sample.shape[1],
-                d_sae=len(atoms.decoder),
-                gate="topk" if is_linear else "pursuit",
-                k=min(self.k, most),
-                tolerance=None if is_linear else self.tolerance,
-                tied=not is_linear or self.atoms != "ica",
-            )
-        )
-        with torch.no_grad():
-            sae.W_enc.copy_(atoms.encoder if is_linear else atoms.decoder)
-            if sae.W_dec is not None:
-                sae.W_dec.copy_(atoms.decoder)
-            if self.centre:
+        sae = self._pursuit(atoms) if self.encoder == "pursuit" else self._linear(atoms)
+        if self.centre:
+            with torch.no_grad():
                 sae.b_dec.copy_(atoms.centre)
         return sae.requires_grad_(False)
+
+    @torch.no_grad()
+    def _linear(self, atoms: Atoms) -> SAE:
+        d_sae, d_in = atoms.decoder.shape
+        arch = Architecture(d_in=d_in, d_sae=d_sae, tied=self.atoms != "ica")
+        sae = SAE(arch, TopKGate(k=min(self.k, d_sae)))
+        sae.W_enc.copy_(atoms.encoder)
+        if sae.W_dec is not None:
+            sae.W_dec.copy_(atoms.decoder)
+        return sae
+
+    @torch.no_grad()
+    def _pursuit(self, atoms: Atoms) -> PursuitCoder:
+        d_sae, d_in = atoms.decoder.shape
+        sae = PursuitCoder(d_in, d_sae, min(self.k, d_sae, d_in), self.tolerance)
+        sae.W_enc.copy_(atoms.decoder)
+        return sae
 
     def _atoms(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> Atoms:
         if self.atoms == "features":
@@ -105,19 +111,19 @@ class Control(Trainer):
         drawn = random_directions(self.d_sae, sample.shape[1], generator)
         return Atoms(drawn, drawn, sample.mean(0))
 
-    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+    def loss(self, sae: Dictionary, out: Pass, progress: Progress) -> Loss:
         raise AssertionError("a control takes no training steps")
 
-    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+    def after_step(self, sae: Dictionary, out: Pass, progress: Progress) -> None:
         raise AssertionError("a control takes no training steps")
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Untrained(Trainer):
+class Untrained(Trainer[Dictionary]):
     """What a method builds before its first step, and no step."""
 
-    of: Trainer
+    of: Trainer[Any]
     d_sae: int
     """That of the method."""
     optim: Optim = field(default_factory=lambda: Optim(lr=1.0), metadata=HIDDEN, repr=False)
@@ -131,13 +137,16 @@ class Untrained(Trainer):
     def name(self) -> str:
         return "untrained"
 
-    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> Dictionary:
         return self.of.build(sample, generator).requires_grad_(False)
 
-    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+    def blank(self, d_in: int) -> Dictionary:
+        return self.of.blank(d_in)
+
+    def loss(self, sae: Dictionary, out: Pass, progress: Progress) -> Loss:
         raise AssertionError("a control takes no training steps")
 
-    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+    def after_step(self, sae: Dictionary, out: Pass, progress: Progress) -> None:
         raise AssertionError("a control takes no training steps")
 
 

@@ -11,7 +11,9 @@ from gradsae import checks
 from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
-from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.kernels.gates.gated import GatedGate
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sae.normalise import MODES, Mode
 from gradsae.trainers.common import fresh, fvu, l0, mean, risen, squared_error
 
@@ -53,17 +55,16 @@ class Gated(Trainer):
         arch = Architecture(
             d_in=sample.shape[1],
             d_sae=self.d_sae,
-            gate="gated",
             tied=self.tied,
             normalise=self.normalise,
         )
-        return fresh(arch, sample, generator, mean).sae
+        return fresh(arch, GatedGate(self.d_sae), sample, generator, mean).sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         n, squared = len(out.x_in), squared_error(out.x_in, out.recon_in)
         gates = out.pre.with_values(out.pre.values.relu())
         penalty = gates.values.sum() / n
-        frozen = sae.written().detach()
+        frozen = sae.decoder_weights().detach()
         from_gates = kernels.decode(gates, frozen, out.precision) + sae.b_dec.detach()
         aux = squared_error(out.x_in, from_gates) / n
         warm = risen(progress, self.l1_warmup)
@@ -72,4 +73,4 @@ class Gated(Trainer):
         return Loss(squared / n + self.l1 * warm * penalty + aux, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
-        kernels.unit_rows_(sae.written())
+        kernels.unit_rows_(sae.decoder_weights())

@@ -11,10 +11,13 @@ from gradsae import checks
 from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
-from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.directions import random_directions
+from gradsae.sae.kernels.gates.threshold import JumpGate, ReLUGate
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sae.normalise import MODES, Mode, fit_normaliser
 from gradsae.trainers.bias_rule import BiasRule, Rates
-from gradsae.trainers.common import fvu, l0, random_directions, squared_error
+from gradsae.trainers.common import fvu, l0, squared_error
 
 
 @final
@@ -101,12 +104,11 @@ class GBA(Trainer):
         arch = Architecture(
             d_in=d_in,
             d_sae=self.d_sae,
-            gate="jump" if self.activation == "jump" else "relu",
             tied=self.tied,
             scaled=True,
             normalise=self.normalise,
         )
-        sae = SAE(arch)
+        sae = SAE(arch, JumpGate() if self.activation == "jump" else ReLUGate())
         normaliser = fit_normaliser(sample, self.normalise, centre=self.centre)
         sae.set_normaliser(normaliser)
         x, targets = normaliser.apply(sample).x, self.targets()

@@ -11,9 +11,11 @@ from gradsae import checks
 from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
-from gradsae.sae.kernels.gates import per_entry
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.kernels.gates.gate import per_entry
+from gradsae.sae.kernels.gates.jumprelu import JumpReLUGate
 from gradsae.sae.kernels.jump import step
-from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sae.normalise import MODES, Mode
 from gradsae.trainers.bias_rule import BiasRule
 from gradsae.trainers.common import fresh, fvu, l0, mean, risen, squared_error
@@ -97,22 +99,19 @@ class JumpReLU(Trainer):
         arch = Architecture(
             d_in=sample.shape[1],
             d_sae=self.d_sae,
-            gate="jumprelu",
-            bandwidth=self.bandwidth,
-            to_input=self.to_input,
             tied=self.tied,
             pre_bias=self.pre_bias,
             normalise=self.normalise,
         )
-        sae, x = fresh(arch, sample, generator, mean, subtract_mean=self.centre)
-        assert sae.threshold is not None
+        gate = JumpReLUGate(self.d_sae, bandwidth=self.bandwidth, to_input=self.to_input)
+        sae, x = fresh(arch, gate, sample, generator, mean, subtract_mean=self.centre)
         with torch.no_grad():
-            sae.threshold.fill_(self.threshold)
+            gate.threshold.fill_(self.threshold)
             if self.rule is not None:
-                sae.threshold.requires_grad_(False)
+                gate.threshold.requires_grad_(False)
                 targets = self.rule.targets(self.d_sae, self.truth)
                 seen = x - sae.b_dec if self.pre_bias else x
-                sae.threshold.copy_(-self.rule.start(seen, sae.W_enc, targets))
+                gate.threshold.copy_(-self.rule.start(seen, sae.W_enc, targets))
                 self.rule.prepare(sae, targets)
         return sae
 
@@ -127,20 +126,19 @@ class JumpReLU(Trainer):
         return Loss(squared / out.codes.n_rows + self.coefficient * warm * penalty, parts)
 
     def _penalty(self, sae: SAE, out: Pass) -> Float[Tensor, ""]:
-        assert sae.threshold is not None
         if self.penalty == "tanh":
-            norms = per_entry(sae.written().norm(dim=1), out.codes)
+            norms = per_entry(sae.decoder_weights().norm(dim=1), out.codes)
             return (self.tanh_scale * out.codes.values * norms).tanh().sum()
-        threshold = per_entry(sae.threshold, out.pre)
+        threshold = per_entry(sae.gate_as(JumpReLUGate).threshold, out.pre)
         return step(out.pre.values, threshold, self.bandwidth, self.to_input).sum()
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
-        assert sae.threshold is not None
+        threshold = sae.gate_as(JumpReLUGate).threshold
         if self.rule is not None:
-            peak = (out.codes.peak() - sae.threshold).relu()
-            moved = self.rule.step(sae, out.codes, peak, -sae.threshold, progress)
+            peak = (out.codes.peak() - threshold).relu()
+            moved = self.rule.step(sae, out.codes, peak, -threshold, progress)
             if moved is not None:
-                sae.threshold.copy_(-moved)
-        sae.threshold.clamp_min_(0.0)
+                threshold.copy_(-moved)
+        threshold.clamp_min_(0.0)
         if self.unit_dec:
-            kernels.unit_rows_(sae.written())
+            kernels.unit_rows_(sae.decoder_weights())

@@ -10,12 +10,14 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.interfaces import LATER, Loss, Progress, Trainer
 from gradsae.optim import Optim
-from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.directions import random_directions
+from gradsae.sae.kernels.gates.threshold import ReLUGate
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sae.normalise import MODES, Mode, fit_normaliser
 from gradsae.trainers.common import (
     fvu,
     l0,
-    random_directions,
     risen,
     squared_error,
     start_from,
@@ -64,11 +66,11 @@ class L1(Trainer):
             Architecture(
                 d_in=d_in,
                 d_sae=self.d_sae,
-                gate="relu",
                 tied=self.tied,
                 pre_bias=False,
                 normalise=self.normalise,
-            )
+            ),
+            ReLUGate(),
         )
         sae.set_normaliser(fit_normaliser(sample, self.normalise, centre=self.centre))
         directions = self.init_norm * random_directions(self.d_sae, d_in, generator)
@@ -77,7 +79,7 @@ class L1(Trainer):
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         squared = squared_error(out.x_in, out.recon_in)
-        penalty = out.codes.weighted_sum(sae.written().norm(dim=1)).mean()
+        penalty = out.codes.weighted_sum(sae.decoder_weights().norm(dim=1)).mean()
         warm = risen(progress, self.l1_warmup)
         left = fvu(out.x_in, squared.detach())
         parts = {"fvu": left, "l0": l0(out.codes), "l1": penalty.detach()}

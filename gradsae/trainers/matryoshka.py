@@ -13,9 +13,10 @@ from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
 from gradsae.sae.codes import Codes, DenseCodes, SparseCodes
-from gradsae.sae.kernels.gates import BatchTopKGate
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.kernels.gates.topk import BatchTopKGate
 from gradsae.sae.kernels.precision import Precision
-from gradsae.sae.model import SAE, Pass
+from gradsae.sae.model import SAE
 from gradsae.sae.normalise import Mode
 from gradsae.trainers.batchwise import Batchwise
 from gradsae.trainers.common import fvu, l0, squared_error
@@ -81,7 +82,8 @@ class Matryoshka(Trainer):
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         recon, squared = sae.b_dec, []
-        for part in decode_groups(out.codes, sae.written(), self.ends(), out.precision).unbind(1):
+        W_dec = sae.decoder_weights()
+        for part in decode_groups(out.codes, W_dec, self.ends(), out.precision).unbind(1):
             recon = recon + part
             squared.append(squared_error(out.x_in, recon))
         left = fvu(out.x_in, torch.stack(squared))

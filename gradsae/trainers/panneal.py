@@ -12,7 +12,9 @@ from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
 from gradsae.sae.codes import Codes
-from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.kernels.gates.threshold import ReLUGate
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sae.normalise import MODES, Mode
 from gradsae.trainers.common import fresh, fvu, l0, mean, risen, squared_error
 
@@ -77,11 +79,10 @@ class PAnneal(Trainer):
         arch = Architecture(
             d_in=sample.shape[1],
             d_sae=self.d_sae,
-            gate="relu",
             tied=self.tied,
             normalise=self.normalise,
         )
-        sae = fresh(arch, sample, generator, mean).sae
+        sae = fresh(arch, ReLUGate(), sample, generator, mean).sae
         sae.register_buffer("state_weight", torch.ones(()))
         sae.register_buffer("state_recent", torch.zeros(2, RECENT))
         return sae
@@ -96,7 +97,7 @@ class PAnneal(Trainer):
         return Loss(squared / out.codes.n_rows + weight * penalty, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
-        kernels.unit_rows_(sae.written())
+        kernels.unit_rows_(sae.decoder_weights())
         now, later = self.falls(progress), self.falls(progress._replace(step=progress.step + 1))
         if now == self.n_falls:
             return

@@ -13,10 +13,12 @@ from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
 from gradsae.sae.codes import Codes, SparseCodes
-from gradsae.sae.model import SAE, Architecture, Pass
-from gradsae.sae.normalise import MODES, Mode
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.directions import random_directions
+from gradsae.sae.normalise import MODES, Mode, fit_normaliser
+from gradsae.sae.pursuit import PeelCoder
 from gradsae.seeds import make_generator
-from gradsae.trainers.common import fresh, fvu, l0, mean, squared_error
+from gradsae.trainers.common import fvu, l0, squared_error
 
 NEVER = 1e9
 """Threshold of a latent that is not there yet, far beyond any row."""
@@ -26,7 +28,7 @@ NOISE_RATE = 0.1
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Peel(Trainer):
+class Peel(Trainer[PeelCoder]):
     """Hard EM of spike-and-slab sparse coding, with a dictionary that grows.
 
     The model: latent j is there with probability p_j and then has a size near m, the same for all;
@@ -97,19 +99,16 @@ class Peel(Trainer):
         pace = max(1.0, self.grow_share * progress.n_steps) / max(1, doublings)
         return min(self.d_sae, self.first << min(doublings, int(progress.step / pace)))
 
-    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> PeelCoder:
         d_in, n_first = sample.shape[1], min(self.first, self.d_sae)
-        arch = Architecture(
-            d_in=d_in,
-            d_sae=self.d_sae,
-            gate="peel",
-            k=self.most or min(self.d_sae, max(1, d_in // 3)),
-            tied=True,
-            normalise=self.normalise,
-        )
-        sae, x = fresh(arch, sample, generator, mean)
-        assert sae.threshold is not None and sae.size is not None
-        for fixed in (sae.W_enc, sae.b_enc, sae.threshold, sae.size):
+        k = self.most or min(self.d_sae, max(1, d_in // 3))
+        sae = PeelCoder(d_in, self.d_sae, k, self.normalise)
+        sae.set_normaliser(fit_normaliser(sample, self.normalise))
+        x = sae.normaliser.apply(sample).x
+        with torch.no_grad():
+            sae.W_enc.copy_(random_directions(self.d_sae, d_in, generator))
+            sae.b_dec.copy_(x.mean(0))
+        for fixed in (sae.W_enc, sae.threshold, sae.size):
             fixed.requires_grad_(False)  # moved by counting, never by gradient
         variance = (x - sae.b_dec).square().mean().detach()
         size = 3 * variance.sqrt()
@@ -121,12 +120,11 @@ class Peel(Trainer):
         set_thresholds(sae)
         return sae
 
-    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+    def loss(self, sae: PeelCoder, out: Pass, progress: Progress) -> Loss:
         left = fvu(out.x_in, squared_error(out.x_in, out.recon_in))
         return Loss(left, {"fvu": left.detach(), "l0": l0(out.codes)})
 
-    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
-        assert sae.threshold is not None
+    def after_step(self, sae: PeelCoder, out: Pass, progress: Progress) -> None:
         left = out.x_in - out.recon_in
         count(sae, out.codes, left, min(1.0, out.codes.n_rows / self.memory))
         self._turn(sae, out.codes, left, progress)
@@ -141,7 +139,7 @@ class Peel(Trainer):
         set_thresholds(sae)
 
     def _turn(
-        self, sae: SAE, codes: Codes, left: Float[Tensor, "batch d_in"], progress: Progress
+        self, sae: PeelCoder, codes: Codes, left: Float[Tensor, "batch d_in"], progress: Progress
     ) -> None:
         """Move every direction towards what is left over where its latent is open."""
         assert isinstance(codes, SparseCodes)
@@ -153,7 +151,7 @@ class Peel(Trainer):
 
     def _seed(
         self,
-        sae: SAE,
+        sae: PeelCoder,
         latents: Int[Tensor, " n"],
         left: Float[Tensor, "batch d_in"],
         progress: Progress,
@@ -172,10 +170,10 @@ class Peel(Trainer):
             sae.get_buffer(name)[latents] = usual[0] * usual[1] ** power
 
 
-def count(sae: SAE, codes: Codes, left: Float[Tensor, "batch d_in"], weight: float) -> None:
+def count(sae: PeelCoder, codes: Codes, left: Float[Tensor, "batch d_in"], weight: float) -> None:
     """Move the running means of rates, sizes and noise towards those of a batch."""
     assert isinstance(codes, SparseCodes)
-    zeros = left.new_zeros(sae.arch.d_sae)
+    zeros = left.new_zeros(sae.d_sae)
     means = {
         "state_rate": codes.fired().to(left),
         "state_sum": zeros.index_add(0, codes.latents, codes.values),
@@ -186,15 +184,14 @@ def count(sae: SAE, codes: Codes, left: Float[Tensor, "batch d_in"], weight: flo
     sae.get_buffer("state_noise").lerp_(left.square().mean(), NOISE_RATE)
 
 
-def mean_size(sae: SAE) -> Float[Tensor, ""]:
+def mean_size(sae: PeelCoder) -> Float[Tensor, ""]:
     """Return the mean value of an open latent, m."""
     return sae.get_buffer("state_sum").sum() / sae.get_buffer("state_rate").sum().clamp_min(1e-9)
 
 
 @torch.no_grad()
-def set_thresholds(sae: SAE) -> None:
+def set_thresholds(sae: PeelCoder) -> None:
     """Set from where on each latent is likelier there than not; NEVER if it has not been there."""
-    assert sae.threshold is not None and sae.size is not None
     rate, size = sae.get_buffer("state_rate").clamp_max(0.5), mean_size(sae)
     odds = torch.log((1 - rate) / rate.clamp_min(1e-9))
     threshold = size / 2 + sae.get_buffer("state_noise") / size.clamp_min(1e-9) * odds

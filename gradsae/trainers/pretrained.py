@@ -18,14 +18,14 @@ from gradsae.errors import UserError
 from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
 from gradsae.lm.sites import Site, parse_site
 from gradsae.optim import Optim
+from gradsae.sae.dictionary import Dictionary, Pass
 from gradsae.sae.formats import load
 from gradsae.sae.formats.released import Place
-from gradsae.sae.model import SAE, Pass
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Pretrained(Trainer):
+class Pretrained(Trainer[Dictionary]):
     """Gemma Scope, SAELens, dictionary_learning, sparsify or this project's own checkpoint folder,
     from a folder or a hub repository; the format is told by the files (`interchange.load`)."""
 
@@ -82,18 +82,18 @@ class Pretrained(Trainer):
                 f"{self.release} was trained on model {self.model}, but the source reads {model}"
             )
 
-    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
+    def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> Dictionary:
         folder = self._folder()
         sae, place = load.load(folder)
         self._check_file(place)
-        if sae.arch.d_sae != self.d_sae:
+        if sae.d_sae != self.d_sae:
             raise UserError(
-                f"{folder} holds {sae.arch.d_sae} latents, but trainer.d_sae={self.d_sae}; set "
-                f"d_sae={sae.arch.d_sae}"
+                f"{folder} holds {sae.d_sae} latents, but trainer.d_sae={self.d_sae}; set "
+                f"d_sae={sae.d_sae}"
             )
-        if sae.arch.d_in != sample.shape[1]:
+        if sae.d_in != sample.shape[1]:
             raise UserError(
-                f"{folder} was trained on activations of width d_in={sae.arch.d_in}, but the "
+                f"{folder} was trained on activations of width d_in={sae.d_in}, but the "
                 f"source's have {sample.shape[1]}"
             )
         return sae
@@ -118,10 +118,10 @@ class Pretrained(Trainer):
             return load.fetch(self.hub_id, self.subfolder, self.revision)
         return Path(self.folder or "").expanduser()
 
-    def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
+    def loss(self, sae: Dictionary, out: Pass, progress: Progress) -> Loss:
         raise AssertionError("a pretrained SAE takes no training steps")
 
-    def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
+    def after_step(self, sae: Dictionary, out: Pass, progress: Progress) -> None:
         raise AssertionError("a pretrained SAE takes no training steps")
 
 

@@ -11,7 +11,9 @@ from gradsae import checks
 from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
-from gradsae.sae.model import SAE, Architecture, Pass
+from gradsae.sae.dictionary import Pass
+from gradsae.sae.kernels.gates.topk import TopKGate
+from gradsae.sae.model import SAE, Architecture
 from gradsae.sae.normalise import MODES, Mode
 from gradsae.trainers.auxk import AuxK
 from gradsae.trainers.bias_rule import BiasRule
@@ -72,12 +74,10 @@ class TopK(Trainer):
         arch = Architecture(
             d_in=sample.shape[1],
             d_sae=self.d_sae,
-            gate="topk",
-            k=self.k,
             tied=self.tied,
             normalise=self.normalise,
         )
-        sae, x = fresh(arch, sample, generator, geometric_median)
+        sae, x = fresh(arch, TopKGate(k=self.k), sample, generator, geometric_median)
         if self.rule is not None:
             sae.b_enc.requires_grad_(False)
             targets = self.rule.targets(self.d_sae, self.truth)
@@ -94,7 +94,7 @@ class TopK(Trainer):
         return Loss(left + self.aux_coefficient * aux, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
-        kernels.unit_rows_(sae.written())
+        kernels.unit_rows_(sae.decoder_weights())
         self.aux.count(sae, out)
         if self.rule is not None:
             moved = self.rule.step(sae, out.codes, out.codes.peak(), sae.b_enc, progress)

@@ -19,7 +19,7 @@ from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource, Source, Trainer, is_shown
 from gradsae.records.record import content_id
 from gradsae.sae import model as saes
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import Seeds, make_generator
 from gradsae.storage.files import writing
 from gradsae.training.fit import FitSettings, Log, Training, fit
@@ -32,7 +32,7 @@ VERSION = 1
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     id: str
-    sae: SAE
+    sae: Dictionary
     seconds: float
     """Time of the training, whenever it was done: building the SAE, its own steps, and its share of
     what it had in common with SAEs trained beside it (drawing the batches)."""
@@ -60,12 +60,14 @@ def _inner(value: Any) -> Any:
     return value
 
 
-def trainer_config(trainer: Trainer) -> dict[str, Any]:
+def trainer_config(trainer: Trainer[Any]) -> dict[str, Any]:
     """Return the name and hyperparameters of a trainer, and the content of the file it loads."""
     return {"name": trainer.name, **plain(trainer), **trainer.content()}
 
 
-def checkpoint_id(source: Source, trainer: Trainer, settings: FitSettings, seeds: Seeds) -> str:
+def checkpoint_id(
+    source: Source, trainer: Trainer[Any], settings: FitSettings, seeds: Seeds
+) -> str:
     """Return the id of the SAE that these settings give; nothing is built or loaded for it."""
     return content_id(
         {
@@ -93,7 +95,7 @@ class Wanted:
     """An SAE that a cell asks for: what shapes it, where it is kept, where it is trained."""
 
     source: Source
-    trainer: Trainer
+    trainer: Trainer[Any]
     settings: FitSettings
     seeds: Seeds
     root: Path
@@ -116,7 +118,7 @@ def get(
     """
     folder = wanted.folder()
     if folder.exists() and not force:
-        found = _found(folder, folder.name, wanted.device)
+        found = _found(folder, wanted)
         parts = {name: column for name, column in found.curve.items() if name != "step"}
         for i, step in enumerate(found.curve["step"]):
             log(step, {name: column[i] for name, column in parts.items()})
@@ -156,6 +158,7 @@ def _build(wanted: Wanted, sample: Tensor, common: float) -> Training | Exceptio
     started = time.perf_counter()
     try:
         sae = wanted.trainer.build(sample, make_generator(wanted.seeds.init, "init"))
+        saes.check_rebuilt(sae, wanted.trainer.blank)
     except Exception as error:  # of one method: not the others' business
         return error
     state_dir = wanted.root / "training" / wanted.id()
@@ -185,18 +188,19 @@ def _keep(wanted: Wanted, training: Training | Exception) -> Checkpoint | Except
     return Checkpoint(id=wanted.id(), sae=training.sae, **cost, found=False)
 
 
-def _found(folder: Path, name: str, device: torch.device) -> Checkpoint:
+def _found(folder: Path, wanted: Wanted) -> Checkpoint:
+    name = folder.name
     try:
         extra = saes.read_meta(folder)["extra"]
         if extra.get("id") != name:
             raise UserError(f"{folder}: this checkpoint says it is {extra.get('id')!r}")
-        sae = saes.load(folder, device)
+        sae = saes.load(folder, wanted.device, blank=wanted.trainer.blank)
     except UserError as error:  # one that was trained here can be trained again
         raise UserError(f"{error}; delete {folder} to retrain") from error
     return Checkpoint(id=name, sae=sae, seconds=extra["seconds"], curve=extra["curve"], found=True)
 
 
-def _write(sae: SAE, folder: Path, extra: dict[str, Any]) -> None:
+def _write(sae: Dictionary, folder: Path, extra: dict[str, Any]) -> None:
     """Make the folder whole or not at all."""
     fresh = folder.with_suffix(".partial")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from gradsae import checks
 from gradsae.errors import DivergedError, UserError
 from gradsae.interfaces import Progress, Stream, Trainer
+from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.kernels.precision import PRECISIONS, Precision
-from gradsae.sae.model import SAE
 from gradsae.storage.files import writing
 from gradsae.training.stopwatch import Stopwatch
 
@@ -63,8 +63,8 @@ class Training:
 
     def __init__(
         self,
-        trainer: Trainer,
-        sae: SAE,
+        trainer: Trainer[Any],
+        sae: Dictionary,
         state_dir: Path | None = None,
         *,
         precision: Precision = "fp32",
@@ -178,9 +178,11 @@ def fit(trainings: Sequence[Training], stream: Stream, settings: FitSettings, *,
         desc=title,
         disable=None,
     )
-    watch = Stopwatch(trainings[0].sae.b_dec.device)
-    seen = trainings[0].sae.b_dec.new_zeros(())  # sum of all activations; a NaN stays in it
-    with threads_for(max(t.sae.W_enc.numel() for t in trainings) * settings.batch_size), bar:
+    watch = Stopwatch(trainings[0].sae.device)
+    seen = torch.zeros(
+        (), device=trainings[0].sae.device
+    )  # sum of all activations; a NaN stays in it
+    with threads_for(max(t.sae.d_sae * t.sae.d_in for t in trainings) * settings.batch_size), bar:
         for step in bar:
             x = stream.next()
             seen += x.sum()

@@ -21,7 +21,7 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.influence.truth import About, Singles, Truth
 from gradsae.sae.codes import DenseCodes
-from gradsae.sae.model import SAE
+from gradsae.sae.dictionary import Dictionary
 
 Kind = Literal["mean", "resample"]
 
@@ -59,7 +59,7 @@ class Baseline(Truth):
 
 @torch.no_grad()
 def codes_of(
-    sae: SAE, x: Float[Tensor, "rows d_in"], latents: Int[Tensor, " active"]
+    sae: Dictionary, x: Float[Tensor, "rows d_in"], latents: Int[Tensor, " active"]
 ) -> Float[Tensor, "rows active"]:
     """Return the codes of some latents (ascending) on raw activations."""
     codes = sae(x).codes

@@ -58,7 +58,7 @@ class Dose(Truth):
         return Singles(seen=view, columns=columns, sign=-1.0, n_latents=seen.n_active)
 
     def _silent(self, about: About, generator: torch.Generator) -> Int[Tensor, " silent"]:
-        silent = torch.ones(about.sae.arch.d_sae, dtype=torch.bool)
+        silent = torch.ones(about.sae.d_sae, dtype=torch.bool)
         silent[about.seen.latents.cpu()] = False
         silent = silent.nonzero()[:, 0]
         drawn = torch.randperm(len(silent), generator=generator)[: self.n_inactive]

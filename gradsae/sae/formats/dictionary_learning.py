@@ -21,10 +21,10 @@ from gradsae.sae.formats.released import (
     threshold_of,
 )
 from gradsae.sae.formats.tensors import read_first
-from gradsae.sae.model import Architecture, GateName
+from gradsae.sae.model import make_sae
 
 CONFIG, PICKLE, SAFETENSORS = "config.json", "ae.pt", "ae.safetensors"
-GATES: dict[str, GateName] = {
+GATES = {
     "AutoEncoder": "relu",
     "AutoEncoderNew": "relu",
     "GatedAutoEncoder": "gated",
@@ -65,15 +65,12 @@ def read(folder: Path) -> Released:
         weights["W_enc"] = weights["W_enc"] * norm[:, None]
         weights["b_enc"] = weights["b_enc"] * norm
         weights["W_dec"] = weights["W_dec"] / norm[:, None]
-    arch = Architecture(
-        d_in=d_in,
-        d_sae=d_sae,
-        gate=GATES[kind],
-        k=_k(found, trainer, folder) if kind == "AutoEncoderTopK" else None,
-        bandwidth=0.0 if is_jump else None,
-        pre_bias=kind not in WITHOUT_PRE_BIAS,
-    )
-    return Released(assemble(arch, weights, folder), _place(trainer))
+    settings: dict[str, Any] = {"bandwidth": 0.0} if is_jump else {}
+    if kind == "AutoEncoderTopK":
+        settings["k"] = _k(found, trainer, folder)
+    pre_bias = kind not in WITHOUT_PRE_BIAS
+    sae = make_sae(d_in=d_in, d_sae=d_sae, gate=GATES[kind], pre_bias=pre_bias, **settings)
+    return Released(assemble(sae, weights, folder), _place(trainer))
 
 
 def _our_weights(found: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

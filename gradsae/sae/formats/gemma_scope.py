@@ -21,7 +21,7 @@ from gradsae.sae.formats.released import (
     threshold_of,
 )
 from gradsae.sae.formats.tensors import read_first
-from gradsae.sae.model import Architecture
+from gradsae.sae.model import make_sae
 
 NPZ, SAFETENSORS, CONFIG = "params.npz", "params.safetensors", "config.json"
 PARTS = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
@@ -43,10 +43,10 @@ def read(folder: Path) -> Released:
         names = ", ".join(sorted(odd))
         raise UserError(f"{path}: {names} has no counterpart here; only plain SAEs are read")
     d_in, d_sae = shape_of(W_enc, path)
-    arch = Architecture(d_in=d_in, d_sae=d_sae, gate="jumprelu", bandwidth=0.0, pre_bias=False)
+    sae = make_sae(d_in=d_in, d_sae=d_sae, gate="jumprelu", bandwidth=0.0, pre_bias=False)
     weights = {"W_enc": W_enc.mT, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
     weights["threshold"] = threshold_of(threshold, d_sae)
-    return Released(assemble(arch, weights, folder), _place(folder))
+    return Released(assemble(sae, weights, folder), _place(folder))
 
 
 def _place(folder: Path) -> Place:

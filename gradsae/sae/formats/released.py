@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from gradsae.errors import UserError
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.dictionary import Dictionary
+from gradsae.sae.model import SAE
 
 
 class Place(NamedTuple):
@@ -23,7 +24,7 @@ class Place(NamedTuple):
 
 
 class Released(NamedTuple):
-    sae: SAE
+    sae: Dictionary
     place: Place
 
 
@@ -47,12 +48,11 @@ def place_of(hook: str | None, model: str | None = None) -> Place:
     return Place(model, KINDS.get(rest, rest), layer)
 
 
-def assemble(arch: Architecture, weights: Mapping[str, Tensor], folder: Path) -> SAE:
-    """Return an SAE of these weights, in float32; UserError where they are not finite or not fit.
+def assemble(sae: SAE, weights: Mapping[str, Tensor], folder: Path) -> SAE:
+    """Return the SAE with these weights, in float32; UserError where they are not finite or unfit.
 
     The tensors become the SAE's own, since a copy of a wide one takes gigabytes.
     """
-    sae = SAE(arch)
     ours = {name: tensor.float().contiguous() for name, tensor in weights.items()}
     for name, tensor in ours.items():
         if not bool(tensor.isfinite().all()):

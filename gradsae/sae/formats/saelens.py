@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from gradsae.errors import UserError
+from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.formats.released import Released, need, place_of, read_json, threshold_of
 from gradsae.sae.formats.tensors import read_safetensors
-from gradsae.sae.model import SAE, Architecture
+from gradsae.sae.kernels.gates.gated import GatedGate
+from gradsae.sae.kernels.gates.jumprelu import JumpReLUGate
+from gradsae.sae.model import SAE, make_sae
 from gradsae.storage.files import check_writable, writing
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -40,13 +43,16 @@ PER_TOKEN = "constant_norm_rescale"
 """Their normalisation of each row, to norm sqrt(d_in); ours (`token`) is to norm 1."""
 
 
-def to_saelens(sae: SAE, folder: Path, about: dict[str, Any] | None = None) -> None:
+def to_saelens(sae: Dictionary, folder: Path, about: dict[str, Any] | None = None) -> None:
     """Write `sae` so that `sae_lens.SAE.load_from_disk(folder)` is the same function.
 
     `about` goes into their metadata. Raises UserError for what their format cannot say.
     """
     from safetensors.torch import save_file
 
+    if not isinstance(sae, SAE) or sae.gate.name not in THEIRS:
+        kind = sae.architecture()["gate"] or type(sae).__name__
+        raise UserError(f"gate={kind} cannot be exported: sae-lens has no such architecture")
     tensors, config = _their_weights(sae), _their_config(sae, about or {})
     check_writable(folder)
     fresh = folder / f"{WEIGHTS}.partial"
@@ -59,7 +65,7 @@ def to_saelens(sae: SAE, folder: Path, about: dict[str, Any] | None = None) -> N
 def _their_config(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
     arch = sae.arch
     config = {
-        "architecture": THEIRS[arch.gate],
+        "architecture": THEIRS[sae.gate.name],
         "d_in": arch.d_in,
         "d_sae": arch.d_sae,
         "dtype": "float32",
@@ -69,8 +75,8 @@ def _their_config(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": "6.0.0", "trained_with": "gradsae", **about},
     }
-    if arch.gate == "topk":
-        config |= {"k": arch.k, "rescale_acts_by_decoder_norm": False}
+    if sae.gate.name == "topk":
+        config |= {**sae.gate.settings(), "rescale_acts_by_decoder_norm": False}
     return config
 
 
@@ -78,8 +84,6 @@ def _their_config(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
 def _their_weights(sae: SAE) -> dict[str, Tensor]:
     """Return the weights under their names, for activations as they come."""
     arch = sae.arch
-    if arch.gate not in THEIRS:
-        raise UserError(f"gate={arch.gate} cannot be exported: sae-lens has no such architecture")
     mean, scale = sae.mean.double(), sae.scale.double()
     if arch.normalise == "token":
         if bool(mean.any()):
@@ -96,17 +100,17 @@ def _their_weights(sae: SAE) -> dict[str, Tensor]:
         "b_dec": b_dec,
         "b_enc": sae.b_enc.double() + shift,
     }
-    if arch.gate == "jump":  # opens where u + b > 0 and puts out u
+    if sae.gate.name == "jump":  # opens where u + b > 0 and puts out u
         weights |= {
             "threshold": -sae.b_enc.double(),
             "b_enc": shift + torch.zeros_like(W_enc[:, 0]),
         }
-    if sae.r_mag is not None and sae.b_mag is not None:
-        r_mag = sae.r_mag.double()
-        weights |= {"r_mag": r_mag, "b_mag": sae.b_mag.double() + r_mag.exp() * shift}
+    if isinstance(sae.gate, GatedGate):
+        r_mag = sae.gate.r_mag.double()
+        weights |= {"r_mag": r_mag, "b_mag": sae.gate.b_mag.double() + r_mag.exp() * shift}
         weights["b_gate"] = weights.pop("b_enc")
-    if sae.threshold is not None:
-        weights["threshold"] = sae.threshold.double()
+    if isinstance(sae.gate, JumpReLUGate):
+        weights["threshold"] = sae.gate.threshold.double()
     if "threshold" in weights and bool((weights["threshold"] < 0).any()):
         raise UserError(
             "a latent that opens below zero cannot be exported: sae-lens clips its codes at zero"
@@ -121,17 +125,15 @@ def from_saelens(folder: Path) -> SAE:
     """
     config, theirs = _read_config(folder / CONFIG), _read_weights(folder / WEIGHTS)
     per_token = config["normalize_activations"] == PER_TOKEN
-    d_in = config["d_in"]
-    sae = SAE(
-        Architecture(
-            d_in=d_in,
-            d_sae=config["d_sae"],
-            gate=OURS[config["architecture"]],  # pyright: ignore[reportArgumentType]
-            k=config.get("k") if config["architecture"] == "topk" else None,
-            bandwidth=0.0 if OURS[config["architecture"]] == "jumprelu" else None,
-            pre_bias=config.get("apply_b_dec_to_input", True),
-            normalise="token" if per_token else "none",
-        )
+    d_in, gate = config["d_in"], OURS[config["architecture"]]
+    settings = {"topk": {"k": config.get("k")}, "jumprelu": {"bandwidth": 0.0}}
+    sae = make_sae(
+        d_in=d_in,
+        d_sae=config["d_sae"],
+        gate=gate,
+        pre_bias=config.get("apply_b_dec_to_input", True),
+        normalise="token" if per_token else "none",
+        **settings.get(gate, {}),
     )
     unit = math.sqrt(d_in) if per_token else 1.0
     try:

@@ -16,7 +16,7 @@ from gradsae.sae.formats.released import (
     shape_of,
 )
 from gradsae.sae.formats.tensors import read_safetensors
-from gradsae.sae.model import Architecture
+from gradsae.sae.model import make_sae
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 PLAIN = {"activation": "topk", "transcode": False, "skip_connection": False, "signed": False}
@@ -40,8 +40,8 @@ def read(folder: Path) -> Released:
     if width != d_in:
         raise UserError(f"{path}: d_in={d_in}, but {WEIGHTS} holds weights for {width}")
     weights = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-    arch = Architecture(d_in=d_in, d_sae=d_sae, gate="topk", k=k)
-    return Released(assemble(arch, weights, folder), _place(folder))
+    sae = make_sae(d_in=d_in, d_sae=d_sae, gate="topk", k=k)
+    return Released(assemble(sae, weights, folder), _place(folder))
 
 
 def _place(folder: Path) -> Place:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradsae.sae.codes import Codes, DenseCodes, SparseCodes
 from gradsae.sae.kernels.backend import backend
-from gradsae.sae.kernels.gates import Encoder, Gate, Magnitude
+from gradsae.sae.kernels.gates.gate import Gate, Linear
 from gradsae.sae.kernels.precision import Precision, factor
 
 
@@ -28,21 +28,18 @@ def encode(
     b_enc: Float[Tensor, " d_sae"],
     b_pre: Float[Tensor, " d_in"] | None,
     gate: Gate,
-    threshold: Float[Tensor, " d_sae"] | None = None,
     precision: Precision = "fp32",
-    magnitude: Magnitude | None = None,
-    size: Float[Tensor, ""] | None = None,
 ) -> Encoded:
     """Return the codes of `gate` over W_enc (x - b_pre) + b_enc, with gradient to all but x."""
-    encoder = Encoder(W_enc, b_enc, threshold, magnitude, size)
+    linear = Linear(W_enc, b_enc)
     with torch.no_grad():
         centred = factor(x if b_pre is None else x - b_pre, precision)
-        pre = gate.select(centred, encoder)
+        pre = gate.select(centred, linear)
     if torch.is_grad_enabled():
         empty = x.new_zeros(0)
         values = _Project.apply(pre, centred, W_enc, b_enc, empty if b_pre is None else b_pre)
         pre = pre.with_values(values)
-    return Encoded(gate.activate(pre, encoder), pre)
+    return Encoded(gate.activate(pre, linear), pre)
 
 
 def decode(

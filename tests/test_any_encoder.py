@@ -1,0 +1,283 @@
+"""Any encoder goes through training, checkpoints and every task: toys of ISTA and of pursuit."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import test_masking
+import test_steering_budget
+import test_steering_task
+import torch
+from own_encoders import IstaSAE, MatchingPursuitSAE, OwnEncoder
+from tiny_prompts import Windows, tiny_lm
+from torch import Tensor, nn
+from toy import OPTIM, ToyStream, held_out_fvu, no_log, start, train
+
+from gradsae.errors import UserError
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.estimators.mean_act import MeanAct
+from gradsae.influence.task import Influence
+from gradsae.interfaces import Scores, Skipped
+from gradsae.metrics.across_seeds import Consistency
+from gradsae.metrics.detection import Detection
+from gradsae.metrics.lm_loss import LMLoss
+from gradsae.metrics.reconstruction import Reconstruction
+from gradsae.metrics.recovery import Recovery
+from gradsae.metrics.shrinkage import Shrinkage
+from gradsae.prompts.sets import CutPrompts
+from gradsae.sae import model as saes
+from gradsae.sae.dictionary import Dictionary
+from gradsae.sae.foreign import Foreign, adopt
+from gradsae.sae.model import make_sae
+from gradsae.seeds import Seeds, make_generator
+from gradsae.sources.superposition import Superposition
+from gradsae.training import checkpoints
+from gradsae.training.checkpoints import Wanted
+from gradsae.training.fit import FitSettings, Training, fit
+
+METHODS = [OwnEncoder(d_sae=24, optim=OPTIM, encoder=each) for each in ("ista", "pursuit")]
+WORLD = Superposition(n_features=12, width=8, l0=2)
+
+
+def ids(method: OwnEncoder) -> str:
+    return method.name
+
+
+def of_model(method: OwnEncoder, lm) -> Dictionary:
+    sample = torch.randn(64, lm.d_model, generator=make_generator(0, "test")) * 0.2
+    wide = replace(method, d_sae=64, k=8)
+    return wide.build(sample, make_generator(0, "init")).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def source() -> Windows:
+    return Windows(tiny_lm())
+
+
+def wanted(method: OwnEncoder, root: Path, **settings) -> Wanted:
+    return Wanted(
+        source=WORLD,
+        trainer=method,
+        settings=FitSettings(**{"steps": 6, "batch_size": 32, "init_rows": 64, **settings}),
+        seeds=Seeds(world=0, data=0, init=0, eval=0),
+        root=root,
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_the_training_loop_trains_an_encoder_of_its_own(method):
+    before, after = (held_out_fvu(train(method, steps)) for steps in (0, 150))
+    assert after < 0.6 * before
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_a_training_that_was_cut_off_goes_on_bit_for_bit(method, tmp_path):
+    whole = train(method, 20)
+    train(method, 20, state_dir=tmp_path)  # its last saved state is that of step 20
+    cut = start(method, seed=1, state_dir=tmp_path)
+    stream = ToyStream()
+    fit([cut], stream, FitSettings(steps=20, batch_size=256, save_every=10), log=no_log)
+    assert cut.done == 20
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(cut.sae.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_a_checkpoint_is_found_again_with_the_same_codes(method, tmp_path):
+    first, second = (checkpoints.get(wanted(method, tmp_path), log=lambda *_: None) for _ in "ab")
+    assert (first.found, second.found) == (False, True) and type(first.sae) is type(second.sae)
+    x = WORLD.held_out(16, 0).x
+    with torch.no_grad():
+        one, other = first.sae(x), second.sae(x)
+    assert torch.equal(one.codes.to_dense(), other.codes.to_dense())
+    assert torch.equal(one.recon, other.recon)
+
+
+def test_a_file_never_says_which_class_to_build(tmp_path):
+    folder = tmp_path / "checkpoints"
+    checkpoints.get(wanted(METHODS[0], tmp_path), log=lambda *_: None)
+    with pytest.raises(UserError, match="only its method can rebuild"):
+        saes.load(next(folder.iterdir()))
+
+
+class Forgetful(OwnEncoder):
+    def blank(self, d_in: int) -> Dictionary:
+        return IstaSAE(d_in, self.d_sae + 1, penalty=0.05, n_steps=20)
+
+
+def test_a_method_that_could_not_load_its_checkpoint_is_refused_before_training(tmp_path):
+    with pytest.raises(UserError, match=r"differ in \('D', \(24, 8\)\), \('D', \(25, 8\)\)"):
+        checkpoints.get(wanted(Forgetful(d_sae=24, optim=OPTIM), tmp_path), log=lambda *_: None)
+
+
+def test_bf16_is_refused_for_an_encoder_that_computes_in_fp32():
+    sae = METHODS[0].blank(8)
+    with pytest.raises(UserError, match=r"set fit\.precision=fp32"):
+        sae(torch.zeros(2, 8), "bf16")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_every_metric_of_recovery_measures_it_and_chance_is_below_the_truth(method):
+    """An SAE whose atoms are the true features recovers all of them; its chance control none."""
+    sae = replace(method, d_sae=12, k=2).blank(8)
+    sae.get_parameter("D").data.copy_(WORLD.features())
+    found = Recovery().measure(sae, WORLD, 0)
+    assert isinstance(found, Scores)
+    assert found.scores["recovery/mcc"] == pytest.approx(1)
+    assert found.scores["recovery/mcc/chance"] < 0.9
+    for metric in (Detection(), Reconstruction(), Shrinkage()):
+        answer = metric.measure(sae, WORLD, 0)
+        assert isinstance(answer, Scores) and answer.scores
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_consistency_measures_it_and_says_why_there_is_no_z_score(method):
+    runs = [train(method, 20) for _ in "ab"]
+
+    @dataclass(frozen=True)
+    class Toy:
+        def held_out(self, n, seed):
+            from gradsae.interfaces import HeldOut
+
+            return HeldOut(x=ToyStream(seed=seed).next()[:n])
+
+    found = Consistency(others=(1,), n_rows=200).compare(runs, Toy(), 0)  # pyright: ignore
+    assert found.scores["consistency/mcs_0.9"] == 1  # both were trained alike
+    assert "linear encoder" in found.skipped["consistency/mcs_0.9/top_z_5"]
+    assert "consistency/mcs_0.9/top_act_5" in found.scores
+
+
+def task_scores(task, sae: Dictionary, source: Windows) -> Scores:
+    found = task.measure(sae, source, 0)
+    assert isinstance(found, Scores) and found.scores
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_influence_measures_it_and_the_ablations_are_exact(method, source):
+    """With a gradient as the estimator, the estimate ranks latents far better than chance."""
+    task = Influence(
+        prompts=CutPrompts(n_prompts=3, length=10),
+        estimators=(GradTimesAct(), MeanAct()),
+        ks=(3,),
+        batch_rows=16,
+    )
+    found = task_scores(task, of_model(method, source.lm()), source)
+    assert found.scores["influence/spearman/grad_times_act"] > 0.8
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_steering_measures_it(method, source):
+    task_scores(test_steering_task.steering(), of_model(method, source.lm()), source)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_steering_on_a_budget_measures_it(method, source):
+    task_scores(test_steering_budget.task(), of_model(method, source.lm()), source)
+
+
+right = test_masking.right
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_masking_measures_it(method, source, right):
+    task_scores(test_masking.task(), of_model(method, source.lm()), source)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_the_lm_loss_splices_its_reconstruction(method, source):
+    answer = LMLoss(n_windows=2).measure(of_model(method, source.lm()), source, 0)
+    assert isinstance(answer, (Scores, Skipped))
+    assert isinstance(answer, Scores) and "lm_loss/ce_spliced" in answer.scores
+
+
+def test_chance_is_a_rotation_that_keeps_what_the_sae_does():
+    """Rows turned the other way get the same codes, and their reconstruction turns with them."""
+    sae, x = train(METHODS[1], 20), ToyStream(seed=5).next()[:50]
+    control = sae.chance(make_generator(0, "test"))
+    Q = control.get_buffer("Q")
+    torch.testing.assert_close(Q @ Q.mT, torch.eye(12), atol=1e-5, rtol=0)
+    with torch.no_grad():
+        out, turned = sae(x), control(x @ Q.mT)
+    torch.testing.assert_close(turned.codes.to_dense(), out.codes.to_dense(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(turned.recon @ Q, out.recon, atol=1e-4, rtol=0)
+    torch.testing.assert_close(control.decoder() @ Q, sae.decoder(), atol=1e-5, rtol=0)
+
+
+class Theirs(nn.Module):
+    """An SAE as other libraries write it: a ReLU, and weights the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(12, 20)
+        self.decoder = nn.Linear(20, 12)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x).relu()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.decoder(codes)
+
+
+class Squared(Theirs):
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.decoder(codes.square())
+
+
+class Signed(Theirs):
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
+
+
+@torch.no_grad()
+def test_a_module_in_memory_is_the_same_function_as_ours_with_its_weights():
+    theirs, x = Theirs(), ToyStream(seed=5).next()
+    adopted = adopt(theirs)
+    ours = make_sae(d_in=12, d_sae=20, gate="relu", pre_bias=False)
+    assert ours.W_dec is not None
+    ours.W_enc.copy_(theirs.encoder.weight)
+    ours.b_enc.copy_(theirs.encoder.bias)
+    ours.W_dec.copy_(theirs.decoder.weight.mT)
+    ours.b_dec.copy_(theirs.decoder.bias)
+    one, other = adopted(x), ours(x)
+    torch.testing.assert_close(one.codes.to_dense(), other.codes.to_dense())
+    torch.testing.assert_close(one.recon, other.recon)
+    torch.testing.assert_close(adopted.decoder(), ours.decoder())
+    torch.testing.assert_close(adopted.inside(x), ours.inside(x))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.Linear(3, 4), "Linear has no method encode"),
+        (Squared(), r"Squared\.decode is not its codes times its directions"),
+        (Signed(), "negative codes"),
+    ],
+    ids=["no SAE", "another decoder", "negative codes"],
+)
+def test_a_module_that_tasks_would_measure_wrongly_is_refused(module, message):
+    with pytest.raises(UserError, match=message):
+        adopt(module)
+
+
+def test_an_sae_of_ours_is_adopted_as_it_is():
+    ours = make_sae(d_in=4, d_sae=6, gate="relu")
+    assert adopt(ours) is ours
+
+
+def test_an_sae_of_sae_lens_in_memory_gets_our_kernels():
+    lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed")
+    config = lens.TopKSAEConfig(d_in=12, d_sae=20, k=3)
+    theirs, x = lens.TopKSAE(config), ToyStream(seed=5).next()
+    adopted = adopt(theirs)
+    assert isinstance(adopted, saes.SAE) and not isinstance(adopted, Foreign)
+    with torch.no_grad():
+        torch.testing.assert_close(adopted(x).codes.to_dense(), theirs.encode(x))
+        torch.testing.assert_close(adopted(x).recon, theirs(x))
+
+
+def test_a_training_needs_no_encoder_weights_to_choose_its_threads():
+    training = Training(METHODS[1], METHODS[1].blank(12))
+    assert training.trains and training.sae.most_open == 3
+    assert isinstance(training.sae, MatchingPursuitSAE)
