@@ -13,6 +13,7 @@ from tiny_prompts import Windows, tiny_lm
 from torch import Tensor, nn
 from toy import OPTIM, ToyStream, held_out_fvu, no_log, start, train
 
+from gradsae.api.saes import load_sae
 from gradsae.errors import UserError
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.mean_act import MeanAct
@@ -27,7 +28,7 @@ from gradsae.metrics.shrinkage import Shrinkage
 from gradsae.prompts.sets import CutPrompts
 from gradsae.sae import model as saes
 from gradsae.sae.dictionary import Dictionary
-from gradsae.sae.foreign import Foreign, adopt
+from gradsae.sae.foreign import adopt
 from gradsae.sae.model import make_sae
 from gradsae.seeds import Seeds, make_generator
 from gradsae.sources.superposition import Superposition
@@ -270,11 +271,11 @@ def test_an_sae_of_sae_lens_in_memory_gets_our_kernels():
     lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed")
     config = lens.TopKSAEConfig(d_in=12, d_sae=20, k=3)
     theirs, x = lens.TopKSAE(config), ToyStream(seed=5).next()
-    adopted = adopt(theirs)
-    assert isinstance(adopted, saes.SAE) and not isinstance(adopted, Foreign)
+    ours = load_sae(theirs).sae
+    assert isinstance(ours, saes.SAE)
     with torch.no_grad():
-        torch.testing.assert_close(adopted(x).codes.to_dense(), theirs.encode(x))
-        torch.testing.assert_close(adopted(x).recon, theirs(x))
+        torch.testing.assert_close(ours(x).codes.to_dense(), theirs.encode(x))
+        torch.testing.assert_close(ours(x).recon, theirs(x))
 
 
 def test_a_training_needs_no_encoder_weights_to_choose_its_threads():

@@ -1,14 +1,18 @@
 """Sparse autoencoders for a notebook: an SAE together with the place it belongs to."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, final
 
+from torch import nn
+
 from gradsae.errors import UserError
 from gradsae.lm.sites import Site, parse_site
+from gradsae.sae.dictionary import Dictionary
+from gradsae.sae.foreign import adopt
 from gradsae.sae.formats import load as formats
-from gradsae.sae.model import SAE
 
 
 @final
@@ -16,7 +20,7 @@ from gradsae.sae.model import SAE
 class PlacedSAE:
     """An SAE, and where its activations come from as far as that is known."""
 
-    sae: SAE
+    sae: Dictionary
     name: str
     """What to call it in tables."""
     site: Site | None = None
@@ -30,12 +34,12 @@ class PlacedSAE:
     @property
     def d_in(self) -> int:
         """Width of an activation."""
-        return self.sae.arch.d_in
+        return self.sae.d_in
 
     @property
     def d_sae(self) -> int:
         """Number of latents."""
-        return self.sae.arch.d_sae
+        return self.sae.d_sae
 
     def save(self, folder: str | Path) -> Path:
         """Write the SAE into a folder that `load_sae` reads: `sae.safetensors` and `sae.json`."""
@@ -60,7 +64,8 @@ def load_sae(
             sparsify: the files tell which;
             a hub id ("owner/name"), or one with the folder inside it
             ("google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82");
-            an SAE object of sae-lens or of this project.
+            an SAE object of this project or of sae-lens, or any torch module with `encode(x)`,
+            `decode(codes)` and a direction for each latent (`W_dec` or `decoder.weight`).
         site: Where it belongs in its model, for example "resid_post.15" (the residual stream
             after block 15), "mlp_out.3" or "attn_out.3". By default as its files say.
         subfolder: Folder inside a hub repository.
@@ -111,14 +116,17 @@ def _from_files(text: str, subfolder: str, revision: str | None) -> PlacedSAE:
 
 
 def _from_memory(sae: Any) -> PlacedSAE:
-    if isinstance(sae, SAE):
-        return PlacedSAE(sae=sae, name=sae.arch.gate)
+    if isinstance(sae, Dictionary):
+        return PlacedSAE(sae=sae, name=sae.architecture()["gate"] or type(sae).__name__)
+    if not isinstance(sae, nn.Module):
+        raise UserError(
+            f"an SAE must be a folder, a hub id, or a torch module with encode and decode, got a "
+            f"{type(sae).__module__}.{type(sae).__qualname__}"
+        )
     if type(sae).__module__.partition(".")[0] == "sae_lens":
-        return _from_saelens_object(sae)
-    raise UserError(
-        f"an SAE must be a folder, a hub id, or an SAE of gradsae or sae-lens, got a "
-        f"{type(sae).__module__}.{type(sae).__qualname__}"
-    )
+        with suppress(UserError):  # an architecture without a counterpart is taken as it is
+            return _from_saelens_object(sae)
+    return PlacedSAE(sae=adopt(sae), name=type(sae).__name__)
 
 
 def _from_saelens_object(sae: Any) -> PlacedSAE:

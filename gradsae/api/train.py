@@ -20,7 +20,7 @@ SHARED = ("d_sae", "k", "lr")
 
 
 def train(
-    method: str | Trainer,
+    method: str | Trainer[Any],
     source: str | Source | Tensor,
     *,
     steps: int = 2000,
@@ -85,7 +85,7 @@ def train(
     )
 
 
-def make_method(method: str | Trainer, settings: dict[str, Any]) -> Trainer:
+def make_method(method: str | Trainer[Any], settings: dict[str, Any]) -> Trainer[Any]:
     """Return a trainer by the name of its recipe; UserError for a setting that it does not have."""
     if isinstance(method, Trainer):
         return presets.changed(method, settings, f"method {method.name}")

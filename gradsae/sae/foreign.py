@@ -1,8 +1,6 @@
 """SAEs of other libraries that are in memory already: sae-lens, dictionary_learning, your own."""
 
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, final
 
 import torch
@@ -12,7 +10,6 @@ from torch import Tensor, nn
 from gradsae.errors import UserError
 from gradsae.sae.codes import Codes, DenseCodes
 from gradsae.sae.dictionary import Dictionary
-from gradsae.sae.formats.saelens import from_saelens
 from gradsae.seeds import make_generator
 
 TOLERANCE = 1e-3
@@ -48,10 +45,10 @@ def adopt(
 ) -> Dictionary:
     """Return an SAE in memory as one that every task measures.
 
-    An SAE of sae-lens is converted, so that it has the fast kernels, where its architecture is
-    known here. Any other module needs `encode(x)` (codes [batch, d_sae], none negative) and
-    `decode(codes)`; `decoder` returns the direction of each latent, where it is neither `W_dec`
-    [d_sae, d_in] nor `decoder.weight` [d_in, d_sae].
+    It needs `encode(x)` (codes [batch, d_sae], none negative) and `decode(codes)`; `decoder`
+    returns the direction of each latent, where it is neither `W_dec` [d_sae, d_in] nor
+    `decoder.weight` [d_in, d_sae]. An SAE in a format that is known here is better loaded from its
+    files, since it then has the fast kernels.
 
     Raises UserError, saying what is missing, for a module that is no SAE, or whose reconstruction
     is not its codes times its directions plus a constant.
@@ -60,9 +57,6 @@ def adopt(
         return module
     for name in ("encode", "decode"):
         _call(module, name)
-    ours = _converted(module)
-    if ours is not None:
-        return ours
     adopted = Foreign(module, decoder or _directions_of(module))
     _check(adopted)
     return adopted
@@ -76,19 +70,6 @@ def _call(module: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
             "decode(codes)"
         )
     return method
-
-
-def _converted(module: nn.Module) -> Dictionary | None:
-    """Return an SAE of sae-lens as ours; None for other modules and for what has no counterpart."""
-    save: Any = getattr(module, "save_inference_model", None)
-    if not type(module).__module__.startswith("sae_lens") or save is None:
-        return None
-    with TemporaryDirectory() as folder:
-        save(folder)
-        try:
-            return from_saelens(Path(folder)).to(next(module.parameters()).device)
-        except UserError:
-            return None
 
 
 def _directions_of(module: nn.Module) -> Callable[[], Tensor]:
