@@ -103,8 +103,13 @@ def test_a_file_never_says_which_class_to_build(tmp_path):
 
 
 class Forgetful(OwnEncoder):
+    """Builds one thing, and says that it is another one."""
+
     def blank(self, d_in: int) -> Dictionary:
         return IstaSAE(d_in, self.d_sae + 1, penalty=0.05, n_steps=20)
+
+    def build(self, sample: Tensor, generator: torch.Generator) -> Dictionary:
+        return METHODS[0].build(sample, generator)
 
 
 def test_a_method_that_could_not_load_its_checkpoint_is_refused_before_training(tmp_path):
