@@ -1,13 +1,13 @@
 """BatchTopK: the k * batch largest latents of a batch; at inference, one threshold for all."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae.dictionary import Pass
 from gradsae.sae.kernels.gates.topk import BatchTopKGate
@@ -36,17 +36,25 @@ class BatchTopK(Trainer):
     aux_coefficient: float = 1 / 32
     dead_after: int = 100_000
     threshold_rate: float = 0.01
+    batchwise: Batchwise = field(init=False, repr=False, compare=False, metadata=HIDDEN)
+    """Made of the fields of its names, which it checks."""
 
     def __post_init__(self) -> None:
-        _ = self.batchwise  # checks its own fields
+        batchwise = Batchwise(
+            d_sae=self.d_sae,
+            k=self.k,
+            tied=self.tied,
+            normalise=self.normalise,
+            aux_k=self.aux_k,
+            aux_coefficient=self.aux_coefficient,
+            dead_after=self.dead_after,
+            threshold_rate=self.threshold_rate,
+        )
+        object.__setattr__(self, "batchwise", batchwise)
 
     @property
     def name(self) -> str:
         return "batchtopk"
-
-    @property
-    def batchwise(self) -> Batchwise:
-        return Batchwise(**{each.name: getattr(self, each.name) for each in fields(Batchwise)})
 
     @property
     def gate(self) -> BatchTopKGate:

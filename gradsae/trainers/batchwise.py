@@ -1,7 +1,7 @@
 """What BatchTopK and Matryoshka share: latents compete over a whole batch, dead ones revive, and
 the SAE itself opens above one threshold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -49,6 +49,8 @@ class Batchwise:
     threshold_rate: float
     """Weight of the newest batch in the running threshold (SAELens: .01; dictionary_learning:
     .001)."""
+    aux: AuxK = field(init=False, repr=False, compare=False)
+    """Made of the fields of its names, which it checks."""
 
     def __post_init__(self) -> None:
         checks.whole("d_sae", self.d_sae, 1)
@@ -58,17 +60,14 @@ class Batchwise:
         checks.flag("tied", self.tied)
         checks.one_of("normalise", self.normalise, MODES)
         checks.share("threshold_rate", self.threshold_rate)
-        _ = self.aux  # checks its own fields
+        aux = AuxK(
+            aux_k=self.aux_k, aux_coefficient=self.aux_coefficient, dead_after=self.dead_after
+        )
+        object.__setattr__(self, "aux", aux)
 
     @property
     def gate(self) -> BatchTopKGate:
         return BatchTopKGate(k=self.k)
-
-    @property
-    def aux(self) -> AuxK:
-        return AuxK(
-            aux_k=self.aux_k, aux_coefficient=self.aux_coefficient, dead_after=self.dead_after
-        )
 
     @torch.no_grad()
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:

@@ -1,6 +1,6 @@
 """GBA: biases move towards target firing rates, group by group; no k and no l1 weight to tune."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 import torch
@@ -70,6 +70,8 @@ class GBA(Trainer):
     rates_factor: float = field(default=1.0, metadata=LATER)
     truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
     """The source, where rates=from_source asks for it."""
+    rule: BiasRule = field(init=False, repr=False, compare=False, metadata=HIDDEN)
+    """Made of the fields of its names, which it checks."""
 
     def __post_init__(self) -> None:
         checks.whole("d_sae", self.d_sae, 1)
@@ -79,17 +81,29 @@ class GBA(Trainer):
         checks.number("scale_init", self.scale_init, above=0)
         for name in ("tied", "centre", "train_scale", "unit_enc", "unit_dec"):
             checks.flag(name, getattr(self, name))
-        _ = self.rule  # checks its own fields
+        rule = BiasRule(
+            variant=self.variant,
+            groups=self.groups,
+            htf=self.htf,
+            ltf=self.ltf,
+            rates=self.rates,
+            rates_factor=self.rates_factor,
+            bias_init=self.bias_init,
+            bias_every=self.bias_every,
+            gamma_up=self.gamma_up,
+            gamma_down=self.gamma_down,
+            dead_below=self.dead_below,
+            bias_low=self.bias_low,
+            bias_high=self.bias_high,
+            freeze_share=self.freeze_share,
+        )
+        object.__setattr__(self, "rule", rule)
 
     @property
     def name(self) -> str:
         if self.wants_truth:
             return "gba_oracle"
         return "ba" if self.groups == 1 else "gba"
-
-    @property
-    def rule(self) -> BiasRule:
-        return BiasRule(**{each.name: getattr(self, each.name) for each in fields(BiasRule)})
 
     @property
     def wants_truth(self) -> bool:

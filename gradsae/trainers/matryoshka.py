@@ -1,7 +1,7 @@
 """Matryoshka-BatchTopK: nested prefixes of the latents each rebuild the input."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.interfaces import Loss, Progress, Trainer
+from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
 from gradsae.sae.codes import Codes, DenseCodes, SparseCodes
@@ -47,9 +47,21 @@ class Matryoshka(Trainer):
     aux_coefficient: float = 1 / 32
     dead_after: int = 100_000
     threshold_rate: float = 0.01
+    batchwise: Batchwise = field(init=False, repr=False, compare=False, metadata=HIDDEN)
+    """Made of the fields of its names, which it checks."""
 
     def __post_init__(self) -> None:
-        _ = self.batchwise  # checks its own fields
+        batchwise = Batchwise(
+            d_sae=self.d_sae,
+            k=self.k,
+            tied=self.tied,
+            normalise=self.normalise,
+            aux_k=self.aux_k,
+            aux_coefficient=self.aux_coefficient,
+            dead_after=self.dead_after,
+            threshold_rate=self.threshold_rate,
+        )
+        object.__setattr__(self, "batchwise", batchwise)
         for share in self.prefixes:
             checks.share("each of prefixes", share)
         ends = self.ends()
@@ -64,10 +76,6 @@ class Matryoshka(Trainer):
     @property
     def name(self) -> str:
         return "matryoshka"
-
-    @property
-    def batchwise(self) -> Batchwise:
-        return Batchwise(**{each.name: getattr(self, each.name) for each in fields(Batchwise)})
 
     @property
     def gate(self) -> BatchTopKGate:

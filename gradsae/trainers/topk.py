@@ -48,13 +48,18 @@ class TopK(Trainer):
     """GBA's rule moves b_enc, in place of the gradient."""
     truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
     """The source, where the rule asks for its rates."""
+    aux: AuxK = field(init=False, repr=False, compare=False, metadata=HIDDEN)
+    """Made of the fields of its names, which it checks."""
 
     def __post_init__(self) -> None:
         checks.whole("d_sae", self.d_sae, 1)
         checks.whole(f"k (with d_sae={self.d_sae})", self.k, 1, self.d_sae)
         checks.flag("tied", self.tied)
         checks.one_of("normalise", self.normalise, MODES)
-        _ = self.aux  # checks its own fields
+        aux = AuxK(
+            aux_k=self.aux_k, aux_coefficient=self.aux_coefficient, dead_after=self.dead_after
+        )
+        object.__setattr__(self, "aux", aux)
 
     @property
     def name(self) -> str:
@@ -63,12 +68,6 @@ class TopK(Trainer):
     @property
     def wants_truth(self) -> bool:
         return self.rule is not None and self.rule.is_oracle
-
-    @property
-    def aux(self) -> AuxK:
-        return AuxK(
-            aux_k=self.aux_k, aux_coefficient=self.aux_coefficient, dead_after=self.dead_after
-        )
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         arch = Architecture(
