@@ -26,6 +26,7 @@ from benchmarks.results.reading import add_records_argument, command, read
 from benchmarks.results.settings import METHODS, method_of
 from gradsae.errors import UserError
 from gradsae.records.record import Record, part
+from gradsae.stats.intervals import worlds_interval
 from gradsae.storage.files import write_whole
 
 SERIES = "grid/scores"
@@ -34,7 +35,6 @@ CHOOSING, REPORTED = "regret_grid", "regret"
 SCORES = {"recovery.mcc": "MCC", "recovery.frr_0.9": "FRR .9", "detection.f1": "F1"}
 MEAN = "mean"
 """Mean of the three scores: the one by which settings are chosen."""
-N_RESAMPLES = 10_000
 CHOICE = ROOT / "results" / "regret_choice.json"
 """What `experiment=regret` trains beside each default: world -> method -> places in its grid."""
 
@@ -162,23 +162,6 @@ def _gaps(
     return [best[seed].scores[name] - other[seed].scores[name] for seed in seeds]
 
 
-def mean_interval(values: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean over worlds of the mean over seeds, and its 95 % bootstrap interval.
-
-    `values`: one row per world, one value per seed. Each resample draws worlds, then seeds within
-    each drawn world, both with replacement.
-    """
-    generator = np.random.default_rng(seed)
-    resampled = np.empty((N_RESAMPLES, len(values)))
-    drawn = generator.integers(len(values), size=resampled.shape)
-    for world, row in enumerate(values):
-        here = drawn == world
-        picks = generator.integers(len(row), size=(int(here.sum()), len(row)))
-        resampled[here] = np.asarray(row)[picks].mean(axis=1)
-    low, high = np.quantile(resampled.mean(axis=1), [0.025, 0.975])
-    return float(np.mean([np.mean(row) for row in values])), float(low), float(high)
-
-
 def of_method(found: Mapping[tuple[str, str], Regret], method: str) -> list[Regret]:
     return [regret for regret in found.values() if regret.method == method]
 
@@ -203,15 +186,15 @@ def table(found: Mapping[tuple[str, str], Regret]) -> str:
     rows: list[tuple[float, list[str]]] = []
     for method in methods_of(found):
         of = of_method(found, method)
-        default, low, high = mean_interval([each.default[MEAN] for each in of])
+        default, low, high = worlds_interval([each.default[MEAN] for each in of])
         worst = max(of, key=lambda each: float(np.mean(each.default[MEAN])))
         cells = [
             METHODS.get(method, method),
             f"{np.mean([np.mean(each.best[MEAN]) for each in of]):.3f}",
             f"{default:.3f} [{low:.3f}, {high:.3f}]",
-            *(f"{mean_interval([each.default[name] for each in of])[0]:.3f}" for name in SCORES),
+            *(f"{worlds_interval([each.default[name] for each in of])[0]:.3f}" for name in SCORES),
             f"{np.mean(worst.default[MEAN]):.3f} ({worst.world.replace('_', '-')})",
-            "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval([e.constant[MEAN] for e in of])),
+            "{:.3f} [{:.3f}, {:.3f}]".format(*worlds_interval([e.constant[MEAN] for e in of])),
             f"{np.mean([behind(found, each) for each in of]):.3f}",
         ]
         rows.append((default, cells))

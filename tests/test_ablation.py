@@ -30,7 +30,7 @@ def seen_by(lm: LM, kind: str = "resid_post", layer: int = 1) -> SeenPrompt:
         codes[where, column] = 0.5 + torch.rand(len(where), generator=generator)
     return SeenPrompt(
         token_ids=tokens,
-        suffix=lm.suffix(parse_site(f"{kind}.{layer}"), tokens[None]),
+        rerun=lm.rerun(parse_site(f"{kind}.{layer}"), tokens[None]),
         latents=torch.arange(len(FIRES)),
         codes=codes,
         directions=torch.randn(len(FIRES), lm.d_model, generator=generator),
@@ -71,7 +71,7 @@ def test_effects_equal_full_passes_wherever_the_latents_fire(lm, kind):
     for batch_rows in (2, 4, 64):
         found = effects(seen, TARGET, batch_rows)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert seen.suffix.begin(5) == 5
+    assert seen.rerun.rerun_start(5) == 5
 
 
 @pytest.mark.parametrize("layer", [0, 3])
@@ -91,7 +91,7 @@ def test_blocks_after_the_site_run_from_the_first_open_position_on():
     lm = random_lm("llama")
     seen = seen_by(lm)
     column = next(c for c in range(len(FIRES)) if seen.codes[:, c].nonzero()[:, 0].tolist() == [10])
-    assert seen.suffix.begin(10) == 10  # the clean pass is made here
+    assert seen.rerun.rerun_start(10) == 10  # the clean pass is made here
     shapes: list[torch.Size] = []
     handle = lm.model.model.layers[3].mlp.register_forward_hook(
         lambda _m, args, _out: shapes.append(args[0].shape)
@@ -99,7 +99,7 @@ def test_blocks_after_the_site_run_from_the_first_open_position_on():
     found = ablate(seen, TARGET, torch.tensor([column]), batch_rows=8)
     handle.remove()
     assert shapes == [(2, 2, lm.d_model)]  # an unedited row beside it; positions 10 and 11
-    assert found.suffix_runs == pytest.approx(2 * 2 / 12)
+    assert found.n_reruns == pytest.approx(2 * 2 / 12)
 
 
 def test_the_cost_of_a_latent_is_its_share_of_blocks_and_positions():
@@ -113,7 +113,7 @@ def test_the_cost_of_a_latent_is_its_share_of_blocks_and_positions():
 def test_logits_before_the_start_of_a_run_are_refused():
     seen = seen_by(random_lm("llama"))
     with pytest.raises(ValueError, match="read at 3, before start=5"):
-        seen.suffix.logits(seen.clean[None], [3, -1], start=5)
+        seen.rerun.logits(seen.clean[None], [3, -1], start=5)
 
 
 class Mixing(nn.Module):
@@ -135,7 +135,7 @@ def test_a_model_that_keeps_another_state_is_run_whole_and_right(cached):
     blocks = lm.model.model.layers
     blocks[3] = Mixing(blocks[3], cached=cached)
     seen = seen_by(lm)
-    assert seen.suffix.begin(5) == 0
+    assert seen.rerun.rerun_start(5) == 0
     expected = plain_loop(lm, "resid_post.1", seen)
     torch.testing.assert_close(effects(seen, TARGET, 4), expected, atol=1e-5, rtol=1e-5)
     assert forward_equivalents(seen, torch.arange(3)) == 1 + 3 * 2 / 4

@@ -3,18 +3,17 @@
 import pytest
 import torch
 from tiny_models import random_lm
-from tiny_prompts import Windows, estimate, planted, random_sae, tiny_lm
+from tiny_prompts import Windows, estimate, random_sae, tiny_lm
 from torch import Tensor, nn
 
 from gradsae.errors import UserError
-from gradsae.influence.estimators.grad_drop import GradDrop
+from gradsae.influence.estimators.contrib.backward_rules import Rules, Switch, changed_backward
+from gradsae.influence.estimators.contrib.grad_drop import GradDrop
+from gradsae.influence.estimators.contrib.norm_frozen import NormFrozen
+from gradsae.influence.estimators.contrib.relp import RelP
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient
-from gradsae.influence.estimators.norm_frozen import NormFrozen
-from gradsae.influence.estimators.relp import RelP
+from gradsae.influence.gradient import gradient
 from gradsae.influence.target import NextToken
-from gradsae.lm.backward_rules import Rules, Switch
-from gradsae.lm.rerun import Suffix
 from gradsae.prompts.seen import SeenPrompt, see_from
 
 TARGET = NextToken(token=7)
@@ -31,18 +30,13 @@ def seen_by(lm, place: str = "resid_post.1") -> SeenPrompt:
     return see_from(source, random_sae(), source.eval_windows(1, 0)[0][:8])
 
 
-def suffix_of(seen: SeenPrompt) -> Suffix:
-    assert isinstance(seen.suffix, Suffix)
-    return seen.suffix
-
-
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_no_rule_changes_a_bit_of_the_forward_pass_and_none_stays_behind(architecture):
     seen = seen_by(random_lm(architecture))
-    tail, edited = suffix_of(seen), seen.without(torch.arange(2))
-    before = tail.logits(edited)
-    with tail.backward(EVERYTHING):
-        assert torch.equal(tail.logits(edited), before)
+    rerun, edited = seen.rerun, seen.without(torch.arange(2))
+    before = rerun.logits(edited)
+    with changed_backward(rerun, EVERYTHING):
+        assert torch.equal(rerun.logits(edited), before)
     plain = gradient(seen, TARGET, seen.codes[None])
     assert estimate(NormFrozen(), seen, TARGET).isfinite().all()
     assert torch.equal(gradient(seen, TARGET, seen.codes[None]), plain)
@@ -98,7 +92,7 @@ def test_a_secant_and_halves_hand_back_what_the_gated_product_is_worth():
 def test_frozen_attention_has_no_gradient_through_queries_and_keys(lm):
     """With the patterns constant, the last block's attention is linear: its value path alone."""
     seen = seen_by(lm, "resid_post.2")
-    tail = suffix_of(seen)
+    rerun = seen.rerun
     leaks: list[Tensor] = []
     attention = lm.model.model.layers[3].self_attn
 
@@ -106,7 +100,7 @@ def test_frozen_attention_has_no_gradient_through_queries_and_keys(lm):
         leaks.append(output)
 
     handles = [m.register_forward_hook(watch) for m in (attention.k_proj, attention.v_proj)]
-    with tail.backward(Rules(attention=True)):
+    with changed_backward(rerun, Rules(attention=True)):
         gradient(seen, TARGET, seen.codes[None])
     for handle in handles:
         handle.remove()
@@ -114,7 +108,7 @@ def test_frozen_attention_has_no_gradient_through_queries_and_keys(lm):
     assert values.requires_grad
     assert keys.requires_grad  # the watcher runs before the rule; what goes on is detached
     plain = estimate(GradTimesAct(), seen, TARGET)
-    with tail.backward(Rules(attention=True)):
+    with changed_backward(rerun, Rules(attention=True)):
         frozen = estimate(GradTimesAct(), seen, TARGET)
     assert not torch.allclose(plain, frozen, rtol=1e-3)
 
@@ -154,10 +148,10 @@ def test_no_rule_touches_the_edit_even_where_the_site_is_a_norm(kind):
     seen = seen_by(lm, f"{kind}.3")
     found = estimate(NormFrozen(), seen, TARGET)
     assert found.abs().max() > 1e-4
-    tail, edited = suffix_of(seen), seen.without(torch.arange(2))
-    before = tail.logits(edited)
-    with tail.backward(EVERYTHING):
-        assert torch.equal(tail.logits(edited), before)
+    rerun, edited = seen.rerun, seen.without(torch.arange(2))
+    before = rerun.logits(edited)
+    with changed_backward(rerun, EVERYTHING):
+        assert torch.equal(rerun.logits(edited), before)
 
 
 def test_after_the_last_block_there_is_nothing_to_drop(lm):
@@ -172,7 +166,7 @@ def test_the_lens_reads_a_direction_through_norm_and_head(lm):
     x = seen.directions[:3].double()
     normed = x / (x.square().mean(-1, keepdim=True) + lm.model.model.norm.variance_epsilon).sqrt()
     expected = (normed * lm.model.model.norm.weight) @ lm.model.lm_head.weight.double().T
-    found = suffix_of(seen).lens(seen.directions[:3])
+    found = seen.rerun.logit_lens(seen.directions[:3])
     torch.testing.assert_close(found, expected.float(), atol=1e-4, rtol=1e-4)
 
 
@@ -180,9 +174,3 @@ def test_fused_projections_cannot_be_frozen():
     seen = seen_by(random_lm("gpt2"))
     with pytest.raises(UserError, match="has no q_proj and k_proj: its attention cannot be frozen"):
         estimate(RelP(freeze_attention=True), seen, TARGET)
-
-
-def test_a_plain_tail_has_no_rules():
-    seen = planted(torch.ones(1, 3), torch.eye(3), lambda x: x[:, -1])
-    with pytest.raises(UserError, match="the inside of a PlainTail cannot be reached"):
-        estimate(NormFrozen(), seen, NextToken(token=0))

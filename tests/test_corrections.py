@@ -8,7 +8,7 @@ from tiny_prompts import (
     Windows,
     effects,
     estimate,
-    linear_tail,
+    linear_rerun,
     planted,
     quadratic,
     random_sae,
@@ -17,16 +17,16 @@ from tiny_prompts import (
 from torch import Tensor
 
 from gradsae.influence.estimators.abs_grad import AbsGrad
-from gradsae.influence.estimators.curvature import Curvature, reliability, self_curvature
+from gradsae.influence.estimators.contrib.curvature import Curvature, reliability, self_curvature
+from gradsae.influence.estimators.contrib.path_ig import PathIG, path_scores
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.integrated_gradients import IntegratedGradients
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.estimators.output_score import OutputScore
-from gradsae.influence.estimators.path_ig import PathIG, path_scores
 from gradsae.influence.estimators.positive_mean import PositiveMean
 from gradsae.influence.estimators.random_matched import RandomMatched
 from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
-from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify, in_turn
+from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify, alternate
 from gradsae.influence.target import NextToken
 from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.seeds import make_generator
@@ -45,7 +45,7 @@ def seen(lm) -> SeenPrompt:
 
 def test_what_is_paid_for_is_verified_and_no_more(seen):
     """Screen 1 + 2 s, the unedited row s, then latents at s x the positions they are open on."""
-    fraction, target = seen.suffix.fraction, NextToken(token=7)
+    fraction, target = seen.rerun.fraction, NextToken(token=7)
     screen, truth = estimate(GradTimesAct(), seen, target), effects(seen, target)
     order = screen.argsort(descending=True)
     price = fraction * (1 - seen.first_open(order) / len(seen.codes))
@@ -64,7 +64,7 @@ def test_what_is_paid_for_is_verified_and_no_more(seen):
 
 def test_two_orders_are_merged_in_turn_and_each_thing_comes_once():
     one, other = torch.tensor([3, 1, 0, 2]), torch.tensor([2, 3, 1, 0])
-    assert in_turn(one, other).tolist() == [3, 2, 1, 0]
+    assert alternate(one, other).tolist() == [3, 2, 1, 0]
 
 
 def test_with_both_orders_the_largest_latents_are_checked_too():
@@ -139,7 +139,7 @@ def test_flagged_latents_are_integrated_and_the_rest_is_the_gradient(seen):
 
 
 def test_matched_random_keeps_the_scores_and_loses_their_places(generator):
-    seen = linear_tail(generator)
+    seen = linear_rerun(generator)
     target = NextToken(token=0)
     screen = estimate(GradTimesAct(), seen, target)
     found = estimate(RandomMatched(group=5), seen, target)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_prompts import (
-    PlainTail,
+    PlainRerun,
     Windows,
     effects,
     estimate,
-    linear_tail,
+    linear_rerun,
     planted,
     quadratic,
     random_sae,
@@ -18,27 +18,27 @@ from tiny_prompts import (
 from torch import Tensor, nn
 
 from gradsae.influence.estimators.abs_grad import AbsGrad
-from gradsae.influence.estimators.curvature import Curvature
-from gradsae.influence.estimators.grad_drop import GradDrop
+from gradsae.influence.estimators.contrib.curvature import Curvature
+from gradsae.influence.estimators.contrib.grad_drop import GradDrop
+from gradsae.influence.estimators.contrib.norm_exact import NormExact
+from gradsae.influence.estimators.contrib.norm_frozen import NormFrozen
+from gradsae.influence.estimators.contrib.part_then_verify import PartThenVerify
+from gradsae.influence.estimators.contrib.path_ig import PathIG
+from gradsae.influence.estimators.contrib.relp import RelP
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.estimators.hop_then_verify import HopThenVerify
 from gradsae.influence.estimators.integrated_gradients import IntegratedGradients
 from gradsae.influence.estimators.mean_act import MeanAct
-from gradsae.influence.estimators.norm_exact import NormExact
-from gradsae.influence.estimators.norm_frozen import NormFrozen
 from gradsae.influence.estimators.output_score import OutputScore
-from gradsae.influence.estimators.part_then_verify import PartThenVerify
-from gradsae.influence.estimators.path_ig import PathIG
 from gradsae.influence.estimators.positive_mean import PositiveMean
 from gradsae.influence.estimators.random import Random
 from gradsae.influence.estimators.random_matched import RandomMatched
 from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
-from gradsae.influence.estimators.relp import RelP
 from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify
+from gradsae.influence.gradient import gradient
 from gradsae.influence.target import SCALARS, NextToken
 from gradsae.interfaces import Skipped
-from gradsae.lm.rerun import Suffix
+from gradsae.lm.rerun import Rerun
 from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.seeds import make_generator
 from gradsae.stats.agreement import spearman
@@ -71,8 +71,8 @@ def seen(source) -> SeenPrompt:
     return see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
 
 
-def test_on_a_linear_tail_gradient_times_activation_is_the_effect(generator):
-    seen, target = linear_tail(generator), NextToken(token=2, scalar="logit")
+def test_on_a_linear_rerun_gradient_times_activation_is_the_effect(generator):
+    seen, target = linear_rerun(generator), NextToken(token=2, scalar="logit")
     torch.testing.assert_close(estimate(GradTimesAct(), seen, target), effects(seen, target))
 
 
@@ -89,7 +89,7 @@ def test_at_the_last_site_without_a_norm_the_gradient_is_exact(lm):
     )
 
 
-def test_on_a_quadratic_tail_the_error_is_half_the_curvature(generator):
+def test_on_a_quadratic_rerun_the_error_is_half_the_curvature(generator):
     """gradient x activation - effect = d H d / 2, with d = what the latent writes."""
     seen, curvature = quadratic(generator, 5)
     target = NextToken(token=0, scalar="logit")
@@ -120,7 +120,7 @@ def test_gradients_equal_finite_differences(scalar, generator):
         up, down = seen.codes.clone(), seen.codes.clone()
         up[n, c] += step
         down[n, c] -= step
-        value = target.value(seen.suffix.logits(seen.activation(torch.stack([up, down]))))
+        value = target.value(seen.rerun.logits(seen.activation(torch.stack([up, down]))))
         assert grad[n, c].item() == pytest.approx(
             (value[0] - value[1]).item() / (2 * step), abs=1e-7, rel=1e-6
         )
@@ -138,7 +138,7 @@ def test_gradients_through_a_language_model_equal_finite_differences(lm, scalar,
     step = 3e-3  # float32: a smaller one drowns in rounding
     codes = torch.stack([seen.codes + step * direction, seen.codes - step * direction])
     with torch.no_grad():
-        value = target.value(seen.suffix.logits(seen.activation(codes), [-1]))
+        value = target.value(seen.rerun.logits(seen.activation(codes), [-1]))
     slope = (value[0] - value[1]).item() / (2 * step)
     assert (grad * direction).sum().item() == pytest.approx(slope, rel=2e-2, abs=1e-5)
 
@@ -250,12 +250,12 @@ def test_no_estimator_depends_on_the_order_of_the_latents(estimator, seen):
     ids=lambda value: getattr(value, "name", None),
 )
 def test_stated_costs_are_what_is_run(generator, estimator, n_forwards, n_backwards):
-    seen = linear_tail(generator)
-    tail = seen.suffix
-    assert isinstance(tail, PlainTail)
+    seen = linear_rerun(generator)
+    rerun = seen.rerun
+    assert isinstance(rerun, PlainRerun)
     estimate(estimator, seen, NextToken(token=0))
-    assert tail.n_rows == n_forwards
-    cost = (1 - tail.fraction) + (n_forwards + 2 * n_backwards) * tail.fraction
+    assert rerun.n_rows == n_forwards
+    cost = (1 - rerun.fraction) + (n_forwards + 2 * n_backwards) * rerun.fraction
     assert estimator.forward_equivalents(seen) == pytest.approx(cost)
 
 
@@ -273,9 +273,9 @@ def test_stated_costs_are_what_is_run(generator, estimator, n_forwards, n_backwa
 )
 def test_stated_costs_are_what_is_run_inside_a_model(lm, seen, estimator, monkeypatch):
     """Tokens that the first block after the site runs, and backward passes that reach it."""
-    n_pos, f = len(seen.codes), seen.suffix.fraction
-    seen.suffix.logits(seen.clean[None], [-1], start=n_pos - 1)  # keeps the clean keys and values
-    monkeypatch.setattr(Suffix, "lens", lambda _, rows: torch.zeros(len(rows), lm.vocab_size))
+    n_pos, f = len(seen.codes), seen.rerun.fraction
+    seen.rerun.logits(seen.clean[None], [-1], start=n_pos - 1)  # keeps the clean keys and values
+    monkeypatch.setattr(Rerun, "logit_lens", lambda _, rows: torch.zeros(len(rows), lm.vocab_size))
     tokens, backwards = [], []
 
     def count(_module, _args, output):
@@ -292,7 +292,7 @@ def test_stated_costs_are_what_is_run_inside_a_model(lm, seen, estimator, monkey
     assert estimator.forward_equivalents(seen) == pytest.approx(cost)
 
 
-def test_one_midpoint_is_exact_for_one_latent_on_a_quadratic_tail(generator):
+def test_one_midpoint_is_exact_for_one_latent_on_a_quadratic_rerun(generator):
     seen, _ = quadratic(generator, 1)
     target = NextToken(token=0, scalar="logit")
     found = estimate(IntegratedGradients(n_points=1), seen, target)
@@ -304,7 +304,7 @@ def test_integrated_gradients_add_up_to_the_joint_removal_and_not_to_single_ones
     target = NextToken(token=7, scalar="log_prob")
     with torch.no_grad():
         both = seen.activation(torch.stack([seen.codes, torch.zeros_like(seen.codes)]))
-        value = target.value(seen.suffix.logits(both, [-1]))
+        value = target.value(seen.rerun.logits(both, [-1]))
     joint = (value[0] - value[1]).item()
     gaps = [
         abs(estimate(IntegratedGradients(n_points=n), seen, target).sum().item() - joint)

@@ -12,24 +12,26 @@ from torch import Tensor, nn
 
 from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate_sparing, clean_value
+from gradsae.influence.entries import split_entries
 from gradsae.influence.estimators import hop_then_verify
+from gradsae.influence.estimators.contrib.part_then_verify import stream_after
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import doubt, gradient_cost
 from gradsae.influence.estimators.hop_then_verify import (
     HopThenVerify,
+    Search,
     affordable,
-    carried,
-    hop,
+    boundary_distance,
+    carry_over,
+    hop_entries,
     plan,
-    run_tokens,
-    to_line,
+    rerun_tokens,
 )
-from gradsae.influence.hops import screen
+from gradsae.influence.estimators.hops import screen
+from gradsae.influence.gradient import error_bars, gradient_cost
 from gradsae.influence.target import Answer, NextToken
-from gradsae.influence.truths.entry import split_entries
 from gradsae.lm.attention import Heads, watched
 from gradsae.lm.model import LM, load
-from gradsae.lm.rerun import Suffix
+from gradsae.lm.partial import run_one_position
 from gradsae.lm.sites import Site
 from gradsae.lm.spec import LanguageModel
 from gradsae.prompts.seen import SeenPrompt, see_from
@@ -71,13 +73,12 @@ def hooks(pairs: list[tuple[nn.Module, Callable[..., Any], bool]]) -> Iterator[N
 
 
 def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int, last: int) -> tuple[float, float]:
-    """The first hop and its doubt, by full passes and plain hooks.
+    """The first hop and its error bar, by full passes and plain hooks.
 
     The edited pass goes on at `at` alone: every other position enters each later block as in the
     clean pass, and reads `at` there. Linear from the stream at `at` after block `last` on.
     """
-    assert isinstance(seen.suffix, Suffix)
-    site, decoder = seen.suffix.site, lm.decoder
+    site, decoder = seen.rerun.site, lm.decoder
     later = range(site.layer + 1, decoder.n_layers)
     blocks = {i: decoder.module(Site("resid_post", i)) for i in later}
     joins = {i: blocks[i].get_submodule("self_attn.o_proj") for i in later}
@@ -168,39 +169,42 @@ def brute(lm: LM, seen: SeenPrompt, edited: Tensor, at: int, last: int) -> tuple
 @pytest.mark.parametrize("blocks", [1, 2, 12])
 def test_first_hops_equal_those_of_full_passes_with_plain_hooks(lm, seen, blocks):
     entries = split_entries(seen)
-    scores, _, (hops, _) = screen(entries, TARGET, (blocks, 1))
-    torch.testing.assert_close(scores, estimate(GradTimesAct(), entries, TARGET))
+    layer = min(seen.rerun.later_blocks[0] + blocks - 1, 3)
+    screened = screen(entries, TARGET, layer)
+    expected = estimate(GradTimesAct(), entries, TARGET)
+    torch.testing.assert_close(screened.gradient, expected)
     at = entries.first_open(torch.arange(entries.n_active))
     sizes, wide = [], []
     for place in (1, 4, 8):
         columns = (at == place).nonzero()[:, 0]
-        found, bars = hops.effects(place, columns)
-        expected = [brute(lm, entries, x, place, hops.layer) for x in entries.without(columns)]
-        effects, doubts = torch.tensor(expected).T
+        found, bars = screened.clean.hop(place, columns, layer)
+        expected = [brute(lm, entries, x, place, layer) for x in entries.without(columns)]
+        effects, expected_bars = torch.tensor(expected).T
         torch.testing.assert_close(found, effects, atol=2e-5, rtol=1e-4)
         linear = lm.decoder.layout.attn_out == "self_attn"  # Gemma has a norm after it
-        torch.testing.assert_close(bars, doubts * linear, atol=1e-6, rtol=1e-3)
+        torch.testing.assert_close(bars, expected_bars * linear, atol=1e-6, rtol=1e-3)
         sizes.append(found.abs().max())
         wide.append(bars.max())
     assert max(sizes) > 1e-2
-    assert (max(wide) > 1e-4) == (linear and hops.layer > seen.suffix.site.layer)
-    assert hops.layer == min(seen.suffix.later_layers[0] + blocks - 1, 3)
-    assert hops.share == pytest.approx(min(blocks / len(seen.suffix.later_layers), 1))
+    assert (max(wide) > 1e-4) == (linear and layer > seen.rerun.site.layer)
+    assert screened.clean.hop_cost(layer) == pytest.approx(
+        min(blocks / len(seen.rerun.later_blocks), 1)
+    )
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_what_one_position_leaves_is_that_of_a_full_run(seen, layer):
-    if layer not in seen.suffix.later_layers:
+    if layer not in seen.rerun.later_blocks:
         pytest.skip("a block before the site")
     at, edited = 4, seen.clean.clone()
     edited[at] += torch.linspace(-1, 1, edited.shape[1])
     rows = torch.stack([seen.clean, edited])
-    _, whole = seen.suffix.logits_and_past(rows, [-1])
-    alone, stream = seen.suffix.alone(rows[:, at], at, layer)
-    torch.testing.assert_close(stream, seen.suffix.advance(rows, layer)[:, at])
+    _, whole = seen.rerun.logits_and_key_values(rows, [-1])
+    alone, stream = run_one_position(seen.rerun, rows[:, at], at, layer)
+    torch.testing.assert_close(stream, stream_after(seen.rerun, rows, layer)[:, at])
     assert alone.n_before == whole.n_before
-    assert len(alone.layers) == layer - seen.suffix.site.layer
-    for found, expected in zip(alone.layers, whole.at(at).layers, strict=False):
+    assert len(alone.blocks) == layer - seen.rerun.site.layer
+    for found, expected in zip(alone.blocks, whole.at(at).blocks, strict=False):
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
@@ -260,20 +264,24 @@ def test_a_hop_counts_with_what_it_leaves_out_on_average(lm):
     source = Windows(lm, place="resid_post.1")
     seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
     entries, clean = split_entries(seen), clean_value(seen, TARGET)
-    gradient, _, (hops, _) = screen(entries, TARGET, (2, 1))
+    screened, layer = screen(entries, TARGET, 3), 3
+    search = Search(seen=seen, entries=entries, target=TARGET, clean=clean, screened=screened)
     (here,) = (entries.first_open(torch.arange(entries.n_active)) == 3).nonzero().T
-    found, known, _ = hop(entries, gradient, (hops,), here.tolist(), TARGET, clean, 1e6)
-    gone, left = hops.effects(3, here)
+    hopped = hop_entries(search, [layer], here.tolist(), 1e6)
+    linear, left = screened.clean.hop(3, here, layer)
     assert bool((left > 0).all()) == (lm.decoder.layout.attn_out == "self_attn")
-    assert bool(known[here].all())
-    torch.testing.assert_close(found[here], gone + 0.03 * left)
+    assert bool(hopped.is_known[here].all())
+    torch.testing.assert_close(hopped.effect[here], linear + 0.03 * left)
 
 
 def test_hops_run_their_share_of_the_blocks_after_the_site_at_least_one(lm, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        hop_then_verify, "screen", lambda *given: asked.append(list(given[2])) or screen(*given)
-    )
+
+    def noted(search: Search, layers: list[int], *rest: Any) -> Any:
+        asked.append([layer - search.seen.rerun.site.layer for layer in layers])
+        return hop_entries(search, layers, *rest)
+
+    monkeypatch.setattr(hop_then_verify, "hop_entries", noted)
     for place in ("resid_post.0", "resid_post.1", "resid_post.2"):  # 3, 2 and 1 blocks after it
         source = Windows(lm, place=place)
         seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
@@ -349,16 +357,16 @@ def test_what_is_too_dear_is_passed_over(left, bought):
 
 
 def test_entries_follow_what_those_of_their_position_moved_by():
-    """They moved by .4 and .2 doubts at position 2, and by 5, which counts as .5, at position 4."""
+    """They moved by .4 and .2 bars at position 2, and by 5, which counts as .5, at position 4."""
     at, known = torch.tensor([2, 2, 2, 4, 4, 6]), torch.tensor([1, 1, 0, 1, 0, 0]).bool()
     bars = torch.tensor([1.0, 2.0, 10.0, 1.0, 2.0, 3.0])
-    found = carried(torch.tensor([0.4, 0.4, 0.0, 5.0, 0.0, 0.0]), bars, known, at)
+    found = carry_over(torch.tensor([0.4, 0.4, 0.0, 5.0, 0.0, 0.0]), bars, known, at)
     prior = 0.7 / 0.3  # as many entries as the prior is worth
     expected = [0, 0, 10 * 0.6 / (2 + prior), 0, 2 * 0.5 / (1 + prior), 0]
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
-def test_doubt_is_twice_the_largest_second_order_behind_a_normalisation():
+def test_the_error_bar_is_twice_the_largest_second_order_behind_a_normalisation():
     """m = w . x / |x| with w across x: d' H d / 2 is |d|^2 |w| / (2 |x|^2) halfway between the two,
     and 0 along each of them."""
     x, w = torch.tensor([0.0, 5.0, 0.0]), torch.tensor([2.0, 0.0, 0.0])
@@ -370,7 +378,7 @@ def test_doubt_is_twice_the_largest_second_order_behind_a_normalisation():
         lambda rows: torch.stack([(rows / rows.norm(dim=-1, keepdim=True))[:, -1] @ w.double()], 1),
         error=x.double() - directions.sum(0),
     )
-    found = doubt(seen, w.double()[None] / 5)
+    found = error_bars(seen, w.double()[None] / 5)
     torch.testing.assert_close(found, torch.tensor([1.0, 4.0, 1.0, 1.0]).double() * 1e-4 * 2 / 25)
     target = NextToken(token=0, scalar="logit")
     error = (estimate(GradTimesAct(), seen, target) - effects(seen, target)).abs()
@@ -384,9 +392,8 @@ def test_doubt_is_twice_the_largest_second_order_behind_a_normalisation():
 def test_hops_and_ablations_are_paid_for(seen, max_cost, deep, short, monkeypatch):
     """Every token of every block that is run after the gradient's pass, seen by hooks."""
     estimator = HopThenVerify(max_cost=max_cost, deep=deep, short=short)
-    assert isinstance(seen.suffix, Suffix)
-    seen.suffix.begin(1)  # the clean keys and values are those of the gradient's pass
-    decoder, site = seen.suffix.decoder, seen.suffix.site
+    seen.rerun.rerun_start(1)  # the clean keys and values are those of the gradient's pass
+    decoder, site = seen.rerun.decoder, seen.rerun.site
     tokens, after = [], False
 
     def counted(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -402,17 +409,17 @@ def test_hops_and_ablations_are_paid_for(seen, max_cost, deep, short, monkeypatc
 
     monkeypatch.setattr(hop_then_verify, "screen", screened)
     with ExitStack() as stack:
-        for layer in seen.suffix.later_layers:
+        for layer in seen.rerun.later_blocks:
             # What runs once per block, in the block of an attn_out site too.
             mlp = decoder.module(Site("mlp_out", layer))
             stack.callback(mlp.register_forward_hook(counted).remove)
         estimate(estimator, seen, TARGET)
     assert site.kind == "attn_out" or decoder.n_layers - site.layer - 1 == len(
-        seen.suffix.later_layers
+        seen.rerun.later_blocks
     )
-    clean = len(seen.suffix.later_layers)  # the last position without an edit, before the screen
+    clean = len(seen.rerun.later_blocks)  # the last position without an edit, before the screen
     spent = gradient_cost(seen) + (sum(tokens) + clean) / len(seen.codes) / decoder.n_layers
-    assert max_cost - 1.5 * seen.suffix.fraction < spent <= max_cost + 1e-5
+    assert max_cost - 1.5 * seen.rerun.fraction < spent <= max_cost + 1e-5
     assert estimator.forward_equivalents(seen) == pytest.approx(max_cost)
 
 
@@ -432,17 +439,17 @@ def test_after_the_last_block_the_truth_costs_nothing(lm):
     assert estimator.forward_equivalents(seen) == 1
 
 
-def test_what_is_ablated_is_the_largest_and_those_at_the_line(seen):
-    """With no share for hops: the first in doubt for its cost, the rest nearest to the line."""
+def test_what_is_ablated_is_the_largest_and_those_at_the_boundary(seen):
+    """With no share for hops: the largest bar for its cost, the rest nearest to the boundary."""
     estimator = HopThenVerify(max_cost=6.0, largest=0.5, hops=0.0, top=3)
     found = estimate(estimator, seen, TARGET)
     gradient, truth = estimate(GradTimesAct(), seen, TARGET), effects(seen, TARGET)
     ablated = torch.isclose(found, truth, rtol=1e-4, atol=1e-6)
     assert bool((torch.isclose(found, gradient, rtol=1e-4, atol=1e-6) | ablated).all())
     entries = split_entries(seen)
-    _, bars, _ = screen(entries, TARGET, (1, 1))
+    bars = screen(entries, TARGET, seen.rerun.later_blocks[0]).bars
     square = torch.zeros(seen.n_active).index_add(0, seen.codes.mT.nonzero()[:, 0], bars**2)
-    assert bool(ablated[(square.sqrt() / run_tokens(seen, TARGET)).argmax()])
+    assert bool(ablated[(square.sqrt() / rerun_tokens(seen, TARGET)).argmax()])
     known = torch.where(torch.isclose(found, gradient), gradient, truth)
     third, fourth = known.sort(descending=True).values[2:4]
     assert bool(ablated[(known == third) | (known == fourth)].any())
@@ -458,8 +465,8 @@ def test_what_is_ablated_is_the_largest_and_those_at_the_line(seen):
         ([4.0, 1.0, 3.0], 9, [3.0, 0.0, 2.0]),
     ],
 )
-def test_the_line_is_between_the_first_and_the_rest(scores, top, expected):
-    assert to_line(torch.tensor(scores), top).tolist() == expected
+def test_the_boundary_is_between_the_first_and_the_rest(scores, top, expected):
+    assert boundary_distance(torch.tensor(scores), top).tolist() == expected
 
 
 def test_attention_with_more_than_scores_and_a_mask_is_named(lm):
@@ -476,7 +483,7 @@ def test_attention_with_more_than_scores_and_a_mask_is_named(lm):
     assert config._attn_implementation == "eager"
 
 
-def test_bad_settings_and_closed_tails_are_named():
+def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="max_cost must be a number above 1, got 1"):
         HopThenVerify(max_cost=1.0)
     with pytest.raises(ValueError, match=r"short is a share between 0 and 1, got 1\.6"):
@@ -489,6 +496,3 @@ def test_bad_settings_and_closed_tails_are_named():
         HopThenVerify(largest=1.5)
     with pytest.raises(ValueError, match=r"are shares of one whole, got 0\.6 and 0\.5"):
         HopThenVerify(largest=0.6, hops=0.5)
-    seen = planted(torch.ones(1, 2), torch.eye(2), lambda x: x[:, -1])
-    with pytest.raises(UserError, match="the attention of a PlainTail cannot be seen"):
-        estimate(HopThenVerify(), seen, NextToken(token=0))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_prompts import (
-    PlainTail,
+    PlainRerun,
     Windows,
     effects,
     estimate,
@@ -139,16 +139,16 @@ def test_what_differs_between_batches_cancels_in_the_effects():
     seen = planted(torch.ones(1, 4), torch.ones(4, 1), function)
     found = ablate(seen, NextToken(token=0, scalar="logit"), torch.arange(4), batch_rows=3)
     assert found.effect.tolist() == [1, 1, 1, 1]
-    assert found.suffix_runs == 4 + 2
+    assert found.n_reruns == 4 + 2
 
 
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 2.0**-23), (torch.bfloat16, 2.0**-7)])
 def test_noise_is_that_of_random_rounding_in_the_models_dtype(dtype, eps):
     """A sum of 2,000 ones, each off by u eps with |u| < 1: variance about eps^2 / 3 each."""
     seen = planted(torch.ones(20, 1), torch.ones(1, 100), torch.sum)
-    tail = PlainTail(torch.ones(20, 100, dtype=dtype), lambda x: x.double().sum((1, 2))[:, None])
+    rerun = PlainRerun(torch.ones(20, 100, dtype=dtype), lambda x: x.double().sum((1, 2))[:, None])
     noise = rounding_noise(
-        replace(seen, suffix=tail), NextToken(token=0, scalar="logit"), make_generator(0, "test")
+        replace(seen, rerun=rerun), NextToken(token=0, scalar="logit"), make_generator(0, "test")
     )
     expected = eps * math.sqrt(2000 / 3)
     assert expected / 2 < noise < expected * 2

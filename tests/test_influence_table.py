@@ -8,7 +8,7 @@ import yaml
 from hydra.utils import instantiate
 from tiny_prompts import Windows, random_sae, tiny_lm
 
-from gradsae.influence.estimators.curvature import Curvature
+from gradsae.influence.estimators.contrib.curvature import Curvature
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.task import Influence

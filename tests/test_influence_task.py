@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from hydra.utils import instantiate
-from tiny_prompts import PlainTail, Windows, linear_tail, random_sae, tiny_lm
+from tiny_prompts import PlainRerun, Windows, linear_rerun, random_sae, tiny_lm
 
 from gradsae.errors import UserError
 from gradsae.influence import summary
@@ -49,23 +49,23 @@ def case_of(seen: SeenPrompt, **changes: Any) -> Case:
     return study(seen, question, 0, settings._replace(**changes))
 
 
-def test_a_case_reports_every_run_of_the_suffix(generator):
+def test_a_case_reports_every_rerun(generator):
     """Five latents in batches of 3 + 1, two gradients, the noise; two clean passes went before."""
-    seen = linear_tail(generator)
+    seen = linear_rerun(generator)
     case = case_of(seen)
-    tail = seen.suffix
-    assert isinstance(tail, PlainTail)
+    rerun = seen.rerun
+    assert isinstance(rerun, PlainRerun)
     joint = 2
-    assert tail.n_rows == (5 + 2) + 2 + joint + (1 + N_JITTERED) + (1 + N_NO_OPS)
+    assert rerun.n_rows == (5 + 2) + 2 + joint + (1 + N_JITTERED) + (1 + N_NO_OPS)
     n_backwards, n_callers = 2, 2
     assert case.spent == pytest.approx(
-        (1 - tail.fraction) + (tail.n_rows + n_callers + 2 * n_backwards) * tail.fraction
+        (1 - rerun.fraction) + (rerun.n_rows + n_callers + 2 * n_backwards) * rerun.fraction
     )
-    assert case.cost["ablation"] == pytest.approx(1 + 5 * tail.fraction)
+    assert case.cost["ablation"] == pytest.approx(1 + 5 * rerun.fraction)
 
 
 def test_a_random_part_of_the_latents_keeps_its_effects_and_has_no_precision(generator):
-    seen = linear_tail(generator)
+    seen = linear_rerun(generator)
     part, whole = case_of(seen, max_latents=4), case_of(seen)
     assert len(part.effect) == 4 and part.n_active == 5
     places = torch.isin(whole.latents, part.latents)

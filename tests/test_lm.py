@@ -94,13 +94,13 @@ def test_no_op_edit_leaves_logits_bit_equal(lm, tokens, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_suffix_of_edited_activations_equals_a_full_pass_with_that_edit(lm, tokens, kind):
+def test_reruns_of_edited_activations_equals_a_full_pass_with_that_edit(lm, tokens, kind):
     """The full pass is torch's own hook; edits are large, so a wrong site cannot pass."""
     site, prompt = Site(kind, 1), tokens[:1]
-    suffix = lm.suffix(site, prompt)
-    noise = torch.randn(3, *suffix.clean.shape, generator=torch.Generator().manual_seed(1))
-    edited = suffix.clean + noise
-    for row, value in zip(suffix.logits(edited), edited, strict=True):
+    rerun = lm.rerun(site, prompt)
+    noise = torch.randn(3, *rerun.clean.shape, generator=torch.Generator().manual_seed(1))
+    edited = rerun.clean + noise
+    for row, value in zip(rerun.logits(edited), edited, strict=True):
         module = lm.decoder.module(site)
         handle = module.register_forward_hook(
             lambda _m, _a, out, v=value: (v[None], *out[1:]) if isinstance(out, tuple) else v[None]
@@ -111,23 +111,23 @@ def test_suffix_of_edited_activations_equals_a_full_pass_with_that_edit(lm, toke
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_suffix_of_the_clean_activation_gives_the_clean_logits(lm, tokens, kind):
+def test_reruns_of_the_clean_activation_gives_the_clean_logits(lm, tokens, kind):
     site = Site(kind, 2)
-    suffix = lm.suffix(site, tokens[:1])
-    assert torch.equal(suffix.clean, lm.read(site, tokens[:1])[0])
-    got = suffix.logits(suffix.clean[None], positions=[-1])
+    rerun = lm.rerun(site, tokens[:1])
+    assert torch.equal(rerun.clean, lm.read(site, tokens[:1])[0])
+    got = rerun.logits(rerun.clean[None], positions=[-1])
     torch.testing.assert_close(got, lm.logits(tokens[:1])[:, -1:], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_suffix_leaves_the_model_as_it_was(lm, tokens, kind):
+def test_a_rerun_leaves_the_model_as_it_was(lm, tokens, kind):
     before = lm.logits(tokens)
-    suffix = lm.suffix(Site(kind, 3), tokens[:1])
-    suffix.logits(suffix.clean[None] * 2)
+    rerun = lm.rerun(Site(kind, 3), tokens[:1])
+    rerun.logits(rerun.clean[None] * 2)
     with pytest.raises(UserError, match="not finite"):
-        suffix.logits(suffix.clean[None] * float("inf"))
+        rerun.logits(rerun.clean[None] * float("inf"))
     with pytest.raises(ValueError, match="must be"):
-        suffix.logits(suffix.clean[None, :3])
+        rerun.logits(rerun.clean[None, :3])
     assert torch.equal(lm.logits(tokens), before)
     for module in lm.model.modules():
         assert "forward" not in vars(module)
@@ -135,21 +135,21 @@ def test_suffix_leaves_the_model_as_it_was(lm, tokens, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_through_edit_and_suffix_match_finite_differences(tokens, kind):
+def test_gradients_through_edit_and_rerun_match_finite_differences(tokens, kind):
     lm = random_lm("gemma2")
     lm.model.double()
     site, prompt = Site(kind, 1), tokens[:1]
-    suffix = lm.suffix(site, prompt)
-    direction = torch.randn_like(suffix.clean)
+    rerun = lm.rerun(site, prompt)
+    direction = torch.randn_like(rerun.clean)
 
     def through_edit(scale: torch.Tensor) -> torch.Tensor:
         edit = (site, lambda x: x + scale * direction)
         return _target(lm.logits(prompt, edit=edit))
 
-    def through_suffix(scale: torch.Tensor) -> torch.Tensor:
-        return _target(suffix.logits((suffix.clean + scale * direction)[None]))
+    def through_rerun(scale: torch.Tensor) -> torch.Tensor:
+        return _target(rerun.logits((rerun.clean + scale * direction)[None]))
 
-    for run in (through_edit, through_suffix):
+    for run in (through_edit, through_rerun):
         scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
         (gradient,) = torch.autograd.grad(run(scale), scale)
         step = torch.tensor(1e-2, dtype=torch.float64)
@@ -163,9 +163,9 @@ def _target(logits: torch.Tensor) -> torch.Tensor:
 
 def test_fraction_counts_the_blocks_that_are_run_again(tokens):
     lm = random_lm("llama")
-    assert lm.suffix(Site("resid_post", 0), tokens[:1]).fraction == 3 / 4
-    assert lm.suffix(Site("mlp_out", 3), tokens[:1]).fraction == 0
-    assert lm.suffix(Site("attn_out", 3), tokens[:1]).fraction == 1 / 4
+    assert lm.rerun(Site("resid_post", 0), tokens[:1]).fraction == 3 / 4
+    assert lm.rerun(Site("mlp_out", 3), tokens[:1]).fraction == 0
+    assert lm.rerun(Site("attn_out", 3), tokens[:1]).fraction == 1 / 4
 
 
 def test_right_padding_does_not_change_the_real_tokens(lm, tokens):
@@ -369,13 +369,13 @@ def test_smollm2_carries_a_huge_norm_at_position_0(smollm2):
 
 @pytest.mark.network
 @pytest.mark.parametrize("kind", KINDS)
-def test_smollm2_suffix_equals_a_full_pass(smollm2, kind):
+def test_smollm2_rerun_equals_a_full_pass(smollm2, kind):
     prompt = smollm2.prompt("The capital of France is")
     site = Site(kind, 15)
-    suffix = smollm2.suffix(site, prompt)
-    edited = suffix.clean[None] * 0.9
+    rerun = smollm2.rerun(site, prompt)
+    edited = rerun.clean[None] * 0.9
     full = smollm2.logits(prompt, edit=(site, lambda x: x * 0.9))
-    torch.testing.assert_close(suffix.logits(edited), full, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(rerun.logits(edited), full, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.network

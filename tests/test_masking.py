@@ -8,7 +8,7 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from test_questions import GIVEN, SHORT
-from tiny_prompts import Windows, effects, linear_tail, planted, random_sae, tiny_lm
+from tiny_prompts import Windows, effects, linear_rerun, planted, random_sae, tiny_lm
 
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.mean_act import MeanAct
@@ -206,7 +206,7 @@ def test_without_a_mask_the_model_writes_what_it_writes(source, asked, seen):
 
 
 def test_effects_of_a_linear_model_add_up_and_do_not_interact(generator):
-    seen = linear_tail(generator)
+    seen = linear_rerun(generator)
     target = NextToken(token=2, scalar="logit")
     found = interplay(seen, target, torch.arange(4), n_paired=3, batch_rows=4)
     assert found.additivity == pytest.approx(1.0)

@@ -2,22 +2,21 @@
 
 import pytest
 import torch
-from tiny_prompts import Windows, effects, estimate, planted, random_sae, tiny_lm
+from tiny_prompts import Windows, effects, estimate, random_sae, tiny_lm
 from torch import Tensor
 
-from gradsae.errors import UserError
-from gradsae.influence.estimators import part_then_verify
-from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient_cost
-from gradsae.influence.estimators.part_then_verify import (
+from gradsae.influence.estimators.contrib import part_then_verify
+from gradsae.influence.estimators.contrib.part_then_verify import (
     PartThenVerify,
     effects_through,
     screen,
+    stream_after,
 )
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.gradient import gradient_cost
 from gradsae.influence.target import NextToken
-from gradsae.lm.rerun import Suffix
 from gradsae.lm.sites import Site
-from gradsae.prompts.seen import PartTail, SeenPrompt, see_from
+from gradsae.prompts.seen import SeenPrompt, see_from
 
 TARGET = NextToken(token=7)
 LAYERS = (2, 3)
@@ -40,8 +39,7 @@ def streams(lm, seen: SeenPrompt, activation: Tensor, layer: int) -> tuple[Tenso
     """The stream after a block and the log-probability, with the site's output replaced: a full
     pass with torch's own hooks."""
     kept: list[Tensor] = []
-    assert isinstance(seen.suffix, Suffix)
-    site = seen.suffix.site
+    site = seen.rerun.site
 
     def give(output: Tensor | tuple[Tensor, ...], value: Tensor | None) -> Tensor | tuple:
         hidden = output[0] if isinstance(output, tuple) else output
@@ -70,18 +68,18 @@ def test_the_stream_after_a_later_block_is_that_of_a_full_pass(lm, seen, layer):
     start = int(seen.first_open(torch.arange(3)).min())
     with torch.no_grad():
         expected = torch.cat([streams(lm, seen, one, layer)[0] for one in edited])
-        found = seen.suffix.advance(edited, layer, start=start)
+        found = stream_after(seen.rerun, edited, layer, start=start)
     torch.testing.assert_close(found, expected[:, -found.shape[1] :], atol=1e-5, rtol=1e-5)
-    assert found.shape[1] == len(seen.codes) - seen.suffix.begin(start)
+    assert found.shape[1] == len(seen.codes) - seen.rerun.rerun_start(start)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_scores_are_the_change_of_the_later_stream_times_the_gradient_there(lm, seen, layer):
     columns = torch.tensor([0, 3, 4])
-    scores, gradient = screen(seen, TARGET, seen.suffix, layer)
+    scores, gradient = screen(seen, TARGET, layer)
     torch.testing.assert_close(scores, estimate(GradTimesAct(), seen, TARGET))
     assert gradient is not None
-    found = effects_through(seen, TARGET, seen.suffix, layer, gradient, columns)
+    found = effects_through(seen, TARGET, layer, gradient, columns)
     stream, log_prob = streams(lm, seen, seen.clean, layer)
     (slope,) = torch.autograd.grad(log_prob, stream)
     with torch.no_grad():
@@ -119,7 +117,7 @@ def test_what_is_ablated_and_what_goes_part_of_the_way_is_paid_for(seen, max_cos
     found, truth = estimate(estimator, seen, TARGET), effects(seen, TARGET)
     whole = torch.isclose(found, truth, rtol=1e-4, atol=1e-6).nonzero()[:, 0]
     share = 1 - seen.first_open(torch.arange(seen.n_active)) / len(seen.codes)
-    fraction = seen.suffix.fraction
+    fraction = seen.rerun.fraction
     through = fraction - 0.25  # block 2 of 0 to 3 is one short of the end
     spent = 1 + 2 * fraction + through * (1 + share[parts[0]].sum())
     spent = float(spent + fraction * (1 + share[whole].sum()))
@@ -130,8 +128,7 @@ def test_what_is_ablated_and_what_goes_part_of_the_way_is_paid_for(seen, max_cos
 def test_a_site_after_the_middle_has_no_part_to_go(lm):
     source = Windows(lm, place="resid_post.2")
     seen = see_from(source, random_sae(), source.eval_windows(1, 0)[0][:10])
-    assert isinstance(seen.suffix, PartTail)
-    scores, gradient = screen(seen, TARGET, seen.suffix, None)
+    scores, gradient = screen(seen, TARGET, None)
     assert gradient is None
     found = estimate(PartThenVerify(max_cost=4.0), seen, TARGET)
     changed = found != scores
@@ -139,11 +136,8 @@ def test_a_site_after_the_middle_has_no_part_to_go(lm):
     torch.testing.assert_close(found[changed], effects(seen, TARGET)[changed], atol=1e-5, rtol=1e-5)
 
 
-def test_bad_settings_and_closed_tails_are_named():
+def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="max_cost must be a number above 1, got 1"):
         PartThenVerify(max_cost=1.0)
     with pytest.raises(ValueError, match="kept is a share between 0 and 1"):
         PartThenVerify(kept=1.5)
-    seen = planted(torch.ones(1, 2), torch.eye(2), lambda x: x[:, -1])
-    with pytest.raises(UserError, match="a PlainTail cannot be run part of the way"):
-        estimate(PartThenVerify(), seen, NextToken(token=0))

@@ -1,36 +1,35 @@
 """Where the plain gradient fails, planted one by one, and the fix that finds the latent."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiny_prompts import PlainTail, Windows, effects, estimate, planted, random_sae, tiny_lm
+from tiny_prompts import PlainRerun, Windows, effects, estimate, planted, random_sae, tiny_lm
 from torch import Tensor
 
 from gradsae.influence.ablation import ablate, no_op_noise
-from gradsae.influence.estimators.curvature import Curvature, reliability, self_curvature
-from gradsae.influence.estimators.grad_drop import GradDrop
+from gradsae.influence.estimators.contrib import grad_drop
+from gradsae.influence.estimators.contrib.backward_rules import Rules
+from gradsae.influence.estimators.contrib.curvature import Curvature, reliability, self_curvature
+from gradsae.influence.estimators.contrib.grad_drop import GradDrop
+from gradsae.influence.estimators.contrib.norm_exact import NormExact
+from gradsae.influence.estimators.contrib.norm_frozen import NormFrozen
+from gradsae.influence.estimators.contrib.path_ig import PathIG
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.estimators.hop_then_verify import HopThenVerify
 from gradsae.influence.estimators.integrated_gradients import IntegratedGradients
-from gradsae.influence.estimators.norm_exact import NormExact
-from gradsae.influence.estimators.norm_frozen import NormFrozen
-from gradsae.influence.estimators.path_ig import PathIG
 from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify
+from gradsae.influence.gradient import gradient
 from gradsae.influence.target import NextToken
-from gradsae.influence.truth import About, Asked, Truth
+from gradsae.influence.truth import PreparedTruth, PromptContext, Truth
 from gradsae.influence.truths.baseline import Baseline
 from gradsae.influence.truths.dose import Dose
 from gradsae.influence.truths.joint import Joint
 from gradsae.influence.truths.shapley import Shapley
 from gradsae.interfaces import HeldOut
-from gradsae.lm.backward_rules import Rules
 from gradsae.lm.model import LM
-from gradsae.lm.norms import Reader
-from gradsae.lm.rerun import Suffix
 from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.seeds import make_generator
 
@@ -45,7 +44,7 @@ def one_row(function: Callable[[Tensor], Tensor], n_active: int) -> SeenPrompt:
     )
 
 
-def ask(truth: Truth, seen: SeenPrompt, held_out: Tensor | None = None) -> Asked:
+def prepare(truth: Truth, seen: SeenPrompt, held_out: Tensor | None = None) -> PreparedTruth:
     sae = random_sae(d_in=seen.directions.shape[1], d_sae=len(seen.latents), k=1)
 
     @dataclass(frozen=True)
@@ -56,9 +55,9 @@ def ask(truth: Truth, seen: SeenPrompt, held_out: Tensor | None = None) -> Asked
 
     kept = torch.ones(len(seen.codes), dtype=torch.bool)
     source = Rows(tiny_lm())
-    about = About(seen=seen, kept=kept, sae=sae, source=source, seed=0, max_units=None)
-    found = truth.ask(about, make_generator(0, "test"))
-    assert isinstance(found, Asked)
+    context = PromptContext(seen=seen, kept=kept, sae=sae, source=source, seed=0, max_units=None)
+    found = truth.prepare(context, make_generator(0, "test"))
+    assert isinstance(found, PreparedTruth)
     return found
 
 
@@ -121,15 +120,13 @@ def test_a_softmax_that_is_full_hides_the_latent_that_fills_it_and_the_qk_fix_sh
     codes = torch.zeros(6, 3)
     codes[2, 0] = codes[5, 1] = codes[4, 2] = 1.0
     directions = torch.stack([3 * torch.eye(32)[1], 0.1 * torch.eye(32)[3], torch.eye(32)[5]])
-    tail = seen.suffix
-    assert isinstance(tail, Suffix)
     seen = replace(
         seen,
         latents=torch.arange(3),
         codes=codes,
         directions=directions,
         scale=torch.ones(6, 1),
-        suffix=replace(tail, clean=clean),
+        rerun=replace(seen.rerun, clean=clean),
     )
     target = NextToken(token=7, scalar="logit")
     truth = effects(seen, target)
@@ -140,15 +137,21 @@ def test_a_softmax_that_is_full_hides_the_latent_that_fills_it_and_the_qk_fix_sh
     torch.testing.assert_close(fixed, truth, atol=1e-4, rtol=0.02)
 
 
-@dataclass
-class Stream(PlainTail):
+class Stream(PlainRerun):
     """A residual stream whose later blocks can be dropped from the gradient."""
 
-    blocks: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
-    rules: Rules | None = None
+    def __init__(
+        self,
+        clean: Tensor,
+        function: Callable[[Tensor], Tensor],
+        blocks: list[Callable[[Tensor], Tensor]],
+    ) -> None:
+        super().__init__(clean, function)
+        self.blocks: list[Callable[[Tensor], Tensor]] = blocks
+        self.rules: Rules | None = None
 
     @property
-    def later_layers(self) -> Sequence[int]:
+    def later_blocks(self) -> range:
         return range(len(self.blocks))
 
     @contextmanager
@@ -156,12 +159,6 @@ class Stream(PlainTail):
         self.rules = rules
         yield
         self.rules = None
-
-    def readers(self) -> AbstractContextManager[list[Reader]]:
-        raise NotImplementedError
-
-    def lens(self, directions: Tensor) -> Tensor:
-        raise NotImplementedError
 
     def logits(
         self, activation: Tensor, positions: Sequence[int] | None = None, *, start: int = 0
@@ -173,10 +170,10 @@ class Stream(PlainTail):
             if switch is not None:
                 added.register_hook(lambda g, i=layer, s=switch: g * 0 if s.layer == i else None)
             x = x + added
-        return self.function(x)[:, None]
+        return vars(self)["function"](x)[:, None]
 
 
-def test_cancelling_paths_hide_a_latent_and_dropping_one_block_at_a_time_shows_it():
+def test_cancelling_paths_hide_a_latent_and_dropping_one_block_at_a_time_shows_it(monkeypatch):
     """Block 0 takes back what latent 0 adds, with slope 1 at the clean point but not on the way."""
 
     def takes_back(x: Tensor) -> Tensor:
@@ -184,15 +181,16 @@ def test_cancelling_paths_hide_a_latent_and_dropping_one_block_at_a_time_shows_i
         return torch.cat([taken[:, None], torch.zeros_like(x[:, 1:])], dim=1)
 
     seen = one_row(lambda a: a[:, 0], 3)
-    tail = Stream(
-        seen.suffix.clean,
+    rerun = Stream(
+        seen.rerun.clean,
         lambda x: (x @ torch.tensor([1.0, 0.05, -0.1]))[:, None],
         blocks=[takes_back, lambda x: 0.0 * x],
     )
-    seen = replace(seen, suffix=tail)
+    seen = replace(seen, rerun=rerun)
     truth = effects(seen, LOGIT)
     assert truth[0] > 0.5 and truth.argmax() == 0
     assert abs(estimate(PLAIN, seen, LOGIT)[0]) < 1e-6
+    monkeypatch.setattr(grad_drop, "changed_backward", Stream.backward)
     found = estimate(GradDrop(), seen, LOGIT)
     assert found.argmax() == 0 and found[0] == pytest.approx(0.5)  # dropped once in two
     assert estimate(PATH, seen, LOGIT)[0] == pytest.approx(truth[0].item(), rel=0.01)
@@ -211,10 +209,8 @@ def test_a_norm_hides_the_latent_that_the_stream_points_to_and_a_frozen_or_exact
     rest = 0.01 * torch.randn(6, 32, generator=make_generator(1, "test"))
     clean = rest.clone()
     clean[-1] = answer + 0.01 * torch.randn(32, generator=make_generator(2, "test"))
-    tail = seen.suffix
-    assert isinstance(tail, Suffix)
-    tail = replace(tail, clean=clean)
-    seen = replace(seen, codes=codes, directions=directions, suffix=tail)
+    rerun = replace(seen.rerun, clean=clean)
+    seen = replace(seen, codes=codes, directions=directions, rerun=rerun)
     target = NextToken(token=token, scalar="logit")
     truth = effects(seen, target)
     assert truth.argmax() == 0
@@ -239,12 +235,12 @@ def test_a_redundant_pair_has_no_single_effect_and_a_joint_one():
     """Either of latents 0 and 1 is enough."""
     seen = one_row(lambda a: a[:, :2].amax(1) + 0.1 * a[:, 2], 3)
     torch.testing.assert_close(effects(seen, LOGIT), torch.tensor([0.0, 0.0, 0.1]))
-    pairs = ask(Joint(size=2, n_sets=12), seen)
+    pairs = prepare(Joint(size=2, n_sets=12), seen)
     found = pairs.measure([LOGIT], batch_rows=8).effect[0]
-    both = pairs.of(torch.tensor([1.0, 1.0, 0.0])) == 2
+    both = pairs.to_units(torch.tensor([1.0, 1.0, 0.0])) == 2
     assert bool(both.any()) and bool((found[both] == 1).all())
-    assert bool((pairs.of(effects(seen, LOGIT))[both] == 0).all())  # what single effects foretell
-    shares = ask(Shapley(n_pairs=2), seen).measure([LOGIT], batch_rows=8).effect[0]
+    assert bool((pairs.to_units(effects(seen, LOGIT))[both] == 0).all())
+    shares = prepare(Shapley(n_pairs=2), seen).measure([LOGIT], batch_rows=8).effect[0]
     torch.testing.assert_close(shares, torch.tensor([0.5, 0.5, 0.1]))
 
 
@@ -256,14 +252,14 @@ def test_an_inactive_latent_has_no_score_whatever_it_could_do_and_a_dose_asks_it
     )
     assert estimate(PLAIN, seen, LOGIT)[1] == 0
     assert gradient(seen, LOGIT, seen.codes[None])[0, 0, 1] == 9
-    dose = ask(Dose(dose=1.0, n_inactive=0), seen)
+    dose = prepare(Dose(dose=1.0, n_inactive=0), seen)
     found = dose.measure([LOGIT], batch_rows=4).effect[0]
     assert found.argmax() == 1
-    torch.testing.assert_close(dose.of(estimate(PLAIN, dose.seen, LOGIT)), found)
+    torch.testing.assert_close(dose.to_units(estimate(PLAIN, dose.seen, LOGIT)), found)
 
 
 def test_a_latent_that_is_always_on_rules_zero_ablation_and_not_mean_ablation():
-    """Latent 0 is at its mean: it tells nothing about this prompt. Latent 1 is above its own."""
+    """Latent 0 is at its mean: it tells nothing context this prompt. Latent 1 is above its own."""
     seen = planted(
         torch.tensor([[10.0, 2.0]]), torch.eye(2), lambda x: x[:, -1].sum(1, keepdim=True)
     )
@@ -282,7 +278,7 @@ def test_a_latent_that_is_always_on_rules_zero_ablation_and_not_mean_ablation():
         def held_out(self, n: int, seed: int) -> HeldOut:
             return HeldOut(usual)
 
-    about = About(
+    context = PromptContext(
         seen=seen,
         kept=torch.ones(1, dtype=torch.bool),
         sae=sae,
@@ -290,11 +286,11 @@ def test_a_latent_that_is_always_on_rules_zero_ablation_and_not_mean_ablation():
         seed=0,
         max_units=None,
     )
-    found = Baseline(kind="mean").ask(about, make_generator(0, "test"))
-    assert isinstance(found, Asked)
+    found = Baseline(kind="mean").prepare(context, make_generator(0, "test"))
+    assert isinstance(found, PreparedTruth)
     truth = found.measure([LOGIT], batch_rows=4).effect[0]
     torch.testing.assert_close(truth, torch.tensor([0.0, 1.5]))
-    torch.testing.assert_close(found.of(estimate(PLAIN, found.seen, LOGIT)), truth)
+    torch.testing.assert_close(found.to_units(estimate(PLAIN, found.seen, LOGIT)), truth)
 
 
 def test_left_ends_lean_to_the_clean_gradient_and_midpoints_do_not():
@@ -331,8 +327,8 @@ def test_a_gate_that_opens_another_latent_is_in_no_effect_as_the_encoder_is_bypa
     lost = through_the_gate(x) - through_the_gate(torch.tensor([[0.0, 1.9]]))
     assert lost.item() == pytest.approx(6 - 9.5)  # what happens: the gate has a kink
     error = x - torch.tensor([[2.0, 0.0]])
-    tail = lambda edited: edited[:, -1] @ weight[:, None]  # noqa: E731
-    seen = planted(torch.tensor([[2.0]]), torch.eye(2)[:1], tail, error=error)
+    rerun = lambda edited: edited[:, -1] @ weight[:, None]  # noqa: E731
+    seen = planted(torch.tensor([[2.0]]), torch.eye(2)[:1], rerun, error=error)
     assert effects(seen, LOGIT).item() == pytest.approx(6)
     assert estimate(PLAIN, seen, LOGIT).item() == pytest.approx(6)
 

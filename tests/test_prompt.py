@@ -42,7 +42,7 @@ def test_an_edit_that_changes_nothing_leaves_the_logits_bit_equal(lm, tokens, ki
     same = seen.activation(seen.codes[None])
     assert torch.equal(same[0], seen.clean)
     with torch.no_grad():
-        again = seen.suffix.logits(same, [-1])
+        again = seen.rerun.logits(same, [-1])
         assert torch.equal(again, lm.logits(tokens[None], positions=[-1]))
 
 
@@ -109,7 +109,7 @@ def test_a_model_in_bfloat16_is_read_in_float32(lm, tokens):
     seen = seen_at(low, "resid_post", tokens, random_sae())
     assert seen.clean.dtype == seen.codes.dtype == torch.float32
     with torch.no_grad():
-        same = seen.suffix.logits(seen.activation(seen.codes[None]), [-1])
+        same = seen.rerun.logits(seen.activation(seen.codes[None]), [-1])
         assert torch.equal(same, low.logits(tokens[None], positions=[-1]))
 
 

@@ -5,13 +5,11 @@ import torch
 from tiny_models import KINDS, random_lm
 from tiny_prompts import Windows, effects, estimate, random_sae
 
+from gradsae.influence.estimators.contrib.norm_exact import NormExact
+from gradsae.influence.estimators.contrib.norm_readers import Reader, watch_norms
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient_and
-from gradsae.influence.estimators.norm_exact import NormExact
+from gradsae.influence.gradient import gradient_and
 from gradsae.influence.target import KLToClean, NextToken
-from gradsae.interfaces import Skipped
-from gradsae.lm.norms import Reader
-from gradsae.lm.rerun import Suffix
 from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.seeds import make_generator
 
@@ -25,8 +23,7 @@ def seen_by(architecture: str, place: str) -> SeenPrompt:
 
 
 def slope_at_site(seen: SeenPrompt) -> tuple[torch.Tensor, list[Reader], list[torch.Tensor]]:
-    assert isinstance(seen.suffix, Suffix)
-    with seen.suffix.readers() as readers:
+    with watch_norms(seen.rerun) as readers:
         others = gradient_and(
             seen, LOGIT, seen.codes[None], lambda site: [site, *(each.out for each in readers)]
         )[1]
@@ -74,7 +71,7 @@ def test_a_norm_bends_by_the_formula_of_rms_norm_less_its_first_order():
 def test_a_flat_target_is_refused_as_by_the_gradient():
     """All that it knows of the target are slopes of the clean pass, which are zero there."""
     flat = KLToClean(token=7, clean=torch.zeros(1, 256))
-    assert isinstance(NormExact().unfit(flat), Skipped)
+    assert NormExact().why_not(flat)
 
 
 def test_a_model_in_half_precision_has_its_norms_taken_in_single():

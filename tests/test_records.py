@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy import stats
 
 from benchmarks.places import PUBLISHED
 from gradsae.about import About, Score
 from gradsae.errors import UserError
 from gradsae.records import record as records
 from gradsae.records.provenance import _command, reduce_paths
-from gradsae.records.record import Record, load, load_folder, mean_interval, save
+from gradsae.records.record import Record, load, load_folder, save
 
 
 def make(seed: int = 0, **changes: Any) -> Record:
@@ -307,21 +306,6 @@ def test_records_that_differ_only_in_their_seeds_form_one_group():
 def test_two_versions_of_a_task_are_never_mixed():
     both = [make(0), make(1, task={"name": "recovery", "version": 2})]
     assert len(records.group_by_seed(both)) == 2
-
-
-@pytest.mark.parametrize("values", [[1.0, 2.0], [0.98, 1.0, 0.99, 0.97, 1.0], [3, 3, 3]])
-def test_the_interval_over_seeds_is_students(values: list):
-    found = mean_interval(values)
-    scale = stats.sem(values)
-    if scale:
-        low, high = stats.t.interval(0.95, len(values) - 1, loc=found.mean, scale=scale)
-    else:
-        low = high = found.mean
-    assert found == pytest.approx((sum(values) / len(values), low, high, len(values)), rel=1e-9)
-
-
-def test_one_value_has_no_interval():
-    assert mean_interval([0.5]) == (0.5, None, None, 1)
 
 
 def test_provenance_names_no_path_and_no_host():

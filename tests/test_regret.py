@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from example_records import record
 from test_figures import cells_of
@@ -84,22 +83,6 @@ def test_a_world_whose_chosen_settings_were_not_run_is_left_out():
 def test_the_mean_of_a_setting_is_over_its_seeds():
     found = regret.means(runs(reported(), REPORTED))
     assert found["a", (2,)] == pytest.approx(0.7)  # (.8 + .6) / 2
-
-
-def test_the_interval_is_exact_for_equal_seeds_of_two_worlds():
-    # The mean of two draws from {0, 1} is 0, .5 or 1, with 0 and 1 each a quarter of the time.
-    assert regret.mean_interval([[0.0, 0.0], [1.0, 1.0]]) == (0.5, 0.0, 1.0)
-
-
-def test_the_interval_agrees_with_a_plain_two_level_bootstrap():
-    generator = np.random.default_rng(1)
-    values = generator.normal(0.1, 0.05, (6, 3))
-    means = []
-    for _ in range(4000):
-        worlds = generator.integers(6, size=6)
-        means.append(np.mean([generator.choice(values[world], 3).mean() for world in worlds]))
-    expected = [values.mean(), *np.quantile(means, [0.025, 0.975])]
-    assert regret.mean_interval(values.tolist()) == pytest.approx(expected, abs=0.004)
 
 
 def test_a_default_is_behind_the_best_setting_of_any_method():

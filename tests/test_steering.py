@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 import torch
 from jaxtyping import TypeCheckError
-from tiny_prompts import PlainTail, Windows, random_sae, tiny_lm
+from tiny_prompts import PlainRerun, Windows, random_sae, tiny_lm
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from gradsae.errors import UserError
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
@@ -18,7 +19,7 @@ from gradsae.interfaces import Skipped
 from gradsae.prompts.seen import SeenPrompt
 from gradsae.sae.model import SAE
 from gradsae.steering.doses import respond, slope
-from gradsae.steering.interventions import OFF, Chosen, Intervention, Text, read, rerun
+from gradsae.steering.interventions import OFF, Chosen, Intervention, Text, read, run_steered
 from gradsae.steering.matched import Matched, match, random_directions, strength
 from gradsae.steering.samples import continue_steered
 from gradsae.steering.selectors import MAIN, Selection, select, top
@@ -63,7 +64,7 @@ def linear_text(generator: torch.Generator, d_in: int = 64) -> tuple[Text, Tenso
     clean = torch.randn(5, d_in, generator=generator)
     seen = SeenPrompt(
         token_ids=torch.arange(5),
-        suffix=PlainTail(clean, lambda x: x.mean(1) @ unembed),
+        rerun=PlainRerun(clean, lambda x: x.mean(1) @ unembed),
         latents=torch.arange(10, 16),
         codes=codes,
         directions=directions / directions.norm(dim=1, keepdim=True),
@@ -80,12 +81,12 @@ def test_a_no_op_leaves_activation_and_logits_bit_equal(source, text):
     edited = text.steered(chosen, NO_OP)
     assert torch.equal(edited, text.seen.clean)
     clean = source.lm().logits(text.seen.token_ids[None])
-    assert torch.equal(text.seen.suffix.logits(edited[None]), clean)
+    assert torch.equal(text.seen.rerun.logits(edited[None]), clean)
 
 
 def test_an_intervention_that_changes_nothing_is_not_run(text):
     chosen = text.choose(torch.tensor([0]))
-    assert list(rerun(text, chosen, [NO_OP], batch_rows=4)) == []
+    assert list(run_steered(text, chosen, [NO_OP], batch_rows=4)) == []
 
 
 def test_off_is_ablation_at_every_position(source, sae, text):
@@ -97,7 +98,7 @@ def test_off_is_ablation_at_every_position(source, sae, text):
     written = sae(seen.clean).codes.to_dense()[:, latent, None] * sae.decoder()[latent]
     written[0] = 0  # position 0 is never edited
     by_hook = source.lm().logits(seen.token_ids[None], edit=(site, lambda acts: acts - written))
-    torch.testing.assert_close(seen.suffix.logits(off[None]), by_hook, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(seen.rerun.logits(off[None]), by_hook, atol=1e-5, rtol=1e-5)
 
 
 def test_scale_multiplies_and_set_fills_kept_positions_only(generator):
@@ -153,9 +154,9 @@ def test_set_takes_negative_doses(generator):
 
 def test_effect_is_the_gain_in_log_probability_whatever_the_batch(text):
     chosen, doses = text.choose(torch.tensor([0, 1, 2])), scale(0.0, 0.5, 1.0, 2.0, 3.0)
-    clean = text.seen.suffix.logits(text.seen.clean[None], [-1])[0, -1].log_softmax(-1)
+    clean = text.seen.rerun.logits(text.seen.clean[None], [-1])[0, -1].log_softmax(-1)
     expected = [
-        text.seen.suffix.logits(text.steered(chosen, how)[None], [-1])[0, -1].log_softmax(-1)[5]
+        text.seen.rerun.logits(text.steered(chosen, how)[None], [-1])[0, -1].log_softmax(-1)[5]
         - clean[5]
         for how in doses
     ]
@@ -163,7 +164,7 @@ def test_effect_is_the_gain_in_log_probability_whatever_the_batch(text):
         found = respond(text, 5, chosen, doses, batch_rows=batch_rows)
         np.testing.assert_allclose(found.effect, torch.stack(expected), atol=1e-5)
         n_batches = -(-4 // (batch_rows - 1))  # four of the five change something
-        assert found.forward_equivalents == (4 + n_batches) * text.seen.suffix.fraction
+        assert found.forward_equivalents == (4 + n_batches) * text.seen.rerun.fraction
 
 
 def test_slope_at_the_no_op_dose_is_the_gradient(text):
@@ -178,7 +179,7 @@ def test_slope_at_the_no_op_dose_is_the_gradient(text):
 def test_slope_of_a_linear_model_matches_the_softmax_derivative(generator):
     text, unembed = linear_text(generator)
     seen, chosen = text.seen, text.choose(torch.tensor([0]))
-    logits = seen.suffix.logits(seen.clean[None])[0, 0]
+    logits = seen.rerun.logits(seen.clean[None])[0, 0]
     per_dose = (2.0 * seen.codes[:, 0].mean()) * seen.directions[0] @ unembed
     expected = per_dose[3] - (logits.softmax(-1) * per_dose).sum()
     assert slope(text, 3, chosen).gradient == pytest.approx(expected.item(), rel=1e-4)
@@ -235,7 +236,9 @@ def test_damage_is_the_rise_of_the_models_own_loss(source, sae):
     found = UnrelatedText(texts=texts).damage(chosen, [OFF, NO_OP, *set_to(1.0)], batch_rows=2)
 
     def loss(change: Any) -> Tensor:
-        return torch.cat([lm.loss(w[None], edit=(site, change)) for w in windows], 1).mean()
+        logits = (lm.logits(w[None], edit=(site, change))[0, :-1] for w in windows)
+        losses = [cross_entropy(x, w[1:]) for x, w in zip(logits, windows, strict=True)]
+        return torch.stack(losses).mean()
 
     def off(acts: Tensor) -> Tensor:
         written = sae(acts[0]).codes.to_dense()[:, latent, None] * sae.decoder()[latent]

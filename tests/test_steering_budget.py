@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 from tiny_prompts import Windows, random_sae, tiny_lm
 
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient
 from gradsae.influence.estimators.mean_act import MeanAct
+from gradsae.influence.gradient import gradient
 from gradsae.influence.target import NextToken
 from gradsae.interfaces import Scores, Skipped
 from gradsae.prompts.sets import CutPrompts
@@ -21,7 +21,7 @@ from gradsae.records.schema import check_json
 from gradsae.sources.superposition import Superposition
 from gradsae.steering import prediction
 from gradsae.steering.budget import SteeringBudget
-from gradsae.steering.climb import Budget, climb
+from gradsae.steering.climb import Budget, Choice, Climb, Ladder
 from gradsae.steering.doses import respond, slope
 from gradsae.steering.interventions import Intervention, Text, read
 from gradsae.steering.ladder import at_budget, at_cost, last_safe
@@ -105,8 +105,8 @@ def test_flips_and_rises_on_unrelated_text_are_counted_by_hand(source):
     found = UnrelatedText(texts=texts).damage(chosen, steps, batch_rows=3, target=7)
     flips = rises = n = 0
     for one in texts:
-        clean = one.seen.suffix.logits(one.seen.clean[None])[0].log_softmax(-1)
-        moved = one.seen.suffix.logits(one.steered(chosen, steps[1])[None])[0].log_softmax(-1)
+        clean = one.seen.rerun.logits(one.seen.clean[None])[0].log_softmax(-1)
+        moved = one.seen.rerun.logits(one.steered(chosen, steps[1])[None])[0].log_softmax(-1)
         flips += int((clean.argmax(-1) != moved.argmax(-1)).sum())
         rises += int((moved[1:, 7] > clean[1:, 7]).sum()) + 0.5  # position 0 is never edited
         n += len(clean)
@@ -122,15 +122,19 @@ def test_a_climb_stops_trying_unrelated_text_where_both_budgets_are_spent(source
     kl = respond(text, 5, chosen, steps, batch_rows=8).kl_rest
     limit = float((kl[1] + kl[2]) / 2)
     assert kl[0] < limit and kl[1] < limit < kl[2]
-    how = {"prompt": 0, "selector": "a", "batch_rows": 8}
-    found = climb(text, 5, chosen, doses, Budget(limit, math.inf), unrelated, **how)
+
+    def climb(budget: Budget) -> Climb:
+        ladder = Ladder(doses=doses, budget=budget, unrelated=unrelated, batch_rows=8)
+        return ladder.climb(text, 5, Choice(0, "a", chosen))
+
+    found = climb(Budget(limit, math.inf))
     assert found.log_ppl_ratio is not None and len(found.log_ppl_ratio) == 5
     assert found.at_ppl == (found.effect[-1].item(), False)
     whole = unrelated.damage(chosen, steps, batch_rows=8).log_ppl_ratio
     torch.testing.assert_close(found.log_ppl_ratio, whole, atol=1e-5, rtol=1e-5)
     early = float(whole[:3].max()) / 2
     assert early > 0
-    short = climb(text, 5, chosen, doses, Budget(limit, early), unrelated, **how)
+    short = climb(Budget(limit, early))
     assert short.log_ppl_ratio is not None and len(short.log_ppl_ratio) == 3
     assert short.at_ppl is not None and short.at_ppl.reached
     over = int((whole > early).nonzero()[0])
@@ -138,7 +142,7 @@ def test_a_climb_stops_trying_unrelated_text_where_both_budgets_are_spent(source
     assert ends[0] <= short.at_ppl.value <= ends[-1]
     assert (found.n_safe, found.safe_dose) == (2, 0.5)
     assert found.safe_effect == found.effect[1].item()
-    strict = climb(text, 5, chosen, doses, Budget(limit, -math.inf), unrelated, **how)
+    strict = climb(Budget(limit, -math.inf))
     assert (strict.n_safe, strict.safe_dose, strict.safe_effect) == (0, 0.0, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Small language models, SAEs and hand-made tails that the tests of prompts and influence share."""
+"""Small language models, SAEs and hand-made reruns that tests of prompts and influence share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import Target
 from gradsae.interfaces import HeldOut, ModelSource, Stream
 from gradsae.lm.model import LM, load
+from gradsae.lm.rerun import Rerun
 from gradsae.lm.sites import Site, parse_site
 from gradsae.lm.spec import LanguageModel
 from gradsae.prompts.seen import SeenPrompt
@@ -86,18 +87,25 @@ class Windows(ModelSource):
         return {}
 
 
-@dataclass
-class PlainTail:
+class PlainRerun(Rerun):  # pyright: ignore[reportGeneralTypeIssues]  # final, but for tests
     """A hand-made model after the site: last-position logits as a function of the activation."""
 
-    clean: Tensor
-    function: Callable[[Tensor], Tensor]
-    """[batch pos d_in] to [batch vocab]."""
-    fraction: float = 0.5
-    n_rows: float = 0
-    """Rows that were run, from `start` on."""
+    def __init__(
+        self, clean: Tensor, function: Callable[[Tensor], Tensor], fraction: float = 0.5
+    ) -> None:
+        """`function` maps activations [batch pos d_in] to logits [batch vocab]."""
+        vars(self).update(clean=clean, function=function, share=fraction, rows=0.0)
 
-    def begin(self, start: int) -> int:
+    @property
+    def fraction(self) -> float:
+        return vars(self)["share"]
+
+    @property
+    def n_rows(self) -> float:
+        """Rows that were run; a row counts as the share of positions from its start on."""
+        return vars(self)["rows"]
+
+    def rerun_start(self, start: int) -> int:
         return start
 
     def logits(
@@ -106,8 +114,8 @@ class PlainTail:
         assert torch.equal(
             activation[:, :start], self.clean[:start].expand_as(activation[:, :start])
         )
-        self.n_rows += len(activation) * (1 - start / len(self.clean))
-        return self.function(activation)[:, None]
+        vars(self)["rows"] += len(activation) * (1 - start / len(self.clean))
+        return vars(self)["function"](activation)[:, None]
 
 
 def planted(
@@ -121,7 +129,7 @@ def planted(
     n_pos, n_active = codes.shape
     return SeenPrompt(
         token_ids=torch.zeros(n_pos, dtype=torch.int64),
-        suffix=PlainTail(codes @ directions + error, function),
+        rerun=PlainRerun(codes @ directions + error, function),
         latents=torch.arange(n_active),
         codes=codes,
         directions=directions,
@@ -139,7 +147,7 @@ def estimate(estimator: Estimator, seen: SeenPrompt, target: Target) -> Tensor:
     return estimator.scores(seen, target, make_generator(0, "test"))
 
 
-def linear_tail(generator: torch.Generator) -> SeenPrompt:
+def linear_rerun(generator: torch.Generator) -> SeenPrompt:
     """Three positions, five latents; the logits are a linear map of all positions."""
     unembed = torch.randn(3, 6, 7, generator=generator, dtype=torch.float64)
     return planted(

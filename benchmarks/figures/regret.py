@@ -14,13 +14,13 @@ from benchmarks.regret import (
     REPORTED,
     Regret,
     choices,
-    mean_interval,
     methods_of,
     of_method,
     regrets,
     runs,
 )
 from benchmarks.results.settings import METHODS, Cell
+from gradsae.stats.intervals import worlds_interval
 
 NAME = "regret"
 COMMAND = "python -m benchmarks.run experiment=regret_grid, then experiment=regret"
@@ -82,7 +82,7 @@ def _values(regret: Regret, kind: str) -> Sequence[float]:
 
 def _row(axes: Any, at: int, regrets: Sequence[Regret], kind: str, worlds: Sequence[str]) -> None:
     values = [_values(each, kind) for each in regrets]
-    mean, low, high = mean_interval(values)
+    mean, low, high = worlds_interval(values)
     axes.plot([low, high], [at, at], color=BLACK, linewidth=1.0, zorder=3)
     axes.plot(mean, at, "|", color=BLACK, markersize=11, markeredgewidth=1.6, zorder=4)
     for each, row in zip(regrets, values, strict=True):

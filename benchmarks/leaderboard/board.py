@@ -9,7 +9,7 @@ from benchmarks.results.rows import Line, columns, make_lines
 from benchmarks.results.settings import MIN_SEEDS, Cell, Estimate
 from benchmarks.results.vocabulary import SCORES
 from benchmarks.results.worlds import World, make_worlds
-from gradsae.records.record import Mean, mean_interval
+from gradsae.stats.intervals import Mean, seeds_interval
 
 RANKED_BY = {
     "recovery": "recovery/mcc",
@@ -161,5 +161,5 @@ def _chance(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, Mean]:
     for name in names:
         values = [value for cell in cells for value in cell.values(f"{name}/chance")]
         if values:
-            found[name] = mean_interval(values)
+            found[name] = seeds_interval(values)
     return found

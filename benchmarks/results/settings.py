@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from benchmarks.results.reading import Entry
-from gradsae.records.record import Record, group_by_seed, group_key, mean_interval, part
+from gradsae.records.record import Record, group_by_seed, group_key, part
+from gradsae.stats.intervals import seeds_interval
 
 MIN_SEEDS = 3
 """Below this there is no interval over seeds and no rank."""
@@ -136,7 +137,7 @@ class Cell:
         values = self.values(score)
         if not values:
             return None
-        mean, low, high, n = mean_interval(values)
+        mean, low, high, n = seeds_interval(values)
         if n >= MIN_SEEDS:
             return Estimate(mean, low, high, n, "seeds")
         if n == 1:

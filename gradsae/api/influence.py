@@ -142,8 +142,10 @@ def _study(
     estimates: dict[str, Tensor | Skipped] = {}
     for one in chosen:
         generator = make_generator(seed, f"eval {one.name} 0")
-        unfit = one.unfit(target)
-        estimates[one.name] = unfit or one.scores(seen, target, generator).detach().cpu()
+        if reason := one.why_not(target):
+            estimates[one.name] = Skipped(reason)
+        else:
+            estimates[one.name] = one.scores(seen, target, generator).detach().cpu()
     cost = {one.name: one.forward_equivalents(seen) for one in chosen}
     effect = None
     if truth:
@@ -156,7 +158,7 @@ def _study(
 def _target(asked: Asked, seen: SeenPrompt, scalar: AnyScalar) -> Target:
     tokens = (asked.prompt.target, *asked.prompt.rest)
     with torch.no_grad():
-        clean = seen.suffix.logits(seen.clean[None], range(-len(tokens), 0))[0]
+        clean = seen.rerun.logits(seen.clean[None], range(-len(tokens), 0))[0]
     return make_target(scalar, tokens, clean)
 
 

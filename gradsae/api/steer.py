@@ -18,7 +18,7 @@ from gradsae.steering.interventions import (
     Mode,
     Text,
     read,
-    rerun,
+    run_steered,
 )
 from gradsae.steering.samples import continue_steered
 from gradsae.steering.side_effects import kl_rest
@@ -168,7 +168,7 @@ def _measured(
     """
     effect = torch.zeros(len(edits), dtype=torch.float64)
     logit, spread = effect.clone(), effect.clone()
-    for run in rerun(text, chosen, edits, positions=[-1], batch_rows=batch_rows):
+    for run in run_steered(text, chosen, edits, positions=[-1], batch_rows=batch_rows):
         clean, edited = run.clean[-1].double(), run.edited[:, -1].double()
         index = run.which.cpu()
         effect[index] = (edited.log_softmax(-1) - clean.log_softmax(-1))[:, target].cpu()

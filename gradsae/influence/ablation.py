@@ -1,10 +1,10 @@
-"""The truth: what the target loses when one active latent is switched off at every position.
+"""The default truth: what the target loses if one active latent is off at every position.
 
     effect_c = m(codes) - m(codes with column c = 0)
 
 Positive means that the latent supports the target. The SAE's error is held fixed
-(`SeenPrompt.without`) and only the model after the site is run again. One latent at all positions
-with a zero baseline is one of several truths: the others are in `gradsae.influence.truths`.
+(`SeenPrompt.without`), and only the model after the site is run again. The other truths are in
+`gradsae.influence.truths`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,25 +31,25 @@ class Ablation:
     """Column of `SeenPrompt.codes` of each effect."""
     effect: Float[Tensor, " ablated"]
     """In units of the target; positive = the latent supports it."""
-    suffix_runs: float
-    """Runs of the suffix that it took: a row counts as the share of positions that it ran."""
+    n_reruns: float
+    """Reruns that it took: a row counts as the share of positions that it ran."""
 
 
 def forward_equivalents(seen: SeenPrompt, columns: Int[Tensor, " ablated"]) -> float:
-    """Cost of ablating these latents alone, in full forward passes.
+    """Return the cost of ablating these latents, one by one, in full forward passes.
 
-    One clean pass, then for each latent the share of blocks after the site times the share of
+    One clean pass; then for each latent the share of blocks after the site, times the share of
     positions from its first open one on. The unedited row of each batch is not counted.
     """
-    starts = [seen.suffix.begin(start) for start in seen.first_open(columns).tolist()]
+    starts = [seen.rerun.rerun_start(start) for start in seen.first_open(columns).tolist()]
     n_pos = len(seen.codes)
-    return 1 + seen.suffix.fraction * sum(1 - start / n_pos for start in starts)
+    return 1 + seen.rerun.fraction * sum(1 - start / n_pos for start in starts)
 
 
 def ablate(
     seen: SeenPrompt, target: Target, columns: Int[Tensor, " ablated"], *, batch_rows: int
 ) -> Ablation:
-    """Switch each latent off in turn, `batch_rows` suffix runs at a time."""
+    """Switch each latent off in turn, in batches of `batch_rows` rows."""
     return ablate_all(seen, [target], columns, batch_rows=batch_rows)[0]
 
 
@@ -61,25 +61,26 @@ def ablate_all(
     *,
     batch_rows: int,
 ) -> list[Ablation]:
-    """The same for several targets at once: the runs are shared, and each result states them."""
-    effect, suffix_runs = effects_of(
+    """Ablate for several targets at once. The reruns are shared, and each result states them."""
+    effect, n_reruns = effects_of(
         seen,
         targets,
         lambda part: seen.without(columns[part]),
         begins=seen.first_open(columns),
         batch_rows=batch_rows,
     )
-    return [Ablation(columns=columns, effect=each, suffix_runs=suffix_runs) for each in effect]
+    return [Ablation(columns=columns, effect=each, n_reruns=n_reruns) for each in effect]
 
 
 @torch.no_grad()
 def ablate_sparing(
     seen: SeenPrompt, target: Target, columns: Int[Tensor, " ablated"], clean: Float[Tensor, "1"]
 ) -> Float[Tensor, " ablated"]:
-    """Return the effect of each latent, and run no position that its edit leaves clean.
+    """Return the effect of each latent without running a position that its edit leaves clean.
 
-    Latents that begin together are a batch, without an unedited row: `clean` is `clean_value`, and
-    kernels of different shapes do not cancel. In half precision `ablate` rounds less.
+    Latents that open at the same position are a batch. There is no unedited row in it (`clean` is
+    `clean_value`), so differences between kernels do not cancel: in half precision `ablate` rounds
+    less.
     """
     begins = seen.first_open(columns).clamp_max(first_read(seen, [target]))
     effect = seen.codes.new_empty(len(columns))
@@ -92,7 +93,7 @@ def ablate_sparing(
 
 @torch.no_grad()
 def clean_value(seen: SeenPrompt, target: Target) -> Float[Tensor, "1"]:
-    """Return the target without an edit, from a run of the positions alone that are read."""
+    """Return the target without an edit, from a rerun of only the positions that are read."""
     return evaluate(seen, target, seen.clean[None], start=first_read(seen, [target]))
 
 
@@ -104,20 +105,19 @@ def effects_of(
     begins: Int[Tensor, " edits"],
     batch_rows: int,
 ) -> tuple[Float[Tensor, "n_targets edits"], float]:
-    """Return what each edit takes from each target, and the suffix runs that it took.
+    """Return what each edit takes from each target, and the number of reruns.
 
-    `edited` returns the activations of some edits, `begins` the first position that each changes.
-
-    An effect is a difference between two rows of one batch, the first of which is unedited, so that
-    what differs between batches (kernels, where they begin) cancels.
+    `edited` returns the activations of some edits; `begins` is the first position that each edit
+    changes. An effect is a difference between two rows of one batch, the first of which is
+    unedited. So differences between batches (kernels, start positions) cancel.
     """
-    effect, suffix_runs = seen.codes.new_empty(len(targets), len(begins)), 0.0
+    effect, n_reruns = seen.codes.new_empty(len(targets), len(begins)), 0.0
     begins = begins.clamp_max(first_read(seen, targets))
     for part, rows, start in batches(seen, edited, begins, batch_rows):
         value = evaluate_all(seen, targets, rows, start=start)
         effect[:, part] = (value[:, :1] - value[:, 1:]).to(effect.dtype)
-        suffix_runs += runs_from(seen, len(rows), start)
-    return effect, suffix_runs
+        n_reruns += runs_from(seen, len(rows), start)
+    return effect, n_reruns
 
 
 def batches(
@@ -126,33 +126,34 @@ def batches(
     begins: Int[Tensor, " edits"],
     batch_rows: int,
 ) -> Iterator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch_plus_1 pos d_in"], int]]:
-    """Yield which edits a batch holds, its activations after an unedited first row, and its start.
+    """Yield the edits of each batch, its activations with an unedited first row, and its start.
 
-    Edits that begin late go together, and a batch begins where its first edit does.
+    Edits are sorted by the first position that they change, and a batch starts at the earliest of
+    its edits.
     """
     for part in begins.argsort(stable=True).split(batch_rows - 1):
         yield part, torch.cat([seen.clean[None], edited(part)]), int(begins[part[0]])
 
 
 def runs_from(seen: SeenPrompt, n_rows: int, start: int) -> float:
-    """Return what `n_rows` runs of the suffix from position `start` on cost, in whole ones."""
-    return n_rows * (1 - seen.suffix.begin(start) / len(seen.codes))
+    """Return the cost of `n_rows` rows from position `start` on, in whole reruns."""
+    return n_rows * (1 - seen.rerun.rerun_start(start) / len(seen.codes))
 
 
 def first_read(seen: SeenPrompt, targets: Sequence[Target]) -> int:
-    """Return the first position whose logits are read: no run may begin after it."""
+    """Return the first position whose logits are read. No rerun may start after it."""
     return len(seen.codes) + min(p for target in targets for p in target.positions)
 
 
 @torch.no_grad()
 def rounding_noise(seen: SeenPrompt, target: Target, generator: torch.Generator) -> float:
-    """Return how far the target moves (root mean square) when the activation is off by rounding.
+    """Return how far rounding of the activation moves the target (root mean square).
 
-    N_JITTERED rows: every entry of the clean activation is changed at random by up to one unit in
-    the last place of the model's dtype. Rows that are not edited at all would show nothing, as the
-    kernels repeat themselves bit by bit; yet each ablation rounds anew in every block that follows.
+    In N_JITTERED rows, every entry of the clean activation changes at random by up to one unit in
+    the last place of the model's dtype. Unedited rows would show nothing, because kernels repeat
+    themselves bit by bit; yet each ablation rounds anew in every later block.
     """
-    clean, eps = seen.clean, torch.finfo(seen.suffix.clean.dtype).eps
+    clean, eps = seen.clean, torch.finfo(seen.rerun.clean.dtype).eps
     jitter = 2 * torch.rand(N_JITTERED, *clean.shape, generator=generator).to(clean) - 1
     value = evaluate(seen, target, torch.cat([clean[None], clean * (1 + eps * jitter)]))
     return (value[1:] - value[0]).square().mean().sqrt().item()
@@ -160,13 +161,13 @@ def rounding_noise(seen: SeenPrompt, target: Target, generator: torch.Generator)
 
 @torch.no_grad()
 def no_op_noise(seen: SeenPrompt, target: Target, generator: torch.Generator) -> float:
-    """Return how far the target moves (root mean square) when an edit that is none is made.
+    """Return how far an edit that is undone at once moves the target (root mean square).
 
-    N_NO_OPS rows: what a random active latent writes is taken out of the activation and put back,
-    in the model's dtype. On paper nothing changes; what is left is the rounding of one edit and of
-    all blocks after it. 0 where the dtype carries the edit exactly.
+    In N_NO_OPS rows, what a random active latent writes is subtracted from the activation and added
+    again, in the model's dtype. Without rounding nothing would change: the result is the rounding
+    of one edit and of all later blocks. 0 where the dtype holds the edit exactly.
     """
-    dtype = seen.suffix.clean.dtype
+    dtype = seen.rerun.clean.dtype
     columns = torch.randint(seen.n_active, (N_NO_OPS,), generator=generator)
     columns = columns.to(seen.codes.device)
     written = (seen.codes * seen.scale).mT[columns][:, :, None] * seen.directions[columns][:, None]

@@ -1,4 +1,4 @@
-"""Agreement about the top of the list: what the K largest estimates catch of the true effects.
+"""Agreement about the top of the list: the share of the true effects in the K largest estimates.
 
 Signed: about the latents that support the target. Recall at K of a list of K is precision at K
 (`agreement.precision_at_k`) and has no function of its own. Ties between estimates at an edge count

@@ -1,4 +1,4 @@
-"""Is an estimate right in size, not only in rank? For estimates in units of the target."""
+"""Agreement in size, not only in rank, for estimates in units of the target."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +11,7 @@ def calibration_slope(
 ) -> float | Skipped:
     """Return the least-squares slope of effect on estimate, with an intercept; 1 is best.
 
-    Above 1: the estimate is too small. Ruled by the few largest.
+    Above 1 the estimate is too small. The few largest latents dominate it.
     """
     if len(effect) < 3:
         return Skipped("fewer than 3 active latents")

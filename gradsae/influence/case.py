@@ -22,10 +22,10 @@ from gradsae.influence.calibration import completeness_gap
 from gradsae.influence.checked import Checked, checked
 from gradsae.influence.compare import FEW, Scored, compare
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.curvature import Curvature, reliability
+from gradsae.influence.estimators.contrib.curvature import Curvature, reliability
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.target import Target, evaluate_all
-from gradsae.influence.truth import Asked
+from gradsae.influence.truth import PreparedTruth
 from gradsae.interfaces import Skipped
 from gradsae.prompts.seen import SeenPrompt
 from gradsae.prompts.sets import Prompt
@@ -33,9 +33,9 @@ from gradsae.seeds import make_generator
 
 FIRST_ORDER, CURVATURE = GradTimesAct().name, f"{Curvature.prefix}_"
 UNRELIABLE = 0.5
-"""Reliability ratio above which the gradient is in doubt."""
+"""Reliability ratio above which the gradient is not to be relied on."""
 SINGLES = "ablation"
-"""Plain ablation, standing as an estimator of the other truths."""
+"""Name of plain ablation where it stands as an estimator of the other truths."""
 
 
 class Settings(NamedTuple):
@@ -50,7 +50,7 @@ class Settings(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is asked of one prompt."""
+    """What is prepared of one prompt."""
 
     prompt: Prompt
     target: Target
@@ -58,8 +58,8 @@ class Question(NamedTuple):
     """Probability of the target token in the clean pass."""
     also: Mapping[str, Target] = {}
     """Further scalars of the same logits, by name."""
-    truths: Mapping[str, Asked | Skipped] = {}
-    """Further truths, by name."""
+    truths: Mapping[str, PreparedTruth | Skipped] = {}
+    """Further truths of this prompt, by name."""
 
 
 @final
@@ -89,140 +89,191 @@ class Case:
     sampling_error: Mapping[str, float]
     """Of truths that are sampled: mean standard error over mean |effect|."""
     spent: float
-    """Forward-equivalents that this case took."""
+    """Cost of this case in full forward passes."""
 
     def estimate(self, name: str) -> Float[Tensor, " ablated"]:
-        """Return one estimate that is known to be there."""
-        found = self.estimates[name]
-        assert not isinstance(found, Skipped), found.reason
-        return found
+        """Return the estimate of an estimator that was not skipped."""
+        estimate = self.estimates[name]
+        assert not isinstance(estimate, Skipped), estimate.reason
+        return estimate
 
 
-@dataclass
-class Notebook:
-    """What a case collects on its way."""
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Estimates:
+    """Every estimator's scores for one target on one view of the prompt."""
 
-    seen: SeenPrompt
-    settings: Settings
-    index: int
-    agreement: dict[str, float | Skipped] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
-    spent: float = 0.0
+    scores: Mapping[str, Float[Tensor, " active"] | Skipped]
+    costs: Sequence[float]
+    """In full forward passes; the run up to the site is shared and not counted."""
 
-    def estimate(
-        self, seen: SeenPrompt, target: Target, *, also: bool = True
-    ) -> dict[str, Tensor | Skipped]:
-        """Run every estimator that has something to say; the run to the site is shared.
 
-        Of further scalars and truths (`also`), those that are not too dear.
-        """
-        found: dict[str, Tensor | Skipped] = {}
-        limit = self.settings.also_max_cost if also else None
-        for e in self.settings.estimators:
-            if limit is not None and e.forward_equivalents(seen) > limit:
-                continue
-            if unfit := e.unfit(target):
-                found[e.name] = unfit
-                continue
-            generator = make_generator(self.settings.seed, f"eval {e.name} {self.index}")
-            found[e.name] = _finite(e.scores(seen, target, generator), e.name)
-            self.spent += e.forward_equivalents(seen) - (1 - seen.suffix.fraction)
-        return found
+def estimate_all(
+    seen: SeenPrompt, target: Target, index: int, settings: Settings, *, is_extra: bool
+) -> Estimates:
+    """Run every estimator that has scores for a target.
 
-    def note(
-        self,
-        label: str,
-        estimates: Scored,
-        effect: Float[Tensor, " units"],
-        *,
-        whole: bool,
-        only: Sequence[str] | None,
-    ) -> None:
-        """Compare and write down under "measure + label"."""
-        units = {e.name: e.in_units for e in self.settings.estimators} | {SINGLES: True}
-        ks = self.settings.ks
-        found = compare(estimates, effect, ks, in_units=units, whole=whole, only=only)
-        for measure, answers in found.items():
-            for name, answer in answers.items():
-                self.agreement[f"{measure}{label}/{name}"] = answer
+    `is_extra` says that the scalar or truth is a further one: estimators that cost more than
+    `also_max_cost` are then left out. Raises UserError if a score is not finite.
+    """
+    scores: dict[str, Tensor | Skipped] = {}
+    costs, limit = [], settings.also_max_cost if is_extra else None
+    for e in settings.estimators:
+        if limit is not None and e.forward_equivalents(seen) > limit:
+            continue
+        if reason := e.why_not(target):
+            scores[e.name] = Skipped(reason)
+            continue
+        generator = make_generator(settings.seed, f"eval {e.name} {index}")
+        scores[e.name] = _finite(e.scores(seen, target, generator), e.name)
+        costs.append(e.forward_equivalents(seen) - (1 - seen.rerun.fraction))
+    return Estimates(scores=scores, costs=costs)
+
+
+def agree(
+    label: str,
+    estimates: Scored,
+    effect: Float[Tensor, " units"],
+    settings: Settings,
+    *,
+    whole: bool,
+    only: Sequence[str] | None,
+) -> dict[str, float | Skipped]:
+    """Return every measure of agreement by "measure + label/estimator"."""
+    in_units = {e.name: e.in_units for e in settings.estimators} | {SINGLES: True}
+    answers = compare(estimates, effect, settings.ks, in_units=in_units, whole=whole, only=only)
+    return {
+        f"{measure}{label}/{name}": answer
+        for measure, by_estimator in answers.items()
+        for name, answer in by_estimator.items()
+    }
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Extra:
+    """What further scalars and truths add to a case."""
+
+    agreement: Mapping[str, float | Skipped]
+    sampling_error: Mapping[str, float] = field(default_factory=dict)
+    costs: Sequence[float] = ()
 
 
 def study(seen: SeenPrompt, question: Question, index: int, settings: Settings) -> Case:
     """Ablate the active latents (a random `max_latents` of them) and compare every estimate."""
     target, n_active, seed = question.target, seen.n_active, settings.seed
-    book = Notebook(seen=seen, settings=settings, index=index)
-    columns = chosen_columns(
-        n_active, settings.max_latents, make_generator(seed, f"eval ablate {index}")
-    )
+    drawing = make_generator(seed, f"eval ablate {index}")
+    columns = chosen_columns(n_active, settings.max_latents, drawing)
     targets = {"": target, **question.also}
-    truths = ablate_all(
-        seen,
-        list(targets.values()),
-        columns.to(seen.latents.device),
-        batch_rows=settings.batch_rows,
-    )
-    effects = [truth.effect.cpu() for truth in truths]
-    whole = len(columns) == n_active
+    rows = settings.batch_rows
+    placed = columns.to(seen.latents.device)
+    truths = ablate_all(seen, list(targets.values()), placed, batch_rows=rows)
+    effects = dict(zip(targets, (truth.effect.cpu() for truth in truths), strict=True))
+    is_whole = len(columns) == n_active
     joint = _joint(seen, target)
-    scores = book.estimate(seen, target, also=False)
-    estimates = _at(scores, columns)
-    book.note("", estimates, effects[0], whole=whole, only=None)
-    book.agreement |= _gaps(scores, joint, settings.estimators)
-    book.agreement |= _unreliable(scores)
-    for scalar, effect in list(zip(targets, effects, strict=True))[1:]:
-        found = _at(book.estimate(seen, targets[scalar]), columns)
-        book.note(f".{scalar}", found, effect, whole=whole, only=FEW)
-    singles = effects if whole else None
-    for name, asked in question.truths.items():
-        _ask(book, name, asked, targets, singles)
+    first = estimate_all(seen, target, index, settings, is_extra=False)
+    estimates = _at(first.scores, columns)
+    agreement = agree("", estimates, effects[""], settings, whole=is_whole, only=None)
+    agreement |= _gaps(first.scores, joint, settings.estimators) | _unreliable(first.scores)
+    extras = _further_scalars(seen, question, effects, columns, index, settings)
+    extras += _further_truths(question, effects if is_whole else None, index, settings)
     cost = {e.name: e.forward_equivalents(seen) for e in settings.estimators}
+    recall = checked(seen, estimates, effects[""], settings.ks, cost) if is_whole else []
+    costs = list(first.costs)
+    for extra in extras:
+        agreement |= extra.agreement
+        costs += extra.costs
     return Case(
         index=index,
         question=question,
         n_active=n_active,
         latents=seen.latents.cpu()[columns],
         peak=seen.codes.argmax(0).cpu()[columns],
-        effect=effects[0],
+        effect=effects[""],
         noise=rounding_noise(seen, target, make_generator(seed, f"eval noise {index}")),
         no_op_noise=no_op_noise(seen, target, make_generator(seed, f"eval no-op {index}")),
         joint=joint,
         estimates=estimates,
-        agreement=book.agreement,
+        agreement=agreement,
         cost=cost | {"ablation": ablation.forward_equivalents(seen, torch.arange(n_active))},
-        checked=list(checked(seen, estimates, effects[0], settings.ks, cost)) if whole else [],
-        sampling_error=book.errors,
-        spent=book.spent + _spent(seen, truths[0]),
+        checked=list(recall),
+        sampling_error={k: v for extra in extras for k, v in extra.sampling_error.items()},
+        spent=sum(costs) + _spent(seen, truths[0]),
     )
 
 
-def _ask(
-    book: Notebook,
+def _further_scalars(
+    seen: SeenPrompt,
+    question: Question,
+    effects: Mapping[str, Float[Tensor, " ablated"]],
+    columns: Int[Tensor, " ablated"],
+    index: int,
+    settings: Settings,
+) -> list[Extra]:
+    """Compare estimates of further scalars with what the same ablations did to them."""
+    extras = []
+    for scalar, target in question.also.items():
+        found = estimate_all(seen, target, index, settings, is_extra=True)
+        agreement = agree(
+            f".{scalar}",
+            _at(found.scores, columns),
+            effects[scalar],
+            settings,
+            whole=len(columns) == seen.n_active,
+            only=FEW,
+        )
+        extras.append(Extra(agreement=agreement, costs=found.costs))
+    return extras
+
+
+def _further_truths(
+    question: Question,
+    singles: Mapping[str, Float[Tensor, " active"]] | None,
+    index: int,
+    settings: Settings,
+) -> list[Extra]:
+    """Measure the further truths for every scalar. `singles`: plain effects of all latents."""
+    extras = []
+    targets = {"": question.target, **question.also}
+    for name, prepared in question.truths.items():
+        if isinstance(prepared, Skipped):
+            extras.append(Extra(agreement={f"spearman.{name}/{SINGLES}": prepared}))
+        else:
+            extras += _further_truth(name, prepared, targets, singles, index, settings)
+    return extras
+
+
+def _further_truth(
     name: str,
-    asked: Asked | Skipped,
+    prepared: PreparedTruth,
     targets: Mapping[str, Target],
-    singles: Sequence[Float[Tensor, " active"]] | None,
-) -> None:
-    """Measure one more truth for every scalar, and compare the estimates of it."""
-    if isinstance(asked, Skipped):
-        book.agreement[f"spearman.{name}/{SINGLES}"] = asked
-        return
-    measured = asked.measure(list(targets.values()), batch_rows=book.settings.batch_rows)
-    book.spent += measured.suffix_runs * asked.seen.suffix.fraction
-    for i, (scalar, target) in enumerate(targets.items()):
-        scores = book.estimate(asked.seen, target)
-        estimates: dict[str, Tensor | Skipped] = {
-            each: value if isinstance(value, Skipped) else asked.of(value)
-            for each, value in scores.items()
-        }
-        by_ablation = None if singles is None else asked.of_ablation(singles[i])
-        if by_ablation is not None:
-            estimates[SINGLES] = by_ablation
-        effect = measured.effect[i].cpu()
-        label = f".{name}.{scalar}" if scalar else f".{name}"
-        book.note(label, estimates, effect, whole=asked.is_whole, only=FEW)
+    singles: Mapping[str, Float[Tensor, " active"]] | None,
+    index: int,
+    settings: Settings,
+) -> list[Extra]:
+    """Measure one truth for every scalar, and compare the estimates of it."""
+    measured = prepared.measure(list(targets.values()), batch_rows=settings.batch_rows)
+    errors: dict[str, float] = {}
     if measured.error is not None:
         size = measured.effect[0].abs().mean().clamp_min(1e-30)
-        book.errors[name] = (measured.error[0].mean() / size).item()
+        errors[name] = (measured.error[0].mean() / size).item()
+    reruns = measured.n_reruns * prepared.seen.rerun.fraction
+    extras = [Extra(agreement={}, sampling_error=errors, costs=[reruns])]
+    for (scalar, target), effect in zip(targets.items(), measured.effect, strict=True):
+        found = estimate_all(prepared.seen, target, index, settings, is_extra=True)
+        estimates: dict[str, Tensor | Skipped] = {
+            each: value if isinstance(value, Skipped) else prepared.to_units(value)
+            for each, value in found.scores.items()
+        }
+        by_ablation = None if singles is None else prepared.predict_from_ablation(singles[scalar])
+        if by_ablation is not None:
+            estimates[SINGLES] = by_ablation
+        label = f".{name}.{scalar}" if scalar else f".{name}"
+        agreement = agree(
+            label, estimates, effect.cpu(), settings, whole=prepared.is_whole, only=FEW
+        )
+        extras.append(Extra(agreement=agreement, costs=found.costs))
+    return extras
 
 
 def chosen_columns(
@@ -254,7 +305,7 @@ def _joint(seen: SeenPrompt, target: Target) -> float:
 def _gaps(
     scores: Scored, joint: float, estimators: Sequence[Estimator]
 ) -> dict[str, float | Skipped]:
-    """The completeness gap of each estimator in units of the target."""
+    """Return the completeness gap of each estimator in units of the target."""
     found: dict[str, float | Skipped] = {}
     for e in estimators:
         score = scores[e.name]
@@ -265,7 +316,7 @@ def _gaps(
 
 
 def _unreliable(scores: Scored) -> dict[str, float | Skipped]:
-    """Share of latents whose estimated reliability ratio is above UNRELIABLE, by curvature."""
+    """Return the share of latents whose reliability ratio, by curvature, is above UNRELIABLE."""
     first = scores.get(FIRST_ORDER)
     if first is None or isinstance(first, Skipped):
         return {}
@@ -278,12 +329,13 @@ def _unreliable(scores: Scored) -> dict[str, float | Skipped]:
 
 
 def _spent(seen: SeenPrompt, truth: Ablation) -> float:
-    """The run to the site is made once and shared; a clean pass gave the target's probability.
+    """Return the cost beside the estimators, in full forward passes.
 
-    One more clean pass gave the keys and values that ablation begins from, where it could. Then the
-    joint removal beside an unedited row, and both measures of noise.
+    The run to the site is made once and shared. Then: a clean pass for the target's probability,
+    one for the keys and values where those can be reused, the ablations, the joint removal beside
+    an unedited row, and both measures of noise.
     """
-    fraction = seen.suffix.fraction
-    past = float(seen.suffix.begin(1) == 1)
-    n_runs = 1 + past + truth.suffix_runs + 2 + (N_JITTERED + 1) + (N_NO_OPS + 1)
+    fraction = seen.rerun.fraction
+    past = float(seen.rerun.rerun_start(1) == 1)
+    n_runs = 1 + past + truth.n_reruns + 2 + (N_JITTERED + 1) + (N_NO_OPS + 1)
     return 1 - fraction + n_runs * fraction

@@ -1,4 +1,4 @@
-"""Recall after exact checks: what a ranking finds once its first latents have been ablated."""
+"""Recall after exact checks: the true top K that are known once a ranking's first are ablated."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ CHECKS = (0, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200)
 
 
 class Checked(NamedTuple):
-    """Recall after some exact checks of one estimator's ranking."""
+    """The recall after some number of exact checks of one estimator's ranking."""
 
     estimator: str
     k: int
@@ -34,7 +34,10 @@ def checked(
     ks: Sequence[int],
     cost: Mapping[str, float],
 ) -> list[Checked]:
-    """Return the recall of the true top K after exact checks of each ranking's first latents."""
+    """Return the recall of the true top K after exact checks of each ranking's first latents.
+
+    `cost` holds the cost of each estimator, in full forward passes.
+    """
     rows = []
     for name, estimate in estimates.items():
         if isinstance(estimate, Skipped):

@@ -1,4 +1,4 @@
-"""What an estimator of influence is: scores for the active latents, at a stated cost."""
+"""What an estimator of influence is: a score for each active latent, at a stated cost."""
 
 from abc import ABC, abstractmethod
 
@@ -7,32 +7,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.influence.target import Target
-from gradsae.interfaces import Skipped
 from gradsae.prompts.seen import SeenPrompt
 
 
 class Estimator(ABC):
-    """Ranks the active latents of a prompt. A frozen dataclass, one per file of `estimators/`."""
+    """Scores the active latents of a prompt. A frozen dataclass, one per file of `estimators/`.
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Variant in score names; fields that change the result are part of it."""
+    Estimators that read one gradient at the clean codes are shortest as a `GradientEstimator`
+    (`gradsae.influence.gradient`).
+    """
 
-    @property
-    def in_units(self) -> bool:
-        """True if the scores are in units of the target, so that their size can be judged."""
-        return True
+    name: str
+    """Variant in score names. Fields that change the scores are part of it."""
+    in_units: bool = True
+    """True if the scores are in units of the target, so that their size can be judged."""
+    is_first_order: bool = False
+    """True if the gradient of the clean pass is all that is known of the target."""
 
-    @property
-    def is_first_order(self) -> bool:
-        """True if all it knows of the target is the gradient of the clean pass."""
-        return False
-
-    def unfit(self, target: Target) -> Skipped | None:
-        """Return why this estimator says nothing about a target, or None."""
+    def why_not(self, target: Target) -> str | None:
+        """Return why this estimator has no scores for a target, or None if it has."""
         if self.is_first_order and target.is_flat:
-            return Skipped(
+            return (
                 "the target is flat at the clean pass: its gradient there is zero by construction"
             )
         return None
@@ -41,12 +36,16 @@ class Estimator(ABC):
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
-        """Return one score per active latent; larger = supports the target more."""
+        """Return one score per active latent; larger = supports the target more.
 
-    @abstractmethod
-    def forward_equivalents(self, seen: SeenPrompt) -> float:
-        """Cost on this prompt, alone and from the tokens on, in full forward passes.
-
-        A backward counts as two forwards; only the share of the model that is run counts (blocks
-        after the site and, where a run begins inside the prompt, positions from there on).
+        `generator` is on the CPU and is the only source of randomness.
         """
+
+    def forward_equivalents(self, seen: SeenPrompt) -> float:
+        """Return the cost on this prompt, from the tokens on, in full forward passes.
+
+        A backward pass counts as two forward passes. Of a rerun only the share of the model that
+        runs counts: blocks after the site, and positions from its start on. This default is the
+        run up to the site alone.
+        """
+        return 1 - seen.rerun.fraction

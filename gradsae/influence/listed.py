@@ -1,4 +1,4 @@
-"""Tables of single prompts: their tokens, and the latents that some ranking has among its first."""
+"""Tables of single prompts: their tokens, and latents that are among the first of a ranking."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,10 +20,10 @@ def latents_of(
     first: str,
     n_listed: int,
 ) -> Series:
-    """One row per latent that some ranking has among its first `n_listed`, by the rank of `first`.
+    """Return one row per latent among the first `n_listed` of a ranking, ordered by `first`.
 
-    `prompt` is the name of the first column and its value; `peak` the position at which a latent is
-    largest. Scores and ranks (from 1, among all n latents) stand in columns NAME and rank.NAME.
+    `prompt` is the name of the first column and its value; `peak` is the position at which a latent
+    is largest. Scores and ranks (from 1, among all n latents) are in columns NAME and rank.NAME.
     """
     order = {name: one.argsort(descending=True, stable=True) for name, one in scores.items()}
     rank = {name: places.argsort() for name, places in order.items()}
@@ -39,7 +39,7 @@ def latents_of(
 
 
 def tokens_of(prompt: tuple[str, int], token_ids: Int[Tensor, " pos"], lm: LM) -> Series:
-    """One row per token."""
+    """Return one row per token."""
     n = len(token_ids)
     return {
         prompt[0]: [prompt[1]] * n,
@@ -49,5 +49,5 @@ def tokens_of(prompt: tuple[str, int], token_ids: Int[Tensor, " pos"], lm: LM) -
 
 
 def stacked(tables: list[Series]) -> Series:
-    """Return tables with the same columns as one; there must be one."""
+    """Return tables with the same columns as one table; at least one is needed."""
     return {name: [value for table in tables for value in table[name]] for name in tables[0]}

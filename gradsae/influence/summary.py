@@ -12,7 +12,7 @@ from gradsae.interfaces import Scores, Skipped
 from gradsae.lm.model import LM
 from gradsae.records.shapes import MAX_SERIES_VALUES
 from gradsae.seeds import make_generator
-from gradsae.stats.bootstrap import mean_interval
+from gradsae.stats.intervals import prompts_interval
 
 MAX_CHARACTERS = 2_000
 """Of a prompt in the table of prompts."""
@@ -68,7 +68,7 @@ def _add_mean(out: Scores, name: str, values: Sequence[float]) -> None:
 
 
 def _add_agreement(out: Scores, cases: Sequence[Case], name: str, seed: int) -> None:
-    """The mean over the prompts that have this score, or why none has."""
+    """Add the mean over the prompts that have this score, or the reason why none has."""
     full = f"influence/{name}"
     found = [case.agreement[name] for case in cases if name in case.agreement]
     values = [value for value in found if not isinstance(value, Skipped)]
@@ -78,11 +78,11 @@ def _add_agreement(out: Scores, cases: Sequence[Case], name: str, seed: int) -> 
         return
     _add_mean(out, full, values)
     if len(values) > 1:
-        out.intervals[full] = mean_interval(torch.tensor(values, dtype=torch.float64), seed)
+        out.intervals[full] = prompts_interval(values, seed)
 
 
 def per_prompt(cases: Sequence[Case], lm: LM) -> Series:
-    """One row per prompt; a score that a prompt does not have is null."""
+    """Return one row per prompt; a score that a prompt does not have is null."""
     table: Series = {
         "prompt": [case.index for case in cases],
         "origin": [case.question.prompt.origin for case in cases],
@@ -103,7 +103,7 @@ def per_prompt(cases: Sequence[Case], lm: LM) -> Series:
 
 
 def scatter(cases: Sequence[Case], n_points: int, seed: int) -> Series:
-    """One row per ablated latent of a prompt: true effect and estimates; a random `n_points`."""
+    """Return effect and estimates of ablated latents, one row each, `n_points` at random."""
     names = answered(cases[0])
     columns = {
         "prompt": torch.cat([torch.full_like(case.latents, case.index) for case in cases]),
@@ -118,13 +118,14 @@ def scatter(cases: Sequence[Case], n_points: int, seed: int) -> Series:
 
 
 def answered(case: Case) -> list[str]:
-    """Estimators that have something to say of the usual target."""
+    """Return the estimators that have scores for the main target."""
     return [name for name, value in case.estimates.items() if not isinstance(value, Skipped)]
 
 
 def listed_latents(cases: Sequence[Case]) -> list[Series]:
-    """Of the first prompts, as many as one table holds, the latents that the truth or an estimator
-    has among its first; ranks are among all ablated ones."""
+    """Return one table per prompt: the latents among the first by the truth or an estimator.
+
+    Ranks are among all ablated latents. Prompts that do not fit into one record are left out."""
     tables: list[Series] = []
     n_values = 0
     for case in cases:
@@ -144,14 +145,14 @@ def listed_latents(cases: Sequence[Case]) -> list[Series]:
 
 
 def listed_tokens(cases: Sequence[Case], lm: LM) -> Series:
-    """The tokens of some prompts."""
+    """Return the tokens of the prompts."""
     return stacked([tokens_of(("prompt", c.index), c.question.prompt.token_ids, lm) for c in cases])
 
 
 def recall_after_checks(cases: Sequence[Case]) -> Series:
-    """Mean over prompts of the recall of the true top K after exact checks, and of what it costs.
+    """Return the recall of the true top K after exact checks and its cost, as means over prompts.
 
-    A number of checks that some prompt has too few latents for is left out.
+    Numbers of checks that exceed some prompt's number of latents are left out.
     """
     rows: dict[tuple[str, int, int], list[Checked]] = {}
     for row in (row for case in cases for row in case.checked):
@@ -168,7 +169,7 @@ def recall_after_checks(cases: Sequence[Case]) -> Series:
 
 
 def left_out_prompts(cases: Sequence[Case]) -> Series:
-    """How many prompts lack a score, by reason."""
+    """Return how many prompts lack a score, by reason."""
     counts = Counter(
         (f"influence/{name}", value.reason)
         for case in cases

@@ -1,4 +1,4 @@
-"""What is explained: a scalar of the model's logits. Influence is the change of this number."""
+"""Targets: a scalar of the model's logits. Influence is the change of this scalar."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ SCALARS: tuple[str, ...] = get_args(Scalar)
 """Scalars of a token."""
 AnyScalar = Literal["log_prob", "logit", "prob", "logit_diff", "kl"]
 ANY_SCALAR: tuple[str, ...] = get_args(AnyScalar)
-"""The same and `kl`, which is about the whole distribution."""
+"""Scalars of a token, and `kl`, which is about the whole distribution."""
 
 
 def logit(logits: Float[Tensor, "batch vocab"], token: int) -> Float[Tensor, " batch"]:
@@ -195,9 +195,9 @@ def evaluate(
     *,
     start: int = 0,
 ) -> Float[Tensor, " batch"]:
-    """Run the model on from replaced activations and return the target of each row.
+    """Run the model from replaced activations on and return the target of each row.
 
-    `start` is a position before which no row differs from the clean pass: see `Tail.logits`.
+    `start` is a position before which no row differs from the clean pass: see `Rerun.logits`.
     """
     return evaluate_all(seen, [target], activation, start=start)[0]
 
@@ -209,12 +209,12 @@ def evaluate_all(
     *,
     start: int = 0,
 ) -> Float[Tensor, "n_targets batch"]:
-    """Return several targets of each row from one run of the model.
+    """Return several targets of each row from one rerun.
 
-    `start` is a position before which no row differs from the clean pass: see `Tail.logits`.
+    `start` is a position before which no row differs from the clean pass: see `Rerun.logits`.
     """
     positions = sorted({p for target in targets for p in target.positions})
-    return values_of(targets, seen.suffix.logits(activation, positions, start=start), positions)
+    return values_of(targets, seen.rerun.logits(activation, positions, start=start), positions)
 
 
 def values_of(

@@ -12,7 +12,7 @@ from gradsae.influence.case import SINGLES, Case, Question, Settings, study
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.summary import summarise
 from gradsae.influence.target import ANY_SCALAR, AnyScalar, make_target, prob
-from gradsae.influence.truth import About, Asked, Truth
+from gradsae.influence.truth import PreparedTruth, PromptContext, Truth
 from gradsae.interfaces import LATER, Metric, ModelSource, Scores, Skipped, Source
 from gradsae.prompts.seen import NoActiveLatentError, SeenPrompt, check_weights, see_from
 from gradsae.prompts.sets import Prompt, PromptSet
@@ -63,8 +63,8 @@ class Influence(Metric):
     also: Sequence[AnyScalar] = field(default=(), metadata=LATER)
     """Further scalars of the same ablation runs; their scores are named measure.scalar/E."""
     truths: Sequence[Truth] = field(default=(), metadata=LATER)
-    """Asked besides ablation at all positions; their scores are named measure.truth/E, and those of
-    further scalars measure.truth.scalar/E. "ablation" then stands among the estimators."""
+    """Measured besides ablation at all positions. Their scores are named measure.truth/E, and those
+    of further scalars measure.truth.scalar/E. "ablation" then stands among the estimators."""
     also_max_cost: float | None = field(default=None, metadata=LATER)
     """Estimators that cost more forward-equivalents than this answer the usual question alone; None
     for no limit. What they cost falls due for each scalar and truth anew, unlike ablation."""
@@ -127,13 +127,13 @@ class Influence(Metric):
         forced = prompt.token_ids.new_tensor(tokens[:-1])  # the answer but for its last token
         seen = see_from(source, sae, torch.cat([prompt.token_ids, forced]))
         with torch.no_grad():
-            clean = seen.suffix.logits(seen.clean[None], range(-len(tokens), 0))[0]
+            clean = seen.rerun.logits(seen.clean[None], range(-len(tokens), 0))[0]
         question = Question(
             prompt,
             make_target(self.scalar, tokens, clean),
             prob(clean[:1], prompt.target).item(),
             {scalar: make_target(scalar, tokens, clean) for scalar in self.also},
-            self._asked(source, sae, seen, index, seed),
+            self._prepared(source, sae, seen, index, seed),
         )
         settings = Settings(
             self.estimators,
@@ -145,17 +145,17 @@ class Influence(Metric):
         )
         return study(seen, question, index, settings)
 
-    def _asked(
+    def _prepared(
         self, source: ModelSource, sae: Dictionary, seen: SeenPrompt, index: int, seed: int
-    ) -> dict[str, Asked | Skipped]:
+    ) -> dict[str, PreparedTruth | Skipped]:
         if not self.truths:
             return {}
-        kept = ~source.dropped(seen.token_ids[None], seen.suffix.clean[None])[0]
-        about = About(
+        kept = ~source.dropped(seen.token_ids[None], seen.rerun.clean[None])[0]
+        context = PromptContext(
             seen=seen, kept=kept, sae=sae, source=source, seed=seed, max_units=self.max_latents
         )
         return {
-            truth.name: truth.ask(about, make_generator(seed, f"eval {truth.name} {index}"))
+            truth.name: truth.prepare(context, make_generator(seed, f"eval {truth.name} {index}"))
             for truth in self.truths
         }
 

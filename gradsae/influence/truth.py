@@ -1,8 +1,8 @@
-"""What a truth is: which edit a latent's influence is measured by, and what it is measured on.
+"""What a truth is: one definition of a latent's influence, as an edit that is measured.
 
-"The influence of a latent" has several meanings. Each is a file of `truths/`, and each shows the
-estimators the prompt in such a way that switching a column off is exactly its edit. One estimator
-then serves every truth: gradient times activation becomes gradient times (activation - baseline).
+"The influence of a latent" has several meanings, one per file of `truths/`. Each gives estimators
+a view of the prompt in which switching a column off is exactly its edit. So one estimator serves
+every truth: gradient x activation becomes gradient x (activation - baseline).
 """
 
 from abc import ABC, abstractmethod
@@ -23,25 +23,25 @@ from gradsae.sae.dictionary import Dictionary
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class About:
-    """What a truth may look at."""
+class PromptContext:
+    """A prompt, its SAE and the seed, as given to a truth."""
 
     seen: SeenPrompt
     kept: Bool[Tensor, " pos"]
-    """Positions that the SAE sees; no other is edited."""
+    """Positions that the SAE sees. Only these are edited."""
     sae: Dictionary
     source: ModelSource
     seed: int
     max_units: int | None
-    """Measure a random part; None for all."""
+    """Number of units to measure, drawn at random; None for all."""
 
     def chosen(self, n: int, generator: torch.Generator) -> Int[Tensor, " units"]:
-        """Return which of `n` units are measured, ascending: all, or `max_units` at random."""
+        """Draw which of `n` units are measured, ascending: all, or `max_units` at random."""
         order = torch.randperm(n, generator=generator)
         return order[: self.max_units].sort().values.to(self.seen.codes.device)
 
     def orders(self, n: int, generator: torch.Generator) -> Int[Tensor, "n active"]:
-        """Return `n` random orders of the prompt's active latents."""
+        """Draw `n` random orders of the prompt's active latents."""
         drawn = [torch.randperm(self.seen.n_active, generator=generator) for _ in range(n)]
         return torch.stack(drawn).to(self.seen.codes.device)
 
@@ -53,13 +53,14 @@ class Measured:
 
     effect: Float[Tensor, "n_targets units"]
     """In units of the target; positive = the latent supports it."""
-    suffix_runs: float
+    n_reruns: float
+    """Reruns that it took; a row counts as the share of positions that it ran."""
     error: Float[Tensor, "n_targets units"] | None = None
     """Standard error of each effect, where it is sampled."""
 
 
-class Asked(ABC):
-    """A truth asked of one prompt. A frozen dataclass."""
+class PreparedTruth(ABC):
+    """One definition of influence, made ready for one prompt. A frozen dataclass."""
 
     seen: SeenPrompt
     """The prompt as estimators see it: switching a column off is the truth's edit."""
@@ -68,51 +69,47 @@ class Asked(ABC):
     is_whole: bool = True
     """False where only a random part of the units is measured: their top is not the top of all."""
 
-    @property
     @abstractmethod
-    def n_units(self) -> int: ...
-
-    @abstractmethod
-    def of(self, scores: Float[Tensor, " active"]) -> Float[Tensor, " units"]:
-        """Return the estimate for each unit, from an estimator's scores of `seen`."""
+    def to_units(self, scores: Float[Tensor, " active"]) -> Float[Tensor, " units"]:
+        """Return the estimate of each unit, from an estimator's scores of the columns of `seen`."""
 
     @abstractmethod
     def measure(self, targets: Sequence[Target], *, batch_rows: int) -> Measured:
-        """Return the true effects, for all targets from the same runs."""
+        """Measure the true effects, for all targets in the same reruns."""
 
-    def of_ablation(self, effect: Float[Tensor, " active"]) -> Float[Tensor, " units"] | None:
-        """Return what plain ablation of the active latents would predict; None if nothing."""
+    def predict_from_ablation(
+        self, effect: Float[Tensor, " active"]
+    ) -> Float[Tensor, " units"] | None:
+        """Return what effects of plain ablation predict for each unit; None if they say nothing."""
         return None
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Singles(Asked):
+class Singles(PreparedTruth):
     """Units that are columns of `seen`, switched off one at a time."""
 
     seen: SeenPrompt
     columns: Int[Tensor, " units"]
     sign: float = 1.0
     n_latents: int | None = None
-    """How many of the first columns are the prompt's active latents; None: none of them is."""
-
-    @property
-    def n_units(self) -> int:
-        return len(self.columns)
+    """Number of first columns that are the prompt's active latents; None if none of them is."""
 
     @property
     def is_whole(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return len(self.columns) == self.seen.n_active
 
-    def of(self, scores: Float[Tensor, " active"]) -> Float[Tensor, " units"]:
+    def to_units(self, scores: Float[Tensor, " active"]) -> Float[Tensor, " units"]:
         return self.sign * scores[self.columns.to(scores.device)]
 
     def measure(self, targets: Sequence[Target], *, batch_rows: int) -> Measured:
         found = ablate_all(self.seen, targets, self.columns, batch_rows=batch_rows)
         effect = self.sign * torch.stack([each.effect for each in found])
-        return Measured(effect=effect, suffix_runs=found[0].suffix_runs)
+        return Measured(effect=effect, n_reruns=found[0].n_reruns)
 
-    def of_ablation(self, effect: Float[Tensor, " active"]) -> Float[Tensor, " units"] | None:
+    def predict_from_ablation(
+        self, effect: Float[Tensor, " active"]
+    ) -> Float[Tensor, " units"] | None:
         if self.n_latents is None:
             return None
         padded = effect.new_zeros(self.seen.n_active)
@@ -129,5 +126,7 @@ class Truth(ABC):
         """Part of score names; fields that change the result are part of it."""
 
     @abstractmethod
-    def ask(self, about: About, generator: torch.Generator) -> Asked | Skipped:
-        """Return the question put to one prompt, or why it cannot be."""
+    def prepare(
+        self, context: PromptContext, generator: torch.Generator
+    ) -> PreparedTruth | Skipped:
+        """Return this definition made ready for one prompt, or why it does not apply there."""

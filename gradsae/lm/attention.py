@@ -1,12 +1,12 @@
-"""What later positions read of one: the attention of a pass, watched, and its exact change when one
-position's keys and values are others.
+"""The attention of a pass, and its exact change if one position has other keys and values.
 
-A head's output at position q, when only position p has other keys and values (k, v -> k', v'), is
+If only position p changes (k, v -> k', v'), a head's output at a later position q changes by
 
     out' - out = (a' (v' - out) - a (v - out)) / (1 + a' - a),     a = exp(score - log Z)
 
-with the score and the sum Z of the clean pass: a few products per head in place of a run. Kramar et
-al. 2024 (AtP*, https://arxiv.org/abs/2403.00745, section 3.1.1) do this for keys and queries alone.
+with the score and the sum Z of the clean pass. That is a few products per head instead of a run.
+Kramar et al. 2024 (AtP*, https://arxiv.org/abs/2403.00745, section 3.1.1) do this for keys and
+queries alone.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from gradsae.errors import UserError
 
 NAME = "gradsae_watched"
 LARGEST_LOG_RATIO = 60.0
-"""A score this far above the clean log Z takes all of the attention in float32."""
+"""In float32, a score this far above the clean log Z takes all of the attention."""
 
 
 @final
@@ -34,19 +34,19 @@ class Heads:
     key: Float[Tensor, "kv_heads pos d_head"]
     value: Float[Tensor, "kv_heads pos d_value"]
     out: Float[Tensor, "1 heads pos d_value"]
-    """With its graph, so that the target's gradient can be taken with respect to it."""
+    """With its graph, so that a target can be differentiated with respect to it."""
     log_z: Float[Tensor, "heads pos"]
     bias: Float[Tensor, "mask_heads pos pos"]
-    """Added to the scores; the smallest number of its dtype where nothing is read."""
+    """Added to the scores; the smallest number of its dtype where a position may not be read."""
     scaling: float
     softcap: float | None
     added: Float[Tensor, "pos d_in"] | None = None
-    """What the block makes of `out` and adds to the stream; None where that is not linear: behind a
-    norm of its own (Gemma) a change of a small `out` counts far less than `gain` says."""
+    """What the block adds to the stream because of `out`. None where that is not linear in `out`:
+    with a norm in between (Gemma), a change of a small `out` counts far less than `gain` says."""
 
     @property
     def gain(self) -> Float[Tensor, " pos"]:
-        """|added| / |out|: how much longer a change of `out` is in the stream, roughly."""
+        """|added| / |out|: roughly the factor from a change of `out` to a change of the stream."""
         out = self.out[0].detach().float().square().sum((0, 2)).sqrt()
         length = out.new_zeros(len(out)) if self.added is None else self.added.float().norm(dim=1)
         return length / out.clamp_min(1e-30)
@@ -66,7 +66,7 @@ class Heads:
     def _read(
         self, at: int, key: Tensor, value: Tensor
     ) -> tuple[Float[Tensor, "rows heads later 1"], Float[Tensor, "rows heads later d_value"]]:
-        """exp(score - log Z) of one position's keys, and value - out, at the positions after it."""
+        """Return exp(score - log Z) of one position's keys, and value - out, at later positions."""
         later = slice(at + 1, None)
         keys, values = (_for_heads(x.float(), len(self.query), dim=1) for x in (key, value))
         score = torch.einsum("hqd,rhd->rhq", self.query[:, later].float(), keys)
@@ -77,10 +77,11 @@ class Heads:
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[dict[int, Heads]]:
-    """Collect the attention of every block that a pass runs for a while, by block.
+    """Collect the attention of every block in a pass of one prompt without a cache, by block.
 
-    A pass of one prompt without a cache. The model's own kernels give the same to rounding. Raises
-    UserError for attention that has more than scores, a soft cap and a mask.
+    transformers' own switch of implementations is set for the length of the `with` block and then
+    set back. The model's own kernels give the same output, to rounding. Raises UserError for
+    attention that has more than scores, a soft cap and a mask.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
@@ -103,7 +104,8 @@ def watched(model: nn.Module) -> Iterator[dict[int, Heads]]:
 
 
 _watches: list[dict[int, Heads]] = []
-"""Those that go on; transformers keeps what is registered, which must not keep a pass alive."""
+"""The active watchers. transformers keeps the registered function for good, so that function must
+not hold a pass: it writes to the last of these."""
 
 
 def _record(module: nn.Module, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
@@ -151,7 +153,7 @@ def _attend(
 
 
 def _for_heads(x: Tensor, n_heads: int, *, dim: int) -> Tensor:
-    """Repeat key-value heads for the query heads that share them."""
+    """Repeat key-value heads, once for each query head that shares them."""
     return x.repeat_interleave(n_heads // x.shape[dim], dim)
 
 

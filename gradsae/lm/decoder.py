@@ -1,8 +1,11 @@
-"""Hooks: watch and edit the blocks of a transformers decoder. The only file that sets any.
+"""Run a transformers decoder while hooks watch or edit its blocks.
 
-Everything runs on right-padded or unpadded batches, without a key-value cache unless one is handed
-in (`gradsae.lm.rerun`). Hooks are set on the shared model for the length of one call, so one model
-must not be used from two threads at once.
+This is the only file that calls the model. Batches are unpadded or padded on the right, and there
+is no key-value cache unless one is handed in (`gradsae.lm.rerun`). Hooks are set on the shared
+model and removed at the end of the call, so one model must not be used from two threads at once.
+
+Two other files change the model for a while: `rerun` replaces the `forward` of blocks, and
+`attention` switches the attention implementation.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +29,7 @@ N_PROBE_TOKENS = 8
 
 
 class _Stop(Exception):  # noqa: N818  not an error
-    """Raised by a hook once everything wanted has been seen."""
+    """Raised by a hook to end a pass: every wanted output has been captured."""
 
 
 @final
@@ -41,11 +44,15 @@ class Decoder:
     n_layers: int
     max_context: int
     _checked: set[int] = field(default_factory=set, repr=False)
-    """Layers whose attention and MLP were seen to add up."""
+    """Layers whose block output was found to be input + attention + MLP."""
 
     def module(self, site: Site) -> nn.Module:
-        """The module whose output is the site's activation."""
+        """Return the module whose output is the site's activation."""
         return find_module(self.model, self.layout, site)
+
+    def block(self, layer: int) -> nn.Module:
+        """Return a decoder block; its output is the residual stream after it."""
+        return self.module(Site("resid_post", layer))
 
     def check_site(self, site: Site) -> None:
         """Raise UserError unless this model has the site.
@@ -66,7 +73,7 @@ class Decoder:
     def read(
         self, site: Site, token_ids: Tensor, attention_mask: Tensor | None, *, stop: bool
     ) -> Tensor:
-        """The site's activation [batch pos d_in]; with `stop` nothing after it is run."""
+        """Return the site's activation [batch pos d_in]. With `stop` nothing after it is run."""
         self.check_site(site)
         module = self.module(site)
         seen = self.capture({"site": module}, module, token_ids, attention_mask, stop=stop)
@@ -79,16 +86,16 @@ class Decoder:
         *,
         edit: Edit | None,
         positions: Sequence[int] | None,
-        past: Any = None,
+        cache: Any = None,
     ) -> Tensor:
-        """Float32 logits [batch n_positions vocab], with the site's activation edited."""
+        """Return float32 logits [batch n_positions vocab], with the site's activation edited."""
         with ExitStack() as stack:
             if edit is not None:
                 site, change = edit
                 self.check_site(site)
                 handle = self.module(site).register_forward_hook(_editing(change))
                 stack.callback(handle.remove)
-            return self.forward(token_ids, attention_mask, positions, past)
+            return self.forward(token_ids, attention_mask, positions, cache)
 
     def capture(
         self,
@@ -98,9 +105,12 @@ class Decoder:
         attention_mask: Tensor | None,
         *,
         stop: bool,
-        past: Any = None,
+        cache: Any = None,
     ) -> dict[str, Any]:
-        """Outputs of the watched modules, and the input of "block"; `last` is the last to run."""
+        """Return the outputs of the watched modules by name, and the input of "block".
+
+        With `stop` the pass ends after module `last`.
+        """
         seen: dict[str, Any] = {}
         with ExitStack() as stack:
             for name, module in watched.items():
@@ -108,7 +118,7 @@ class Decoder:
                 handle = module.register_forward_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
             with suppress(_Stop):
-                self.forward(token_ids, attention_mask, [-1], past)
+                self.forward(token_ids, attention_mask, [-1], cache)
         return seen
 
     def forward(
@@ -116,15 +126,16 @@ class Decoder:
         token_ids: Tensor,
         attention_mask: Tensor | None,
         positions: Sequence[int] | None,
-        past: Any = None,
+        cache: Any = None,
     ) -> Tensor:
-        """Float32 logits at the positions; the only call of the transformers model.
+        """Return float32 logits at the positions. The only call of the transformers model.
 
-        `past` is a transformers cache with the keys and values of the tokens before these; those
-        of these are added to it.
+        `cache` is a transformers cache with the keys and values of the tokens before these. The
+        pass adds its own. Raises UserError for an empty or too long prompt, left padding, positions
+        outside the prompt, or logits that are not finite.
         """
         self._check_tokens(token_ids)
-        n_past = 0 if past is None else past.get_seq_length()
+        n_past = 0 if cache is None else cache.get_seq_length()
         whole_mask = torch.ones_like(token_ids[:, :1]).expand(-1, n_past + token_ids.shape[1])
         mask = whole_mask if attention_mask is None else attention_mask
         if not bool(mask[:, 0].all()):
@@ -138,7 +149,7 @@ class Decoder:
             positions is None or "logits_to_keep" not in signature(self.model.forward).parameters
         )
         extra = {} if whole else {"logits_to_keep": keep}
-        extra |= {} if past is None else {"past_key_values": past}
+        extra |= {} if cache is None else {"past_key_values": cache}
         logits = self.model(
             input_ids=token_ids, attention_mask=mask, use_cache=False, **extra
         ).logits.float()
@@ -191,11 +202,12 @@ class Decoder:
 
 
 def first(output: Any) -> Tensor:
-    """The hidden state in a module's output, which may be a tuple."""
+    """Return the hidden state in a module's output, which may be a tuple."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def with_first(output: Any, hidden: Tensor) -> Any:
+    """Return a module's output with another hidden state in it."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 

@@ -1,17 +1,24 @@
-"""Keys and values of a pass: what lets a re-run begin in its middle, or go on after its end."""
+"""Keys and values that a pass leaves in the blocks.
+
+With them a rerun begins in the middle of a prompt, and writing goes on after its end.
+"""
 
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, final
 
+from jaxtyping import Float
 from torch import Tensor, nn
+
+Pair = tuple[Float[Tensor, "_rows _heads _pos _d_key"], Float[Tensor, "_rows _heads _pos _d_value"]]
+"""Keys and values of one block. Blocks may differ in rows and positions."""
 
 
 def empty_cache(model: nn.Module) -> Any:
-    """Return a transformers cache to be filled by a pass, or None if the model takes none.
+    """Return an empty transformers cache, or None if the model takes none.
 
-    Without a config it keeps every position in every layer; the masks of layers with a sliding
-    window look at the config themselves.
+    The cache is made without a config, so it keeps every position in every block. The masks of
+    blocks with a sliding window read the config themselves.
     """
     if "past_key_values" not in signature(model.forward).parameters:
         return None
@@ -22,48 +29,52 @@ def empty_cache(model: nn.Module) -> Any:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Past:
-    """The keys and values that a pass left in the blocks from one on."""
+class KeyValues:
+    """Keys and values that one pass left in the blocks from a certain one on."""
 
     n_before: int
-    """Blocks before the first that has them; those are never run on this past."""
-    layers: list[tuple[Tensor, Tensor]]
-    """Keys and values [rows heads pos d_head] of each block after them."""
+    """Number of blocks before the first one that has keys and values. A pass that uses these never
+    runs attention there."""
+    blocks: list[Pair]
+    """Keys and values of each block from there on."""
 
     def cache(self, start: int, n_rows: int) -> Any:
-        """Return a cache that holds the positions before `start`; one row stands for all."""
+        """Return a transformers cache that holds the positions before `start`.
+
+        The same keys and values serve each of `n_rows` rows if they have one row.
+        """
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        for layer in range(self.n_before):  # only asked how long it is
-            length = self.layers[0][0].new_empty(1, 1, start, 1)
-            cache.update(length, length, layer)
-        for layer, both in enumerate(self.layers, self.n_before):
-            keys, values = (x[:, :, :start].expand(n_rows, -1, -1, -1) for x in both)
+        for layer in range(self.n_before):  # transformers only asks for the length of these
+            filler = self.blocks[0][0].new_empty(1, 1, start, 1)
+            cache.update(filler, filler, layer)
+        for layer, pair in enumerate(self.blocks, self.n_before):
+            keys, values = (x[:, :, :start].expand(n_rows, -1, -1, -1) for x in pair)
             cache.update(keys, values, layer)
         return cache
 
-    def at(self, position: int) -> "Past":
+    def at(self, position: int) -> "KeyValues":
         """Return the keys and values of one position."""
         here = slice(position, position + 1)
-        layers = [(keys[:, :, here], values[:, :, here]) for keys, values in self.layers]
-        return Past(n_before=self.n_before, layers=layers)
+        blocks = [(keys[:, :, here], values[:, :, here]) for keys, values in self.blocks]
+        return KeyValues(n_before=self.n_before, blocks=blocks)
 
-    def after(self, earlier: "Past") -> "Past":
-        """Return these keys and values with those of the blocks before them from another pass."""
-        n_earlier = self.n_before - earlier.n_before
-        return Past(n_before=earlier.n_before, layers=earlier.layers[:n_earlier] + self.layers)
+    def prepend(self, earlier: "KeyValues") -> "KeyValues":
+        """Add the blocks before these, taken from `earlier`."""
+        n_missing = self.n_before - earlier.n_before
+        return KeyValues(n_before=earlier.n_before, blocks=earlier.blocks[:n_missing] + self.blocks)
 
 
-def kept_in(cache: Any, n_before: int, n_layers: int, n_pos: int) -> Past | None:
-    """Return what a pass left in its cache; None unless each block before `n_layers` filled it.
+def read_cache(cache: Any, n_before: int, n_blocks: int, n_pos: int) -> KeyValues | None:
+    """Return what a pass left in its cache, for the blocks from `n_before` to `n_blocks`.
 
-    Those before `n_before` are not asked. Blocks without attention, or that share keys, leave gaps:
-    such a model must be run whole.
+    None unless each of them holds `n_pos` positions. Blocks without attention, and blocks that
+    share keys, leave gaps: such a model must be run from the first position.
     """
-    layers = list(cache.layers)[n_before:n_layers]
-    if len(layers) < max(n_layers - n_before, 1):
+    layers = list(cache.layers)[n_before:n_blocks]
+    if len(layers) < max(n_blocks - n_before, 1):
         return None
     if any(layer.get_seq_length() != n_pos for layer in layers):
         return None
-    return Past(n_before=n_before, layers=[(layer.keys, layer.values) for layer in layers])
+    return KeyValues(n_before=n_before, blocks=[(layer.keys, layer.values) for layer in layers])

@@ -37,7 +37,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
-    """What transformers loaded."""
+    """A model as transformers loaded it."""
 
     model: Any
     tokenizer: Any
@@ -71,7 +71,7 @@ def local_folder(spec: LanguageModel) -> Path:
 
 
 def _converted(spec: LanguageModel) -> Path:
-    """The cache folder of a GGUF's float32 safetensors, its checksums verified."""
+    """Return the cache folder of a GGUF's float32 safetensors, with verified checksums."""
     digest = gguf_hash(spec)
     folder = cache_root() / "models" / f"{spec.name}-{digest[:12]}-{CONVERSION}"
 
@@ -89,7 +89,7 @@ def _converted(spec: LanguageModel) -> Path:
 
 
 def _gguf_files(spec: LanguageModel) -> list[Path]:
-    """The file or files whose bytes, one after the other, are the GGUF."""
+    """Return the files whose concatenated bytes are the GGUF."""
     if spec.source == "gguf":
         return [existing_gguf(spec)]
     if spec.licence_notice:
@@ -110,7 +110,7 @@ def _join(parts: Sequence[Path], target: Path) -> None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """De-quantise a GGUF to float32 safetensors; about 30 s per 100 M parameters on two cores."""
+    """Convert a GGUF to float32 safetensors; about 30 s per 100 M parameters on two cores."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"gguf_file": gguf.name, "local_files_only": True}
@@ -168,7 +168,7 @@ def _check_length(file: Path) -> None:
 
 
 def _random(spec: LanguageModel) -> Parts:
-    """A model of random weights with a byte-level tokenizer, for tests."""
+    """Return a model of random weights with a byte-level tokenizer, for tests."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = plain(spec.config)

@@ -1,7 +1,7 @@
 """A causal language model as this project uses it: tokens in, activations and logits out.
 
-Activations are read, edited or re-run from at a `Site`; the hooks that do it are in `decoder.py`.
-One LM must not be used from two threads at once.
+Activations are read or edited at a `Site`, and the model can be run again from there. The hooks
+that do it are set on the shared model, so one LM must not be used from two threads at once.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,11 @@ from typing import Any, final
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gradsae.errors import UserError
 from gradsae.lm.decoder import Decoder, Edit
 from gradsae.lm.loading import load_parts
-from gradsae.lm.rerun import Suffix, run_to
+from gradsae.lm.rerun import Rerun, run_to
 from gradsae.lm.sites import Site, find_layout
 from gradsae.lm.spec import LanguageModel
 
@@ -63,7 +62,7 @@ class LM:
     model: Any
     tokenizer: Any
     config: Any
-    """Of the text decoder."""
+    """The text decoder's config."""
     decoder: Decoder
 
     @property
@@ -84,7 +83,7 @@ class LM:
 
     @property
     def max_context(self) -> int:
-        """Most tokens in one sequence."""
+        """Largest number of tokens in one sequence."""
         return self.decoder.max_context
 
     @property
@@ -93,7 +92,7 @@ class LM:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the activations."""
+        """Dtype of the activations."""
         return next(self.model.parameters()).dtype
 
     @property
@@ -102,7 +101,7 @@ class LM:
 
     @property
     def prefix_ids(self) -> list[int]:
-        """What the tokenizer puts before every text: Gemma's <bos>, nothing for SmolLM2."""
+        """Tokens that the tokenizer puts before every text: Gemma's <bos>, none for SmolLM2."""
         return list(self.tokenizer("").input_ids)
 
     def check_site(self, site: Site) -> None:
@@ -110,11 +109,11 @@ class LM:
         self.decoder.check_site(site)
 
     def provenance(self) -> dict[str, Any]:
-        """What a record says about this model; JSON values."""
+        """Return what a record states about this model, as JSON values."""
         return {**self.spec.provenance(), "architecture": type(self.model).__name__}
 
     def tokenize(self, text: str | Sequence[str], *, special: bool = True) -> list[list[int]]:
-        """Token ids of each text; `special` adds what the tokenizer itself adds (`prefix_ids`)."""
+        """Return the token ids of each text; `special` adds the tokenizer's own (`prefix_ids`)."""
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             return []
@@ -122,7 +121,7 @@ class LM:
         return self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
 
     def prompt(self, text: str) -> Int[Tensor, "1 pos"]:
-        """Token ids of one prompt on the model's device; UserError if it is empty or too long."""
+        """Return a prompt's token ids on the device. UserError if it is empty or too long."""
         ids = self.tokenize(text)[0]
         if not text or not ids:
             raise UserError(f"empty prompt: it needs at least 1 token, got {text!r}")
@@ -134,11 +133,11 @@ class LM:
         return torch.tensor([ids], device=self.device)
 
     def text(self, token_ids: Int[Tensor, " pos"] | Sequence[int]) -> str:
-        """The text of some tokens, special ones included."""
+        """Return the text of tokens, special ones included."""
         return self.tokenizer.decode([int(i) for i in token_ids])
 
     def special_positions(self, token_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """True at position 0 and at every special token.
+        """Return True at position 0 and at every special token.
 
         Position 0 carries a norm 130 times the rest in SmolLM2, so no statistic should see it.
         """
@@ -156,7 +155,7 @@ class LM:
         *,
         stop: bool = True,
     ) -> Activation:
-        """The site's activation, in the model's dtype; with `stop` nothing after it is run."""
+        """Return the site's activation in the model's dtype. `stop` runs nothing after it."""
         return self.decoder.read(site, token_ids, attention_mask, stop=stop)
 
     def logits(
@@ -166,47 +165,32 @@ class LM:
         *,
         edit: Edit | None = None,
         positions: Sequence[int] | None = None,
-        past: Any = None,
+        cache: Any = None,
     ) -> Float[Tensor, "batch n_positions vocab"]:
-        """Float32 logits at `positions` (negative ones count from the end), or at all.
+        """Return float32 logits at `positions` (negative ones count from the end), or at all.
 
-        An edit that returns what it was given leaves every bit as it was. Differentiable with
-        respect to tensors that the edit uses. `past` is a transformers cache with the tokens before
-        these, to which these are added. UserError where logits are not finite.
+        An edit that returns its input leaves every bit as it was. Differentiable with respect to
+        tensors that the edit uses. `cache` is a transformers cache with the tokens before these;
+        the pass adds its own. Raises UserError if a logit is not finite.
         """
         return self.decoder.logits(
-            token_ids, attention_mask, edit=edit, positions=positions, past=past
+            token_ids, attention_mask, edit=edit, positions=positions, cache=cache
         )
-
-    def loss(
-        self,
-        token_ids: Int[Tensor, "batch pos"],
-        attention_mask: Int[Tensor, "batch pos"] | None = None,
-        *,
-        edit: Edit | None = None,
-    ) -> Float[Tensor, "batch pos_minus_1"]:
-        """Negative log-likelihood in nats of each next token; column p scores token p + 1.
-
-        Holds the logits of the whole batch: 4 * batch * pos * vocab bytes, twice. Columns whose
-        token is padding mean nothing: drop them with `attention_mask[:, 1:]`.
-        """
-        logits = self.logits(token_ids, attention_mask, edit=edit)[:, :-1]
-        return F.cross_entropy(logits.transpose(1, 2), token_ids[:, 1:], reduction="none")
 
     @torch.no_grad()
     def generate(
         self, token_ids: Int[Tensor, "batch pos"], n_new: int
     ) -> Int[Tensor, "batch pos_plus_new"]:
-        """Greedy continuation by `n_new` tokens, unpadded, past any end token; no cache."""
+        """Continue greedily by `n_new` tokens, also past an end token; without a cache."""
         for _ in range(n_new):
             last = self.logits(token_ids, positions=[-1])
             token_ids = torch.cat([token_ids, last.argmax(-1)], dim=1)
         return token_ids
 
     @torch.no_grad()
-    def suffix(self, site: Site, token_ids: Int[Tensor, "1 pos"]) -> Suffix:
-        """Run one prompt up to the site and keep what a re-run from there needs.
+    def rerun(self, site: Site, token_ids: Int[Tensor, "1 pos"]) -> Rerun:
+        """Run one prompt up to the site and keep what reruns from there need.
 
-        Costs (layer + 1) / n_layers forward-equivalents.
+        Costs (layer + 1) / n_layers of a full forward pass.
         """
         return run_to(self.decoder, site, token_ids)

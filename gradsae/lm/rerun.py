@@ -1,13 +1,13 @@
-"""Re-run a decoder from one site on: the cheap way to see what many edits of one prompt do.
+"""Run the last blocks of a decoder again: the cheap way to see what many edits of one prompt do.
 
-Blocks before the site hand their input through and the site's own output is replaced, so the rest
-of the transformers model (masks, rotary positions, final norm, head) runs as it always does. Rows
-that leave the first positions alone may skip those: their keys and values are the clean pass's.
+Blocks before the site hand their input on unchanged, and the site's own output is replaced. The
+rest of the transformers model (masks, rotary positions, final norm, head) runs as it always does.
+Positions before the first edit need no rerun: their keys and values are those of the clean pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
@@ -15,66 +15,69 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradsae.lm.attention import Heads, watched
-from gradsae.lm.backward_rules import Rules
 from gradsae.lm.decoder import Decoder, first, with_first
-from gradsae.lm.key_values import Past, empty_cache, kept_in
-from gradsae.lm.norms import Reader, reading
+from gradsae.lm.key_values import KeyValues, empty_cache, read_cache
 from gradsae.lm.sites import Site
 
 REUSE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""Largest misfit, relative to the largest logit, of a run on clean keys and values."""
+"""Largest misfit of a rerun on the clean keys and values, relative to the largest logit."""
 
 
-def run_to(decoder: Decoder, site: Site, token_ids: Int[Tensor, "1 pos"]) -> "Suffix":
-    """Run one prompt up to the site and keep what a re-run from there needs."""
+def run_to(decoder: Decoder, site: Site, token_ids: Int[Tensor, "1 pos"]) -> "Rerun":
+    """Run one prompt up to the site and keep what reruns from there need."""
     decoder.check_site(site)
-    layout, block = decoder.layout, decoder.module(Site("resid_post", site.layer))
+    layout, block = decoder.layout, decoder.block(site.layer)
     paths = {"resid_post": "block", "attn_out": layout.attn_out, "mlp_out": layout.mlp_out}
     halves = (layout.attn, layout.attn_out, layout.mlp, layout.mlp_out)
     watched = {path: block.get_submodule(path) for path in halves if path is not None}
-    seen = decoder.capture({**watched, "block": block}, block, token_ids, None, stop=True)
-    return Suffix(
+    outputs = decoder.capture({**watched, "block": block}, block, token_ids, None, stop=True)
+    return Rerun(
         decoder=decoder,
         site=site,
         token_ids=token_ids,
-        clean=first(seen[paths[site.kind] or ""])[0],
-        _block_input=seen["block.input"],
-        _outputs=seen,
+        clean=first(outputs[paths[site.kind] or ""])[0],
+        block_input=outputs["block.input"],
+        outputs=outputs,
     )
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Suffix:
-    """The part of the model after one site, for one prompt: many edited activations, cheaply."""
+class Rerun:
+    """The model after one site, for one prompt. Many edited activations go through it cheaply."""
 
     decoder: Decoder
     site: Site
     token_ids: Int[Tensor, "1 pos"]
     clean: Float[Tensor, "pos d_in"]
     """The site's activation in the unedited pass, in the model's dtype."""
-    _block_input: Float[Tensor, "1 pos d_in"]
-    _outputs: dict[str, Any]
-    """Clean outputs of the site's block and its halves."""
+    block_input: Float[Tensor, "1 pos d_model"]
+    """What the site's block reads in the unedited pass."""
+    outputs: dict[str, Any]
+    """Unedited outputs of the site's block ("block") and of its halves (by module path)."""
 
     @property
     def fraction(self) -> float:
-        """Forward-equivalents of `logits` per row: the share of blocks that is run again.
+        """Cost of `logits` per row in full forward passes: the share of the blocks that is run.
 
-        (n_layers - layer - 1) / n_layers; for attn_out one block more, as its MLP is run again
-        (counted whole). Embedding and unembedding are not counted.
+        (n_layers - layer - 1) / n_layers, in [0, 1]. One block more for attn_out, whose block runs
+        its MLP again (counted as a whole block). Embedding and unembedding are not counted.
         """
-        n_blocks = self.decoder.n_layers - self.site.layer - (self.site.kind != "attn_out")
-        return n_blocks / self.decoder.n_layers
+        return len(self.later_blocks) / self.decoder.n_layers
 
-    def begin(self, start: int) -> int:
-        """Return where a run of rows that are clean before `start` begins.
+    @property
+    def later_blocks(self) -> range:
+        """Blocks that a rerun runs. Of attn_out, that includes the MLP of its own block."""
+        first_later = self.site.layer + (self.site.kind != "attn_out")
+        return range(first_later, self.decoder.n_layers)
 
-        The first call may run the suffix once to get the clean keys and values. The answer is 0
-        where they cannot be used again: the model takes no key-value cache or keeps another state.
+    def rerun_start(self, start: int) -> int:
+        """Return the first position to rerun if all positions before `start` are unchanged.
+
+        0 where the model's key-value cache cannot be reused, else `start`. The first call may run
+        one clean pass of the later blocks.
         """
-        return start if start > 0 and self._clean_past is not None else 0
+        return start if start > 0 and self._clean_key_values is not None else 0
 
     def logits(
         self,
@@ -83,251 +86,154 @@ class Suffix:
         *,
         start: int = 0,
     ) -> Float[Tensor, "batch n_positions vocab"]:
-        """Float32 logits with the site's activation replaced, one row per replacement.
+        """Return float32 logits at `positions` with the site's activation replaced, row by row.
 
-        The same as a full pass with that edit (to rounding), and differentiable with respect to
-        `activation`. `start` says that no row differs from `clean` before that position and that no
-        logits are read there: those positions are not run again (see `begin`).
+        Equal to a full pass with that edit, to rounding, and differentiable with respect to
+        `activation`. `start` promises that no row differs from `clean` before that position and
+        that no logits are read before it; those positions are then not run (see `rerun_start`).
+        Raises ValueError for another shape, or where logits are read before `start`.
         """
-        start, past = self._past(start, len(activation))
-        return self._logits(activation, positions, start, past)
+        start, cache = self.cache_before(start, len(activation))
+        return self._logits(activation, positions, start, cache)
 
-    def logits_and_past(
+    def logits_and_key_values(
         self,
         activation: Float[Tensor, "batch pos d_in"],
         positions: Sequence[int],
         *,
         start: int = 0,
-    ) -> tuple[Float[Tensor, "batch n_positions vocab"], Past | None]:
-        """The same, and each row's keys and values of the blocks after the site, for more tokens.
+    ) -> tuple[Float[Tensor, "batch n_positions vocab"], KeyValues | None]:
+        """Return the logits, and each row's keys and values of the blocks after the site.
 
-        Those are None for a model that takes no key-value cache or keeps another state.
+        More tokens can be written after those. None for a model whose cache cannot be reused.
         """
-        if self._clean_past is None:
+        if self._clean_key_values is None:
             return self._logits(activation, positions, 0, None), None
-        start, cache = self._past(start, len(activation))
+        start, cache = self.cache_before(start, len(activation))
         cache = empty_cache(self.decoder.model) if cache is None else cache
-        return self._logits(activation, positions, start, cache), self._kept_in(cache)
-
-    def _logits(
-        self, activation: Tensor, positions: Sequence[int] | None, start: int, past: Any
-    ) -> Tensor:
-        """Logits of a run from `start` on; `past` holds what is before, and is added to."""
-        if activation.shape[1:] != self.clean.shape:
-            expected = ("batch", *self.clean.shape)
-            raise ValueError(f"activation must be {expected}, got {tuple(activation.shape)}")
-        if start == 0:
-            return self._run(activation, 0, past, positions)
-        n_pos = len(self.clean)
-        read = [
-            p + n_pos if p < 0 else p for p in (range(n_pos) if positions is None else positions)
-        ]
-        if min(read) < start:
-            raise ValueError(f"logits are read at {min(read)}, before start={start}")
-        return self._run(activation, start, past, [p - start for p in read])
+        logits = self._logits(activation, positions, start, cache)
+        return logits, self._read(cache)
 
     @torch.no_grad()
-    def advance(
-        self, activation: Float[Tensor, "batch pos d_in"], layer: int, *, start: int = 0
-    ) -> Float[Tensor, "batch left d_in"]:
-        """The residual stream after a later block, at the positions from `begin(start)` on.
-
-        As `logits`, but nothing after that block is run.
-        """
-        start, past = self._past(start, len(activation))
-        block = self.decoder.module(Site("resid_post", layer))
-        with self._replaced(activation, start) as token_ids:
-            seen = self.decoder.capture({"at": block}, block, token_ids, None, stop=True, past=past)
-        return first(seen["at"])
-
-    @torch.no_grad()
-    def alone(
-        self, activation: Float[Tensor, "batch d_in"], at: int, layer: int
-    ) -> tuple[Past, Float[Tensor, "batch d_in"]] | None:
-        """What one position leaves in the blocks up to a later one, given its activation.
-
-        Its keys and values [batch heads 1 d_head] there, and its stream after that block. What
-        comes before it is clean, and nothing after it is run. None for a model that takes no
-        key-value cache or keeps another state.
-        """
-        if self._clean_past is None:
-            return None
-        rows = self.clean.repeat(len(activation), 1, 1)
-        rows[:, at] = activation.to(rows.dtype)
-        start, cache = self._past(at, len(rows))
-        cache = empty_cache(self.decoder.model) if cache is None else cache
-        block, n_before = self.decoder.module(Site("resid_post", layer)), self.site.layer + 1
-        with self._replaced(rows, start, at + 1) as token_ids:
-            seen = self.decoder.capture(
-                {"at": block}, block, token_ids, None, stop=True, past=cache
-            )
-        stream = first(seen["at"])[:, -1]
-        if layer < n_before:  # of attn_out: its own block's MLP alone
-            return Past(n_before=n_before, layers=[]), stream
-        past = kept_in(cache, n_before, layer + 1, at + 1)
-        return None if past is None else (past.at(at), stream)
-
-    @contextmanager
-    def attention(self) -> Iterator[dict[int, Heads]]:
-        """Collect the attention of the blocks after the site in a run of a while."""
-        with ExitStack() as stack:
-            found = stack.enter_context(watched(self.decoder.model))
-
-            def adding(layer: int) -> Callable[..., Any]:
-                def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-                    if layer in found:
-                        found[layer] = replace(found[layer], added=first(output)[0].detach())
-
-                return hook
-
-            layout, blocks = self.decoder.layout, self.later_layers
-            path = layout.attn_out
-            if path is not None and path == layout.attn:  # no norm of its own after it
-                named = [(i, self.decoder.module(Site("resid_post", i))) for i in blocks]
-                halves = [(block.get_submodule(path), adding(i)) for i, block in named]
-                stack.enter_context(self.decoder.hooked(halves))
-            yield found
-
-    def share_to(self, layer: int) -> float:
-        """Forward-equivalents of `advance` to this block, per row."""
-        return self.fraction - (self.decoder.n_layers - 1 - layer) / self.decoder.n_layers
-
-    @contextmanager
-    def tap(self, layer: int | None) -> Iterator[list[Tensor]]:
-        """Collect what a later block hands on in each run of a while, with its graph."""
-        found: list[Tensor] = []
-        hooks: list[tuple[nn.Module, Callable[..., Any]]] = []
-        if layer is not None:
-            block = self.decoder.module(Site("resid_post", layer))
-            hooks = [(block, lambda _module, _args, output: found.append(first(output)))]
-        with self.decoder.hooked(hooks):
-            yield found
-
-    @property
-    def n_layers(self) -> int:
-        return self.decoder.n_layers
-
-    @property
-    def later_layers(self) -> range:
-        """Blocks after the site; after `attn_out` that is the MLP of its own block too."""
-        first_later = self.site.layer + (self.site.kind != "attn_out")
-        return range(first_later, self.decoder.n_layers)
-
-    @contextmanager
-    def backward(self, rules: Rules) -> Iterator[None]:
-        """Let gradients through the later blocks and the final norm follow other rules."""
-        layout, model = self.decoder.layout, self.decoder.model
-        halves = [path for path in (layout.attn_out, layout.mlp_out) if path is not None]
-        hooks = list(rules.outside(model, layout.blocks))
-        for layer in self.later_layers:
-            block = self.decoder.module(Site("resid_post", layer))
-            adds = [block.get_submodule(path) for path in halves]
-            hooks += rules.in_block(layer, block, adds)
-        own = self.decoder.module(self.site)  # stands for the edit, which no rule may touch
-        with self.decoder.hooked((module, hook) for module, hook in hooks if module is not own):
-            yield
-
-    @contextmanager
-    def readers(self) -> Iterator[list[Reader]]:
-        """Collect the norms that read the stream after the site, from one run of a while."""
-        found: list[Reader] = []
-        layout, model = self.decoder.layout, self.decoder.model
-        blocks = list(model.get_submodule(layout.blocks))[self.site.layer :]
-        named = model.named_modules()
-        outside = [each for name, each in named if not name.startswith(f"{layout.blocks}.")]
-        entry = self._block_input
-        with self.decoder.hooked(reading(blocks, layout.attn_out, outside, entry, found)):
-            yield found
-
-    @torch.no_grad()
-    def lens(self, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n vocab"]:
-        """Logits of each direction alone in the residual stream: final norm and head, no blocks."""
+    def logit_lens(self, directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
+        """Return the logits of each direction alone in the stream: final norm and head only."""
         last = Site("resid_post", self.decoder.n_layers - 1)
         bare = run_to(self.decoder, last, self.token_ids[:, :1])
         return bare.logits(directions[:, None], [-1])[:, 0]
 
-    def _run(
-        self, activation: Tensor, start: int, past: Any, positions: Sequence[int] | None
-    ) -> Tensor:
-        """Logits at positions counted from `start`, after the tokens that `past` holds."""
-        with self._replaced(activation, start) as token_ids:
-            return self.decoder.forward(token_ids, None, positions, past)
-
-    def _past(self, start: int, n_rows: int) -> tuple[int, Any]:
-        """Where a run begins, and a cache of what is before (None at 0)."""
-        start = self.begin(start)
-        if start == 0 or self._clean_past is None:
+    def cache_before(self, start: int, n_rows: int) -> tuple[int, Any]:
+        """Return where a rerun begins, and a cache of the positions before it (None at 0)."""
+        start = self.rerun_start(start)
+        if start == 0 or self._clean_key_values is None:
             return 0, None
-        return start, self._clean_past.cache(start, n_rows)
+        return start, self._clean_key_values.cache(start, n_rows)
 
     @contextmanager
-    def _replaced(
-        self, activation: Tensor, start: int, stop: int | None = None
-    ) -> Iterator[Tensor]:
-        """Let the model begin at the site for a while; yields the tokens from `start` to `stop`."""
+    def from_site(
+        self, activation: Float[Tensor, "batch pos d_in"], start: int, stop: int | None = None
+    ) -> Iterator[Int[Tensor, "batch n_run"]]:
+        """Let the model begin at the site for the length of the block.
+
+        Yields the token ids of the positions from `start` to `stop`, which are the ones to run.
+        """
         run = slice(start, stop)
-        value = activation[:, run].to(self._block_input.dtype)
+        value = activation[:, run].to(self.block_input.dtype)
         blocks = self.decoder.model.get_submodule(self.decoder.layout.blocks)
         with ExitStack() as stack:
             for block in list(blocks)[: self.site.layer]:
-                stack.enter_context(_patched(block, self._hand_through))
+                stack.enter_context(_replaced_forward(block, self._hand_through))
             for module, forward in self._replacements(blocks[self.site.layer], value, run):
-                stack.enter_context(_patched(module, forward))
+                stack.enter_context(_replaced_forward(module, forward))
             yield self.token_ids[:, run].expand(len(value), -1)
 
+    @property
+    def can_reuse(self) -> bool:
+        """True if clean keys and values can be reused. The first call runs one clean pass."""
+        return self._clean_key_values is not None
+
+    def _logits(
+        self, activation: Tensor, positions: Sequence[int] | None, start: int, cache: Any
+    ) -> Tensor:
+        """Return logits of a rerun from `start` on; it adds its keys and values to `cache`."""
+        if activation.shape[1:] != self.clean.shape:
+            expected = ("batch", *self.clean.shape)
+            raise ValueError(f"activation must be {expected}, got {tuple(activation.shape)}")
+        if start == 0:
+            return self._run(activation, 0, cache, positions)
+        n_pos = len(self.clean)
+        wanted = range(n_pos) if positions is None else positions
+        absolute = [p + n_pos if p < 0 else p for p in wanted]
+        if min(absolute) < start:
+            raise ValueError(f"logits are read at {min(absolute)}, before start={start}")
+        return self._run(activation, start, cache, [p - start for p in absolute])
+
+    def _run(
+        self, activation: Tensor, start: int, cache: Any, positions: Sequence[int] | None
+    ) -> Tensor:
+        """Return logits at positions counted from `start`."""
+        with self.from_site(activation, start) as token_ids:
+            return self.decoder.forward(token_ids, None, positions, cache)
+
     @cached_property
-    def _clean_past(self) -> Past | None:
-        """None unless the last position, run on clean keys and values, gives the clean logits."""
+    def _clean_key_values(self) -> KeyValues | None:
+        """Keys and values of the clean pass.
+
+        None unless a run of the last position on them gives the clean logits.
+        """
         n_pos = len(self.clean)
         cache = empty_cache(self.decoder.model)
         if cache is None:
             return None
         with torch.no_grad():
             whole = self._run(self.clean[None], 0, cache, [-1])
-            past = self._kept_in(cache)
-            if past is None:
+            key_values = self._read(cache)
+            if key_values is None:
                 return None
-            again = self._run(self.clean[None], n_pos - 1, past.cache(n_pos - 1, 1), [-1])
+            reused = key_values.cache(n_pos - 1, 1)
+            again = self._run(self.clean[None], n_pos - 1, reused, [-1])
         misfit = (again - whole).abs().max()
         fits = misfit <= REUSE_TOLERANCE[self.clean.dtype] * whole.abs().max()
-        return past if bool(fits) else None
+        return key_values if bool(fits) else None
 
-    def _kept_in(self, cache: Any) -> Past | None:
-        """Keys and values of the blocks after the site's, from a cache that a run has filled."""
-        n_before, n_layers = self.site.layer + 1, self.decoder.n_layers
-        return None if cache is None else kept_in(cache, n_before, n_layers, len(self.clean))
+    def _read(self, cache: Any) -> KeyValues | None:
+        """Return the keys and values of the blocks after the site's, from a filled cache."""
+        return read_cache(cache, self.site.layer + 1, self.decoder.n_layers, len(self.clean))
 
     def _hand_through(self, *args: Any, **kwargs: Any) -> Any:
-        return with_first(self._outputs["block"], args[0] if args else kwargs["hidden_states"])
+        """Stand in for a block before the site: hand the hidden state on."""
+        return with_first(self.outputs["block"], args[0] if args else kwargs["hidden_states"])
 
     def _replacements(
         self, block: nn.Module, value: Tensor, run: slice
     ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-        """Modules of the site's block and the functions that stand in for them."""
-        layout, out = self.decoder.layout, self._outputs
+        """Yield modules of the site's block and the functions that stand in for them.
+
+        Inside the block everything before the site is replayed from the clean pass.
+        """
+        layout, outputs = self.decoder.layout, self.outputs
         if self.site.kind == "resid_post":
-            yield block, _returning(with_first(out["block"], value))
+            yield block, _returning(with_first(outputs["block"], value))
             return
-        forward = block.forward
-        before = self._block_input[:, run].expand(len(value), -1, -1)
-
-        def run_on_clean_input(*args: Any, **kwargs: Any) -> Any:
-            return forward(
-                before, *args[1:], **{k: v for k, v in kwargs.items() if k != "hidden_states"}
-            )
-
-        yield block, run_on_clean_input
-        replay = [layout.attn, layout.attn_out]
+        yield block, self._on_clean_input(block, len(value), run)
+        replayed = [layout.attn, layout.attn_out]
         edited = layout.attn_out
         if self.site.kind == "mlp_out":
-            replay += [layout.mlp, layout.mlp_out]
+            replayed += [layout.mlp, layout.mlp_out]
             edited = layout.mlp_out
-        for path in dict.fromkeys(p for p in replay if p is not None):
-            clean = first(out[path])[:, run]
-            yield (
-                block.get_submodule(path),
-                _returning(with_first(out[path], value if path == edited else clean)),
-            )
+        for path in dict.fromkeys(p for p in replayed if p is not None):
+            output = value if path == edited else first(outputs[path])[:, run]
+            yield block.get_submodule(path), _returning(with_first(outputs[path], output))
+
+    def _on_clean_input(self, block: nn.Module, n_rows: int, run: slice) -> Callable[..., Any]:
+        """Return the block's forward with the clean stream as its input."""
+        forward = block.forward
+        stream = self.block_input[:, run].expand(n_rows, -1, -1)
+
+        def run_on_clean_input(*args: Any, **kwargs: Any) -> Any:
+            others = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            return forward(stream, *args[1:], **others)
+
+        return run_on_clean_input
 
 
 def _returning(value: Any) -> Callable[..., Any]:
@@ -335,8 +241,8 @@ def _returning(value: Any) -> Callable[..., Any]:
 
 
 @contextmanager
-def _patched(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Stand `forward` in for a module's own; its hooks, attributes and index stay as they are."""
+def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace a module's forward for a while. Its hooks, attributes and index stay as they are."""
     own = module.__dict__.get("forward")
     module.forward = forward
     try:

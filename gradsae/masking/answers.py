@@ -14,7 +14,7 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def bare(text: str) -> str:
-    """Return a text without what does not count."""
+    """Return a text without case, punctuation, articles and extra spaces."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
@@ -24,7 +24,7 @@ def exact_match(written: str, answers: Sequence[str]) -> float:
 
 
 def f1(written: str, answers: Sequence[str]) -> float:
-    """Return the harmonic mean of the words' precision and recall, of the best answer; 0 to 1."""
+    """Return the best answer's harmonic mean of word precision and recall, in [0, 1]."""
     return max(_f1(bare(written).split(), bare(answer).split()) for answer in answers)
 
 

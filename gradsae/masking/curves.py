@@ -3,8 +3,8 @@
     faithfulness(S) = (m(only S) - m(none)) / (m(all) - m(none))
 
 with m the answer's log-probability and "none" the question with every active latent off. A deletion
-curve follows it while the largest go, an insertion curve while only the largest stay; the axis is
-log K, as most of what matters is in the first few. Reference: Mueller et al. 2025 (MIB),
+curve shows it while the K largest are off, an insertion curve while only the K largest stay. The
+axis is log K, because the first few latents matter most. Reference: Mueller et al. 2025 (MIB),
 https://arxiv.org/abs/2504.13151, section 3 (areas over sizes of circuits).
 """
 
@@ -14,14 +14,14 @@ from itertools import pairwise
 
 
 def faithfulness(value: float, full: float, empty: float) -> float | None:
-    """1 where nothing is lost, 0 where all is; None where the latents do nothing together."""
+    """Return 1 if nothing is lost, 0 if all is; None if the latents together have no effect."""
     return None if full == empty else (value - empty) / (full - empty)
 
 
 def area(sizes: Sequence[int], values: Sequence[float]) -> float | None:
     """Return the mean height of a curve over log K, by trapezoids; None for fewer than two sizes.
 
-    Sizes that are there twice (K above the number of latents) count once.
+    Sizes that occur twice (K above the number of latents) count once.
     """
     points = sorted(dict(zip(sizes, values, strict=True)).items())
     if len(points) < 2:

@@ -26,7 +26,7 @@ class Interplay(NamedTuple):
     single: Float[Tensor, " n"]
     """d(i)."""
     last: Float[Tensor, " n"]
-    """d(S) - d(S without i): what a latent does once the others are gone."""
+    """d(S) - d(S without i): the effect of a latent once the others are off."""
     pairs: Float[Tensor, " n_pairs"]
     """Interactions of the first few latents."""
 
@@ -37,7 +37,7 @@ class Interplay(NamedTuple):
 
     @property
     def backup(self) -> float:
-        """Share of the latents of S that are backups, in [0, 1]."""
+        """Return the share of the latents of S that are backups, in [0, 1]."""
         return (self.last > self.single).double().mean().item()
 
     @property
@@ -48,7 +48,7 @@ class Interplay(NamedTuple):
 
 
 def groups_of(columns: Int[Tensor, " n"], n_paired: int) -> list[list[int]]:
-    """Return the sets that must be off to measure some columns: all, each, all but each, pairs."""
+    """Return the sets whose drops give the interplay of columns: all, each, all but each, pairs."""
     members = columns.tolist()
     pairs = combinations(members[:n_paired], 2)
     without = ([d for d in members if d != c] for c in members)
@@ -56,7 +56,7 @@ def groups_of(columns: Int[Tensor, " n"], n_paired: int) -> list[list[int]]:
 
 
 def from_drops(drop: Float[Tensor, " groups"], n: int, n_paired: int) -> Interplay:
-    """Return the interplay of `n` columns from what each of `groups_of` costs the target."""
+    """Return the interplay of `n` columns from the drops that `groups_of` causes, in its order."""
     joint, single, without = drop[0], drop[1 : n + 1], drop[n + 1 : 2 * n + 1]
     both = [single[i] + single[j] for i, j in combinations(range(min(n_paired, n)), 2)]
     interaction = torch.stack(both) - drop[2 * n + 1 :] if both else drop[:0]
@@ -71,7 +71,7 @@ def interplay(
     n_paired: int,
     batch_rows: int,
 ) -> Interplay:
-    """Measure a set of columns; pairs are those of its first `n_paired`."""
+    """Measure the interplay of columns; pairs are among the first `n_paired` of them."""
     kept = mask_columns(seen.n_active, groups_of(columns, n_paired), seen.codes)
-    found = score(seen, [target], kept, batch_rows=batch_rows)
-    return from_drops(found.drop[0].double().cpu(), len(columns), n_paired)
+    joint = score(seen, [target], kept, batch_rows=batch_rows)
+    return from_drops(joint.drop[0].double().cpu(), len(columns), n_paired)

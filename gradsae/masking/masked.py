@@ -1,7 +1,7 @@
-"""What remains under edits: the answer's score, teacher-forced, and the answer that is written.
+"""Scores of an answer under edits, teacher-forced, and the answers that the model writes then.
 
-A mask switches latents off at every position, those of newly written tokens included. The SAE's
-error is held fixed: the edit is a difference, as in `gradsae.prompts.seen`.
+A mask switches latents off at every position, also at newly written tokens. The SAE's error is held
+fixed: the edit is a difference, as in `gradsae.prompts.seen`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,34 +13,33 @@ from torch import Tensor
 
 from gradsae.influence.ablation import batches, first_read, runs_from
 from gradsae.influence.target import Target, values_of
-from gradsae.lm.rerun import Suffix
 from gradsae.masking.writing import Begun, Later, Writer
 from gradsae.prompts.seen import SeenPrompt
 
 
 class Edits(NamedTuple):
-    """Edits of one prompt, a row each; made batch by batch, as their activations may be large."""
+    """Edits of one prompt, one row each. Activations are made batch by batch: they may be large."""
 
     opens: Int[Tensor, " rows"]
-    """First position that each changes, or a later one than any where it changes none."""
+    """First position that each edit changes; the number of positions if it changes none."""
     activation: Callable[[Int[Tensor, " some"]], Float[Tensor, "some pos d_in"]]
     """The site's activation under some of the edits."""
 
 
 class Joint(NamedTuple):
     value: Float[Tensor, "targets sets"]
-    """Targets under each edit."""
+    """Each target under each edit."""
     clean: Float[Tensor, " targets"]
     written: list[str]
-    """What the model wrote under each edit; empty without a writer."""
-    suffix_runs: float
-    """A row counts as the share of positions that it ran."""
+    """Texts that the model wrote, one per edit; empty without a writer."""
+    n_reruns: float
+    """Reruns; a row counts as the share of positions that it ran."""
     written_cost: float = 0.0
-    """Forward-equivalents of written tokens."""
+    """Cost of the written tokens in full forward passes."""
 
     @property
     def drop(self) -> Float[Tensor, "targets sets"]:
-        """What each target loses; positive where the masked latents support it."""
+        """Loss of each target under each edit; positive where the masked latents support it."""
         return self.clean[:, None] - self.value
 
 
@@ -51,12 +50,12 @@ def score(
     *,
     batch_rows: int,
 ) -> Joint:
-    """Return each target with the codes of a question multiplied by each row of `kept`."""
+    """Return each target with the codes of a question multiplied by each row of `kept` (1 or 0)."""
     return run(seen, targets, masks(seen, kept), batch_rows=batch_rows)
 
 
 def masks(seen: SeenPrompt, kept: Float[Tensor, "sets active"]) -> Edits:
-    """Return the edits that multiply the codes by each row of `kept`: 0 is off, 1 stays."""
+    """Return the edits that multiply the codes by each row of `kept`: 0 switches off, 1 keeps."""
     columns = torch.arange(seen.n_active, device=kept.device)
     first = seen.first_open(columns)
     opens = torch.where(kept == 1, len(seen.codes), first).amin(1)
@@ -64,7 +63,7 @@ def masks(seen: SeenPrompt, kept: Float[Tensor, "sets active"]) -> Edits:
 
 
 def masks_later(seen: SeenPrompt, kept: Float[Tensor, "sets active"], d_sae: int) -> Later:
-    """Return what the same masks do to written tokens."""
+    """Return the same masks for written tokens."""
     off = torch.zeros(len(kept), d_sae, dtype=torch.bool, device=kept.device)
     off[:, seen.latents] = kept == 0
     return Later(off, torch.zeros_like(off, dtype=seen.codes.dtype))
@@ -80,11 +79,12 @@ def run(
     writer: Writer | None = None,
     later: Later | None = None,
 ) -> Joint:
-    """Return each target under each edit, and with a writer what the model writes under it.
+    """Return each target under each edit, and the text that the model writes if there is a writer.
 
-    A value is corrected by how far its batch's unedited row is from the first batch's, so that what
-    differs between batches (kernels, where they begin) cancels. `writer` needs `later` and a prompt
-    that ends in the writer's question; the scored answer may follow it.
+    Each value is corrected by the difference between its batch's unedited row and that of the first
+    batch, so differences between batches (kernels, start positions) cancel. `writer` needs `later`,
+    and a prompt that holds the writer's question, perhaps followed by the scored answer. Raises
+    ValueError without an edit.
     """
     n_pos, n_rows = len(seen.codes), len(edits.opens)
     if n_rows == 0:
@@ -96,16 +96,16 @@ def run(
     opens = edits.opens.clamp_max(min(first_read(seen, targets), n_pos + positions[0]))
     for part, edited, start in batches(seen, edits.activation, opens, batch_rows):
         if writer is None or later is None:
-            logits = seen.suffix.logits(edited, positions, start=start)
+            logits = seen.rerun.logits(edited, positions, start=start)
         else:
             logits, begun = _begin(seen, edited, positions, start, writer, later.of(part))
             answers = writer.write(begun)
             for row, text in zip(part.tolist(), answers.texts[1:], strict=True):
                 texts[row] = text
             cost += answers.forward_equivalents
-        found = values_of(targets, logits, positions)
-        clean = found[:, 0] if clean is None else clean
-        value[:, part] = (clean[:, None] + found[:, 1:] - found[:, :1]).to(value.dtype)
+        rows = values_of(targets, logits, positions)
+        clean = rows[:, 0] if clean is None else clean
+        value[:, part] = (clean[:, None] + rows[:, 1:] - rows[:, :1]).to(value.dtype)
         runs += runs_from(seen, len(edited), start)
     assert clean is not None
     return Joint(value, clean.to(value.dtype), texts, runs, cost)
@@ -119,13 +119,12 @@ def _begin(
     writer: Writer,
     later: Later,
 ) -> tuple[Float[Tensor, "rows n_positions vocab"], Begun]:
-    """Run a batch whose first row is unedited, and keep what the writer goes on from."""
-    assert isinstance(seen.suffix, Suffix)
-    logits, past = seen.suffix.logits_and_past(edited, positions, start=start)
+    """Run a batch whose first row is unedited, and keep what the writer continues from."""
+    logits, key_values = seen.rerun.logits_and_key_values(edited, positions, start=start)
     none = torch.zeros_like(later.changed[:1])
     whole = Later(torch.cat([none, later.changed]), torch.cat([none.to(later.value), later.value]))
     asked = edited[:, : len(writer.question.asked_ids)]
-    return logits, Begun(logits[:, positions.index(writer.position)], asked, past, whole)
+    return logits, Begun(logits[:, positions.index(writer.position)], asked, key_values, whole)
 
 
 def mask_columns(n_active: int, off: Sequence[Sequence[int]], like: Tensor) -> Tensor:
@@ -139,6 +138,6 @@ def mask_columns(n_active: int, off: Sequence[Sequence[int]], like: Tensor) -> T
 def unique_rows(
     kept: Float[Tensor, "sets active"],
 ) -> tuple[Float[Tensor, "unique active"], Int[Tensor, " sets"]]:
-    """Return the masks without repeats, and the place of each mask among them."""
-    found, place = (kept != 0).unique(dim=0, return_inverse=True)
-    return found.to(kept), place
+    """Return the different masks, and the index of each mask among them."""
+    different, index = (kept != 0).unique(dim=0, return_inverse=True)
+    return different.to(kept), index

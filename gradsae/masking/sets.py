@@ -1,4 +1,4 @@
-"""Sets of latents: which columns a ranking names, and what remains of the codes without them."""
+"""Sets of latents that are switched off together, taken from the ends of a ranking."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class LatentSet:
     kind: str
     """One of `Kind`."""
     k: K
-    """As it was asked for."""
+    """As the task states it."""
     columns: Int[Tensor, " n"]
-    """Of the latents that the ranking names: for `keep`, those that stay."""
+    """The first or last columns of the ranking; for `keep`, the ones that stay."""
 
     @property
     def n(self) -> int:
@@ -37,7 +37,7 @@ class LatentSet:
 
 
 def count(seen: SeenPrompt, k: K) -> int:
-    """Return how many latents K means on a prompt; at least 1 and at most all active ones."""
+    """Return the number of latents that K means on a prompt, from 1 to all active ones."""
     if isinstance(k, int):
         return min(k, seen.n_active)
     open_last = int((seen.codes[-1] > 0).sum())
@@ -61,16 +61,16 @@ def sets_of(
     ks: Sequence[K],
     kinds: Sequence[str],
 ) -> list[LatentSet]:
-    """Return the sets of every ranking, kind and K that hold a latent."""
-    found = []
+    """Return the sets of every ranking, kind and K; sets without a latent are left out."""
+    sets = []
     for ranking, values in scores.items():
         for kind in kinds:
             for k in ks:
                 choose = bottom if kind == "bottom" else top
                 columns = choose(values, count(seen, k))
                 if len(columns):
-                    found.append(LatentSet(ranking=ranking, kind=kind, k=k, columns=columns))
-    return found
+                    sets.append(LatentSet(ranking=ranking, kind=kind, k=k, columns=columns))
+    return sets
 
 
 def kept_latents(seen: SeenPrompt, sets: Sequence[LatentSet]) -> Float[Tensor, "sets active"]:

@@ -20,13 +20,13 @@ from gradsae.masking.tables import (
     tokens_table,
 )
 from gradsae.masking.trial import Trial
-from gradsae.stats.bootstrap import mean_interval
+from gradsae.stats.intervals import prompts_interval
 
 BASELINE = "mean_act"
 
 
 class Row(NamedTuple):
-    """One mask of one question."""
+    """One mask of one question, with its scores."""
 
     trial: Trial
     place: int
@@ -67,13 +67,13 @@ Key = tuple[str, str, K]
 
 
 class Values(NamedTuple):
-    """A number of each of some questions, with the contexts that they belong to."""
+    """One number per question, with the context of each question."""
 
     context: list[int]
     value: list[float]
 
     def means(self) -> torch.Tensor:
-        """One mean per context: two questions on one context are not two independent ones."""
+        """Return one mean per context, because questions on one context are not independent."""
         groups: dict[int, list[float]] = defaultdict(list)
         for context, value in zip(self.context, self.value, strict=True):
             groups[context].append(value)
@@ -130,7 +130,7 @@ def _add(out: Scores, name: str, values: Values, seed: int) -> None:
     out.scores[name] = means.mean().item()
     out.n[name] = len(means)
     if len(means) > 1:
-        out.intervals[name] = mean_interval(means, seed)
+        out.intervals[name] = prompts_interval(means.tolist(), seed)
 
 
 def _add_main(
@@ -232,7 +232,7 @@ def _judged(swapped: Swapped, right: Trial, measure: Any) -> float | None:
 
 
 def _curve(rows: Mapping[Key, Sequence[Row]], seed: int) -> dict[str, list[Any]]:
-    """One row per ranking, kind and K: means over contexts; null where there is none."""
+    """Return one row per ranking, kind and K: means over contexts; null if there is none."""
     table: dict[str, list[Any]] = defaultdict(list)
     for (ranking, kind, k), group in rows.items():
         found = Scores(scores={})
@@ -256,7 +256,7 @@ def _curve(rows: Mapping[Key, Sequence[Row]], seed: int) -> dict[str, list[Any]]
 
 
 def _overlap_table(rows: Mapping[Key, Sequence[Row]], main_k: K) -> dict[str, list[Any]]:
-    """Mean overlap of the sets of two rankings on the same question, top and bottom."""
+    """Return the mean overlap of the sets of two rankings on one question, top and bottom."""
     table: dict[str, list[Any]] = {"kind": [], "a": [], "b": [], "overlap": [], "n": []}
     keys = [key for key in rows if key[1] != "keep" and key[2] == main_k]
     for first in keys:

@@ -25,16 +25,16 @@ from gradsae.steering.interventions import Chosen, Text, read
 
 
 class Swap(NamedTuple):
-    """What one swap did; effects are steered minus clean, in nats."""
+    """Effects of one swap: steered minus clean, in nats."""
 
     gain: float
-    """Of the other question's answer, teacher-forced; positive where it became more likely."""
+    """Change of the other question's answer, teacher-forced; positive = it became more likely."""
     own: float
-    """Of the question's own answer."""
+    """Change of the question's own answer."""
     greedy: bool
-    """Whether each token of the other's answer, teacher-forced, became the most likely one."""
+    """True if every token of the other's answer, teacher-forced, became the most likely one."""
     text: str | None
-    """The answer that the model wrote; None where it was not asked to."""
+    """The answer that the model wrote; None without a writer."""
     forward_equivalents: float
 
 
@@ -43,7 +43,7 @@ class Side(NamedTuple):
 
     question: Question
     text: Text
-    """With the question's own answer."""
+    """The question with its own answer."""
     columns: Int[Tensor, " k"]
 
 
@@ -84,7 +84,7 @@ def swap(
     of_own = Answer(tokens=into.question.answer_ids)
     given = donor.question.answer_ids
     of_other: list[Target] = [Answer(tokens=given), Greedy(tokens=given)]
-    text, price = into.text, 0.0
+    text, cost = into.text, 0.0
     if into.question.answer_ids[:-1] == given[:-1]:  # the teacher-forced text is the same
         own = other = _run(text, [of_own, *of_other], sides, sae, batch_rows, writer)
         other = other._replace(value=other.value[1:], clean=other.clean[1:])
@@ -93,13 +93,13 @@ def swap(
         text = read(source, sae, torch.cat([asked, asked.new_tensor(given[:-1])]))
         own = _run(into.text, [of_own], sides, sae, batch_rows, writer)
         other = _run(text, of_other, sides, sae, batch_rows, None)
-        price = text.read_cost + other.suffix_runs * text.seen.suffix.fraction
-    price += own.suffix_runs * into.text.seen.suffix.fraction + own.written_cost
+        cost = text.read_cost + other.n_reruns * text.seen.rerun.fraction
+    cost += own.n_reruns * into.text.seen.rerun.fraction + own.written_cost
     gain, greedy = (other.value - other.clean[:, None])[0].tolist(), other.value[1].tolist()
     lost = (own.value - own.clean[:, None])[0].tolist()
     texts = own.written or [None] * len(sides)
     each = zip(gain, lost, greedy, texts, strict=True)
-    return [Swap(g, o, best > 0.5, text, price / len(sides)) for g, o, best, text in each]
+    return [Swap(g, o, best > 0.5, text, cost / len(sides)) for g, o, best, text in each]
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def _run(
 
 
 def _later(sides: Sequence[tuple[Side, Side]], sae: Dictionary) -> Later:
-    """Return what the swaps do to written tokens: they stand after the context."""
+    """Return the swaps for written tokens, which come after the context."""
     like = sides[0][0].text.seen.codes
     value = like.new_zeros(len(sides), sae.d_sae)
     changed = torch.zeros_like(value, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Tables of single questions: what a person reads, and what the page shows."""
+"""Tables of single questions, for the pages."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class Swapped(NamedTuple):
 
 
 def questions_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
-    """One row per question, with what the model wrote under the main masks left to the curve."""
+    """Return one row per question."""
     return {
         "question": [trial.index for trial in trials],
         "context": [trial.question.candidate.context_index for trial in trials],
@@ -37,7 +37,7 @@ def questions_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
 
 
 def latents_table(trials: Sequence[Trial]) -> dict[str, list[Any]]:
-    """The latents that some ranking has among its first: score and rank by each, and the truth."""
+    """Return the latents among the first of some ranking, with score and rank by each."""
     return stacked(
         [
             latents_of(
@@ -54,14 +54,14 @@ def latents_table(trials: Sequence[Trial]) -> dict[str, list[Any]]:
 
 
 def tokens_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
-    """The tokens of the first questions, one row each, for the page."""
+    """Return the tokens of the questions, one row each."""
     return stacked(
         [tokens_of(("question", trial.index), trial.question.token_ids, lm) for trial in trials]
     )
 
 
 def swaps_table(trials: Sequence[Trial], swaps: Sequence[Swapped]) -> dict[str, list[Any]]:
-    """One row per swap into one of these questions: effects in nats, and what was written."""
+    """Return one row per swap into these questions: effects in nats, and the written text."""
     shown = {trial.index for trial in trials}
     rows = [one for one in swaps if one.into in shown]
     return {

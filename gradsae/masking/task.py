@@ -10,6 +10,7 @@ from tqdm import tqdm
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
 from gradsae.interfaces import LATER, Metric, ModelSource, Scores, Skipped, Source
+from gradsae.masking.rankings import Ranker
 from gradsae.masking.sets import K, Kind, count, top
 from gradsae.masking.summary import summarise
 from gradsae.masking.swap import Side, swap
@@ -68,23 +69,24 @@ class Masking(Metric):
     main_k: K = 10
     kinds: Sequence[str] = ("top", "bottom", "keep")
     oracle: bool = True
-    """Ablate active latents alone; the dearest part."""
+    """Rank by true effects, too: ablate latents one at a time. The largest part of the cost."""
     n_checked: int | None = None
-    """So many of them, the first by gradient x activation and the largest in turn; None for all."""
+    """Number of latents whose true effect is measured, alternately the best by gradient x
+    activation and by write norm (catches what the gradient misses); None measures all of them."""
     n_greedy: int = field(default=0, metadata=LATER)
-    """Of the oracle's first so many, a ranking oracle_greedy: which to take off next, given those
-    that are off. Costs half its square in runs."""
+    """Number of the oracle's first latents that the ranking oracle_greedy orders anew: each is
+    chosen given those that are off already. Costs half its square in reruns; 0 for none."""
     n_written: int | None = None
     """Questions on which the model writes under every mask of kind top and bottom, and under every
     swap; None for all."""
     swaps: bool = True
     """Local steering between the questions of one context."""
     n_paired: int = 4
-    """Latents whose pairwise interactions are measured."""
+    """Number of latents whose pairwise interactions are measured."""
     n_nearest: int = 3
-    """A matched latent is drawn from so many of the nearest in strength."""
+    """Number of nearest latents in strength that a matched latent is drawn from."""
     n_pages: int = 4
-    """Questions whose latents are listed in the record."""
+    """Number of questions whose latents are listed in the record."""
     batch_rows: int = 16
 
     def __post_init__(self) -> None:
@@ -145,7 +147,7 @@ class Masking(Metric):
     def _swap(
         self, source: ModelSource, sae: Dictionary, tried: Sequence[tuple[Trial, Text]]
     ) -> list[Swapped]:
-        """Every ordered pair of one context, by every ranking; not where the answers are one."""
+        """Swap every ordered pair of questions on one context, unless their answers are equal."""
         found: list[Swapped] = []
         for into, donor in permutations(tried, 2):
             own, index = into[0].question, into[0].index
@@ -173,13 +175,16 @@ class Masking(Metric):
 
     def _settings(self, seed: int) -> Settings:
         return Settings(
-            rankings=self.rankings,
+            ranker=Ranker(
+                estimators=self.rankings,
+                oracle=self.oracle,
+                n_checked=self.n_checked,
+                n_greedy=self.n_greedy,
+                batch_rows=self.batch_rows,
+            ),
             ks=self.ks,
             main_k=self.main_k,
             kinds=self.kinds,
-            oracle=self.oracle,
-            n_checked=self.n_checked,
-            n_greedy=self.n_greedy,
             n_paired=self.n_paired,
             n_nearest=self.n_nearest,
             batch_rows=self.batch_rows,

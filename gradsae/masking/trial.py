@@ -1,4 +1,4 @@
-"""One question under every mask, in every order."""
+"""One question under every mask of every ranking."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import Answer, NextToken, Target
 from gradsae.interfaces import Skipped
 from gradsae.masking.interplay import Interplay, from_drops, groups_of
 from gradsae.masking.masked import Joint, mask_columns, masks, masks_later, run, unique_rows
-from gradsae.masking.rankings import ORACLE, mark_target, rank
+from gradsae.masking.rankings import ORACLE, Ranker, mark_target
 from gradsae.masking.sets import K, LatentSet, count, kept_latents, sets_of, top
 from gradsae.masking.writing import Writer
 from gradsae.prompts.questions.question import Question
@@ -29,13 +28,10 @@ MATCHED = "random_matched"
 class Settings(NamedTuple):
     """See the fields of `Masking`."""
 
-    rankings: Sequence[Estimator]
+    ranker: Ranker
     ks: Sequence[K]
     main_k: K
     kinds: Sequence[str]
-    oracle: bool
-    n_checked: int | None
-    n_greedy: int
     n_paired: int
     n_nearest: int
     batch_rows: int
@@ -63,36 +59,29 @@ class Trial:
     empty: float
     """The same with every active latent off."""
     written: Mapping[int, str]
-    """Place in `sets` -> the answer that the model wrote."""
+    """By index into `sets`: the answer that the model wrote."""
     interplays: Mapping[str, Interplay]
     forward_equivalents: float
 
 
 def attempt(
-    question: Question, text: Text, index: int, writer: Writer | None, how: Settings
+    question: Question, text: Text, index: int, writer: Writer | None, settings: Settings
 ) -> Trial:
     """Rank the latents of a question, mask them, and let the model write if there is a writer."""
-    seen, fraction = text.seen, text.seen.suffix.fraction
+    seen, fraction = text.seen, text.seen.rerun.fraction
     target = Answer(tokens=question.answer_ids)
     n_answer = len(question.answer_ids)
     mark = None if question.mark is None else mark_target(question.mark, n_answer)
-    ranked = rank(
-        seen,
-        target,
-        mark,
-        how.rankings,
-        oracle=how.oracle,
-        n_checked=how.n_checked,
-        n_greedy=how.n_greedy,
-        batch_rows=how.batch_rows,
-        generator=make_generator(how.seed, f"eval masking {index}"),
+    generator = make_generator(settings.seed, f"eval masking {index}")
+    ranked = settings.ranker.rank(seen, target, mark, generator)
+    sets = sets_of(seen, ranked.scores, settings.ks, settings.kinds) + _matched(
+        text, ranked.scores, settings
     )
-    sets = sets_of(seen, ranked.scores, how.ks, how.kinds) + _matched(text, ranked.scores, how)
     targets: list[Target] = [target]
     if mark is not None:
         targets.append(NextToken(token=mark.token, position=mark.position))
-    tops = _tops(text, ranked.scores, how)
-    found = _score(text, targets, sets, tops, writer, how)
+    tops = _tops(text, ranked.scores, settings)
+    found = _score(text, targets, sets, tops, writer, settings)
     drop, n = found.drop.double().cpu(), len(sets)
     return Trial(
         index=index,
@@ -106,32 +95,32 @@ def attempt(
         clean=found.clean[0].item(),
         empty=found.clean[0].item() - drop[0, n].item(),
         written={i: found.written[i] for i in _to_write(sets)} if writer else {},
-        interplays=_interplays(drop[0, n + 1 :], tops, how.n_paired),
+        interplays=_interplays(drop[0, n + 1 :], tops, settings.n_paired),
         forward_equivalents=ranked.forward_equivalents
         + text.read_cost
-        + found.suffix_runs * fraction
+        + found.n_reruns * fraction
         + found.written_cost,
     )
 
 
-def _matched(text: Text, scores: Mapping[str, Tensor], how: Settings) -> list[LatentSet]:
+def _matched(text: Text, scores: Mapping[str, Tensor], settings: Settings) -> list[LatentSet]:
     """Sets as large and as strong as those of the main ranking, at random; none where there are
     too few latents left to match."""
     sets = []
-    for k in how.ks if "top" in how.kinds else ():
+    for k in settings.ks if "top" in settings.kinds else ():
         chosen = top(scores[MAIN], count(text.seen, k))
-        generator = make_generator(how.seed, f"eval masking matched {k}")
-        found = match(strength(text.seen), chosen, generator, n_nearest=how.n_nearest)
+        generator = make_generator(settings.seed, f"eval masking matched {k}")
+        found = match(strength(text.seen), chosen, generator, n_nearest=settings.n_nearest)
         if not isinstance(found, Skipped):
             sets.append(LatentSet(ranking=MATCHED, kind="top", k=k, columns=found.columns))
     return sets
 
 
 def _tops(
-    text: Text, scores: Mapping[str, Tensor], how: Settings
+    text: Text, scores: Mapping[str, Tensor], settings: Settings
 ) -> dict[str, Int[Tensor, " main_k"]]:
     """Return the sets whose interplay is measured: of the main ranking and of the truth."""
-    n = count(text.seen, how.main_k)
+    n = count(text.seen, settings.main_k)
     return {name: top(scores[name], n) for name in (MAIN, ORACLE) if name in scores}
 
 
@@ -146,11 +135,11 @@ def _score(
     sets: Sequence[LatentSet],
     tops: Mapping[str, Int[Tensor, " main_k"]],
     writer: Writer | None,
-    how: Settings,
+    settings: Settings,
 ) -> Joint:
     """Score the sets, the mask of everything and the groups of interplay, each mask once."""
     seen = text.seen
-    groups = [group for columns in tops.values() for group in groups_of(columns, how.n_paired)]
+    groups = [group for columns in tops.values() for group in groups_of(columns, settings.n_paired)]
     nothing_left = list(range(seen.n_active))
     more = mask_columns(seen.n_active, [nothing_left, *groups], seen.codes)
     kept, place = unique_rows(torch.cat([kept_latents(seen, sets), more]))
@@ -162,8 +151,10 @@ def _score(
         if len(rows):
             edits = masks(seen, kept[rows])
             later = masks_later(seen, kept[rows], by.sae.d_sae) if by else None
-            done = run(seen, targets, edits, batch_rows=how.batch_rows, writer=by, later=later)
-            parts.append((rows, done))
+            joint = run(
+                seen, targets, edits, batch_rows=settings.batch_rows, writer=by, later=later
+            )
+            parts.append((rows, joint))
     return _joined(parts, place)
 
 
@@ -174,7 +165,7 @@ def _joined(parts: Sequence[tuple[Tensor, Joint]], place: Tensor) -> Joint:
     drop = torch.cat([done.drop for _, done in parts], dim=1)[:, order][:, place]
     texts = [text for rows, done in parts for text in done.written or [""] * len(rows)]
     texts = [texts[i] for i in order[place].tolist()]
-    runs = sum(done.suffix_runs for _, done in parts)
+    runs = sum(done.n_reruns for _, done in parts)
     cost = sum(done.written_cost for _, done in parts)
     return Joint(clean[:, None] - drop, clean, texts, runs, cost)
 

@@ -1,8 +1,8 @@
-"""Written answers: what the model goes on to write, greedily, after an edited question.
+"""Written answers: the model's greedy continuation of an edited question.
 
-The keys and values of the edited question are those of the run that scored it, and those of the
-blocks before the site are clean, so that a written token costs one position. Latents are edited on
-written tokens too. The SAE's error is held fixed: the edit is a difference, as in
+The keys and values of the edited question are kept from the run that scored it, and those of the
+blocks before the site are clean. So a written token costs one position. Latents are edited on
+written tokens, too. The SAE's error is held fixed: the edit is a difference, as in
 `gradsae.prompts.seen`.
 """
 
@@ -15,47 +15,47 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae.interfaces import ModelSource
-from gradsae.lm.key_values import Past, empty_cache, kept_in
+from gradsae.lm.key_values import KeyValues, empty_cache, read_cache
 from gradsae.prompts.questions.question import Format, Question
 from gradsae.sae.dictionary import Dictionary
 
 MORE_TOKENS = 2
-"""Written beyond the length of the answer, for what ends it."""
+"""Tokens written beyond the length of the answer, for the text that ends it."""
 
 
 class Later(NamedTuple):
-    """Which latents are given another value on written tokens, one row per edit."""
+    """The latents that get another value on written tokens, one row per edit."""
 
     changed: Bool[Tensor, "rows d_sae"]
     value: Float[Tensor, "rows d_sae"]
-    """Their value, in the SAE's units; 0 is off."""
+    """The value, in the SAE's units; 0 switches off."""
 
     def of(self, rows: Int[Tensor, " some"]) -> "Later":
         return Later(self.changed[rows], self.value[rows])
 
 
 class Begun(NamedTuple):
-    """Edited questions that have been read, one row each."""
+    """Edited questions that the model has read, one row each."""
 
     logits: Float[Tensor, "rows vocab"]
-    """That predict the first token of the answer."""
+    """Logits that predict the first token of the answer."""
     activation: Float[Tensor, "rows pos d_in"]
-    """The site's, edited, on the tokens of the question."""
-    past: Past | None
-    """Of the blocks after the site; None where the model keeps no keys and values."""
+    """The site's edited activation on the tokens of the question."""
+    key_values: KeyValues | None
+    """Of the blocks after the site; None if the model's cache cannot be reused."""
     later: Later
 
 
 class Answers(NamedTuple):
     texts: list[str]
-    """Cut at their ends."""
+    """Written texts, cut where the answer ends."""
     forward_equivalents: float
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Writer:
-    """Lets a model write its answers to one question, every row under an edit of its own."""
+    """Writes answers to one question, each row under its own edit."""
 
     source: ModelSource
     sae: Dictionary
@@ -64,17 +64,17 @@ class Writer:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens written at most."""
+        """Largest number of tokens that are written."""
         return len(self.question.answer_ids) + MORE_TOKENS
 
     @property
     def position(self) -> int:
-        """Where the first of them is predicted, from the end of `Question.token_ids`."""
+        """Position that predicts the first written token, from the end of `Question.token_ids`."""
         return -len(self.question.answer_ids)
 
     @torch.no_grad()
     def write(self, begun: Begun) -> Answers:
-        """Write until every row has ended its answer or come to `n_tokens`."""
+        """Write until every row has ended its answer or has `n_tokens`."""
         written = [[token] for token in begun.logits.argmax(-1).tolist()]
         open_, cache, steps = list(range(len(written))), self._cache(begun), 0
         for _ in range(self.n_tokens - 1):
@@ -89,13 +89,13 @@ class Writer:
                 written[row].append(token)
             steps += len(open_)
         texts = [self.format.cut(self.source.lm().text(tokens).lstrip()) for tokens in written]
-        price = 1.0 if cache is None else 1 / len(self.question.asked_ids)
-        return Answers(texts, steps * price)
+        cost_per_step = 1.0 if cache is None else 1 / len(self.question.asked_ids)
+        return Answers(texts, steps * cost_per_step)
 
     def _next(
         self, begun: Begun, rows: list[int], written: list[list[int]], cache: Any
     ) -> Float[Tensor, "rows vocab"]:
-        """Logits after the tokens written so far; with a cache only the last of them is read."""
+        """Return the logits after the written tokens; with a cache only the last token is run."""
         lm, site, asked = self.source.lm(), self.source.site(), self.question.asked_ids
         new, index = asked.new_tensor(written).to(lm.device), torch.tensor(rows, device=lm.device)
         later = begun.later.of(index)
@@ -105,7 +105,7 @@ class Writer:
             def change(activation: Tensor) -> Tensor:
                 return changed(self.source, self.sae, activation, new, later)
 
-            return lm.logits(new, edit=(site, change), positions=[-1], past=cache)[:, -1]
+            return lm.logits(new, edit=(site, change), positions=[-1], cache=cache)[:, -1]
 
         def change_whole(activation: Tensor) -> Tensor:
             after = activation[:, len(asked) :]
@@ -116,21 +116,21 @@ class Writer:
         return lm.logits(tokens, edit=(site, change_whole), positions=[-1])[:, -1]
 
     def _cache(self, begun: Begun) -> Any:
-        if begun.past is None or self._before is None:
+        if begun.key_values is None or self._before is None:
             return None
         n_asked = len(self.question.asked_ids)
-        return begun.past.after(self._before).cache(n_asked, len(begun.logits))
+        return begun.key_values.prepend(self._before).cache(n_asked, len(begun.logits))
 
     @cached_property
-    def _before(self) -> Past | None:
-        """The clean keys and values of the question in all blocks: one forward pass."""
+    def _before(self) -> KeyValues | None:
+        """Keys and values of the clean question in all blocks, by one forward pass."""
         lm = self.source.lm()
         cache, asked = empty_cache(lm.model), self.question.asked_ids.to(lm.device)
         if cache is None:
             return None
         with torch.no_grad():
-            lm.logits(asked[None], positions=[-1], past=cache)
-        return kept_in(cache, 0, lm.n_layers, len(asked))
+            lm.logits(asked[None], positions=[-1], cache=cache)
+        return read_cache(cache, 0, lm.n_layers, len(asked))
 
     def _has_ended(self, tokens: list[int]) -> bool:
         text = self.source.lm().text(tokens).lstrip()
@@ -144,13 +144,13 @@ def changed(
     token_ids: Int[Tensor, "rows pos"],
     later: Later,
 ) -> Float[Tensor, "rows pos d_in"]:
-    """Return the site's activation on written tokens with latents given their other values."""
+    """Return the site's activation on written tokens with the changed latents at their values."""
     n_rows, n_pos, width = activation.shape
     clean = activation.float()
     out = sae(clean.reshape(-1, width))
     codes = out.codes.to_dense().view(n_rows, n_pos, -1)
     edited = torch.where(later.changed[:, None], later.value[:, None], codes)
-    # A token may be dropped for where it stands (position 0), so another one stands before it.
+    # Position 0 is always dropped, so repeat the first token in front of it.
     ids, acts = (torch.cat([x[:, :1], x], dim=1) for x in (token_ids, activation))
     kept = ~source.dropped(ids, acts)[:, 1:]
     written = ((edited - codes).reshape(n_rows * n_pos, -1) * out.scale) @ sae.decoder()

@@ -1,9 +1,9 @@
 """Sets of prompts: cut from held-out documents, or given with their answers.
 
-The default target is the model's own most likely next token, as GradSAE has it. Every window then
-gives a prompt, so the set is a fair sample of the text. Asking for the true next token and keeping
-only what the model answers right (`target: true`) keeps the easy windows, and on those both choices
-name the same token.
+The default target is the model's most likely next token, as in GradSAE. Every window then gives a
+prompt, so the set is a fair sample of the text. With `target: true` the target is the text's own
+next token, and only windows where the model ranks it first are kept. Those are the easy windows,
+and both choices name the same token there.
 """
 
 from abc import ABC, abstractmethod
@@ -25,30 +25,30 @@ from gradsae.lm.model import LM
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prompt:
-    """Tokens, and the token that is asked about as the next one."""
+    """Tokens, and the next token whose prediction is studied."""
 
     token_ids: Int[Tensor, " pos"]
     target: int
-    """Token id."""
+    """Token id of that next token."""
     text: str
     origin: str
-    """Where it comes from, for a reader: "window 3", "text 0"."""
+    """Origin for a reader: "window 3", "text 0"."""
     rest: tuple[int, ...] = ()
-    """Tokens of the answer after `target`, where the whole answer is asked about."""
+    """Tokens of the answer after `target`, if the whole answer is studied."""
 
 
 class Drawn(NamedTuple):
     prompts: list[Prompt]
     n_tried: int
-    """Candidates that the model was run on: full forward passes spent."""
+    """Number of candidates that the model was run on, each one full forward pass."""
 
 
 class PromptSet(ABC):
-    """Where prompts come from. A frozen dataclass."""
+    """A way to draw prompts. A frozen dataclass."""
 
     @abstractmethod
     def draw(self, source: ModelSource, seed: int) -> Drawn:
-        """Return the prompts; the same seed gives the same ones."""
+        """Draw the prompts; the same seed gives the same ones."""
 
 
 @final
@@ -58,11 +58,11 @@ class CutPrompts(PromptSet):
 
     n_prompts: int = 20
     length: int = 32
-    """Tokens in a prompt."""
+    """Number of tokens in a prompt."""
     target: Literal["argmax", "true"] = "argmax"
     """The model's most likely next token, or the text's own where the model ranks it first."""
     n_tries: int = 16
-    """With `target: true`: windows looked at for each prompt that is asked for."""
+    """With `target: true`: largest number of windows tried for each prompt."""
     answer_length: int = field(default=1, metadata=LATER)
     """Tokens of the answer, teacher-forced: greedy after the target, or the text's own. Influence
     then asks about all of them."""
@@ -99,7 +99,7 @@ class CutPrompts(PromptSet):
         return Drawn(prompts, n_tried)
 
     def _rest(self, lm: LM, prompt: Prompt, window: Int[Tensor, " pos"]) -> tuple[int, ...]:
-        """The answer after its first token: the model's own, or the text's."""
+        """Return the answer after its first token: the model's own, or the text's."""
         first, n_rest = self.length, self.answer_length - 1
         if n_rest == 0:
             return ()
@@ -112,7 +112,7 @@ class CutPrompts(PromptSet):
 @final
 @dataclass(frozen=True, kw_only=True)
 class GivenPrompts(PromptSet):
-    """Texts with the one-token answers that are asked about."""
+    """Given texts with the answers that are studied."""
 
     texts: Sequence[str]
     targets: Sequence[str]
@@ -145,7 +145,7 @@ class GivenPrompts(PromptSet):
 
 @contextmanager
 def _about(field: str) -> Iterator[None]:
-    """Begin what is wrong with a field by its name."""
+    """Prefix a UserError with the name of the field."""
     try:
         yield
     except UserError as error:

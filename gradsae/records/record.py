@@ -5,13 +5,12 @@ holds numbers and text; reading one never runs or builds anything.
 """
 
 import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 from gradsae.errors import UserError
 from gradsae.records.ids import content_id as content_id
@@ -231,35 +230,6 @@ def group_by_seed(records: Iterable[Record]) -> list[list[Record]]:
 def group_key(record: Record) -> str:
     """Id of what was measured on what, whatever the seeds."""
     return setting_id(record.task, record.config)
-
-
-class Mean(NamedTuple):
-    """Mean of n values with its 95 % interval; no interval for a single value."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-def mean_interval(values: Sequence[float | int]) -> Mean:
-    """Mean over seeds and its two-sided 95 % Student t interval (n - 1 degrees of freedom).
-
-    The interval is not clipped to the range of the score.
-    """
-    n = len(values)
-    if n == 0:
-        raise ValueError("the mean of no values")
-    if n == 1:
-        return Mean(float(values[0]), None, None, 1)
-    if min(values) == max(values):
-        return Mean(float(values[0]), float(values[0]), float(values[0]), n)
-    mean = math.fsum(values) / n
-    from scipy.special import stdtrit
-
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
-    return Mean(mean, mean - half, mean + half, n)
 
 
 def _part(value: Any) -> str:

@@ -107,7 +107,10 @@ def top_share(values: Float[Tensor, " n"], k: int) -> Float[Tensor, " n"]:
 
 
 def _centred(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Minus the mean, to norm 1, in float64. Scaled first: effects may be tiny or huge."""
+    """Return the values minus their mean, scaled to norm 1, in float64.
+
+    Effects may be tiny or huge, so they are scaled first.
+    """
     values = values.double() / values.abs().max().double()
     centred = values - values.mean()
     return centred / centred.norm()

@@ -35,9 +35,3 @@ def percentiles(
     tail = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=samples.dtype)
     low, high = samples.quantile(tail, dim=0)
     return low, high
-
-
-def mean_interval(values: Float[Tensor, " prompts"], seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the mean over prompts."""
-    low, high = percentiles(resampled_means(values[:, None], seed))
-    return low.item(), high.item()

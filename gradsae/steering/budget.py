@@ -20,7 +20,7 @@ from gradsae.prompts.sets import Prompt, PromptSet
 from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import make_generator
 from gradsae.steering.budget_summary import summarise
-from gradsae.steering.climb import Budget, Climb, climb
+from gradsae.steering.climb import Budget, Choice, Climb, Ladder
 from gradsae.steering.doses import respond
 from gradsae.steering.interventions import Chosen, Intervention, Text, read
 from gradsae.steering.ladder import at_budget
@@ -63,17 +63,17 @@ class SteeringBudget(Metric):
 
     prompts: PromptSet
     estimators: Sequence[Estimator]
-    """Selectors and predictors; grad_times_act is one of them."""
+    """Estimators that select latents and predict effects; grad_times_act is one of them."""
     k: int = 5
-    """Latents steered together."""
+    """Number of latents steered together."""
     doses: Sequence[int | float] = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
     """Rising steps, in units of each latent's largest value on the prompt."""
     kl_budget: int | float = 0.1
-    """Nats."""
+    """KL of the next token without the target, nats."""
     ppl_budget: int | float = 1.05
     """Perplexity of unrelated text, steered over clean."""
     n_single: int = 12
-    """Active latents of each prompt that are steered alone, drawn at random."""
+    """Number of active latents of each prompt that are steered alone, drawn at random."""
     n_nearest: int = 3
     n_unrelated: int = 2
     unrelated_length: int = 48
@@ -129,18 +129,14 @@ class SteeringBudget(Metric):
         scores = {e.name: e.scores(text.seen, target, generator).detach() for e in self.estimators}
         spent = text.read_cost
         spent += sum(e.forward_equivalents(text.seen) - text.read_cost for e in self.estimators)
+        ladder = Ladder(
+            doses=self.doses,
+            budget=Budget(self.kl_budget, math.log(self.ppl_budget)),
+            unrelated=unrelated,
+            batch_rows=self.batch_rows,
+        )
         climbs = [
-            climb(
-                text,
-                prompt.target,
-                chosen,
-                self.doses,
-                Budget(self.kl_budget, math.log(self.ppl_budget)),
-                unrelated,
-                prompt=index,
-                selector=name,
-                batch_rows=self.batch_rows,
-            )
+            ladder.climb(text, prompt.target, Choice(index, name, chosen))
             for name, chosen in self._choices(text, scores, generator).items()
         ]
         singles, cost = self._singles(text, prompt, scores, index, generator)
@@ -149,7 +145,7 @@ class SteeringBudget(Metric):
     def _choices(
         self, text: Text, scores: dict[str, Float[Tensor, " active"]], generator: torch.Generator
     ) -> dict[str, Chosen]:
-        """The top k of every estimator, and controls of the same norms for the main one."""
+        """Return the top k of every estimator, and controls of the same norms for the main one."""
         tops = {name: values.topk(self.k).indices for name, values in scores.items()}
         chosen = {name: text.choose(columns) for name, columns in tops.items()}
         found = match(strength(text.seen), tops[MAIN], generator, n_nearest=self.n_nearest)
@@ -166,7 +162,7 @@ class SteeringBudget(Metric):
         index: int,
         generator: torch.Generator,
     ) -> tuple[list[dict[str, Any]], float]:
-        """One row per latent steered alone: its scores, and its effect at the KL budget."""
+        """Return one row per latent steered alone: its scores, and its effect at the KL budget."""
         rows, spent = [], 0.0
         order = torch.randperm(text.seen.n_active, generator=generator)
         steps = [Intervention(mode="add", dose=dose) for dose in self.doses]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gradsae.interfaces import Scores, Skipped
-from gradsae.stats.bootstrap import mean_interval
+from gradsae.stats.intervals import prompts_interval
 from gradsae.steering.climb import Climb
 from gradsae.steering.prediction import Statistic, predicts, predicts_better
 from gradsae.steering.selectors import MAIN
@@ -58,11 +58,11 @@ def _add(out: Scores, name: str, values: Sequence[float], seed: int) -> None:
     each = torch.tensor(values, dtype=torch.float64)
     out.scores[name], out.n[name] = each.mean().item(), len(values)
     if len(values) > 1:
-        out.intervals[name] = mean_interval(each, seed)
+        out.intervals[name] = prompts_interval(values, seed)
 
 
 def _add_ppl(out: Scores, selector: str, climbs: Sequence[Climb], seed: int) -> None:
-    """A geometric mean: the log ratios are averaged."""
+    """Add the geometric mean of the perplexity ratios: their logs are averaged."""
     name = f"budget/ppl_ratio/{selector}"
     _add(out, name, _safe(climbs, "log_ppl_ratio", 0.0), seed)
     if name in out.scores:
@@ -101,13 +101,13 @@ def _add_predictions(out: Scores, table: Table, names: Sequence[str], seed: int)
 
 
 def ladder_table(climbs: Sequence[Climb], seed: int) -> Table:
-    """One row per selector and step: means over prompts with the interval of the effect."""
+    """Return one row per selector and step: means over prompts, and the interval of the effect."""
     table: Table = defaultdict(list)
     for selector in dict.fromkeys(c.selector for c in climbs):
         own = [c for c in climbs if c.selector == selector]
         for i, dose in enumerate(own[0].doses):
             effects = torch.stack([c.effect[i] for c in own])
-            low, high = mean_interval(effects, seed) if len(own) > 1 else (None, None)
+            low, high = prompts_interval(effects.tolist(), seed) if len(own) > 1 else (None, None)
             line = {
                 "selector": selector,
                 "dose": float(dose),
@@ -124,7 +124,7 @@ def ladder_table(climbs: Sequence[Climb], seed: int) -> Table:
 
 
 def trials_table(climbs: Sequence[Climb]) -> Table:
-    """One row per prompt and selector."""
+    """Return one row per prompt and selector."""
     table: Table = defaultdict(list)
     for c in climbs:
         line = {

@@ -8,10 +8,10 @@ from typing import NamedTuple, final
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.steering.doses import Slope, respond, slope
+from gradsae.steering.doses import Response, Slope, respond, slope
 from gradsae.steering.interventions import Chosen, Intervention, Text
 from gradsae.steering.ladder import AtBudget, at_budget, at_cost, last_safe
-from gradsae.steering.side_effects import UnrelatedText
+from gradsae.steering.side_effects import Damage, UnrelatedText
 
 
 class Budget(NamedTuple):
@@ -21,6 +21,15 @@ class Budget(NamedTuple):
     """KL of the next token without the target, nats."""
     log_ppl: float
     """Rise of the loss on unrelated text, nats per token."""
+
+
+class Choice(NamedTuple):
+    """The latents that one selector chose on one prompt."""
+
+    prompt: int
+    """Index of the prompt."""
+    selector: str
+    chosen: Chosen
 
 
 @final
@@ -35,14 +44,17 @@ class Climb:
     """log p(target | edited) - log p(target | clean), nats."""
     kl_rest: Float[Tensor, " doses"]
     at_kl: AtBudget
+    """Where the KL of the rest spends its budget."""
     n_safe: int
-    """Steps before the budget was spent, of KL or of perplexity."""
+    """Number of steps before either budget was spent."""
     at_ppl: AtBudget | None
-    """Where the perplexity of unrelated text spends its own budget, whatever the KL."""
+    """Where the perplexity of unrelated text spends its own budget, whatever the KL. None where
+    there is no unrelated text, as for the next three."""
     log_ppl_ratio: Float[Tensor, " tried"] | None
-    """Of the steps tried on unrelated text: up to the first that spends the KL, and all of them
-    where that leaves some of the perplexity."""
+    """Of the steps tried on unrelated text: up to the first that spends the KL budget, and all
+    steps if those leave some of the perplexity budget."""
     flips: Float[Tensor, " tried"] | None
+    """Share of positions of unrelated text whose most likely token changed."""
     stability: Float[Tensor, " tried"] | None
     """Share of positions of unrelated text where the target moves as it does on the prompt."""
     slope: Slope
@@ -50,64 +62,90 @@ class Climb:
 
     @property
     def safe_dose(self) -> float:
-        """The last dose within the budget; 0 where the first is not."""
+        """The last dose within the budget; 0 if even the first is not."""
         return self.doses[self.n_safe - 1] if self.n_safe else 0.0
 
     @property
     def safe_effect(self) -> float:
+        """The effect at that dose, in nats."""
         return self.effect[self.n_safe - 1].item() if self.n_safe else 0.0
 
     def at_safe(self, values: Float[Tensor, " tried"] | None, none: float) -> float | None:
-        """A side effect at the last safe dose; `none` where nothing was safe to do."""
+        """Return a side effect at the last safe dose, or `none` if no dose is safe."""
         if values is None:
             return None
         return values[self.n_safe - 1].item() if self.n_safe else none
 
 
-def climb(
-    text: Text,
-    target: int,
-    chosen: Chosen,
-    doses: Sequence[float],
-    budget: Budget,
-    unrelated: UnrelatedText | None,
-    *,
-    prompt: int,
-    selector: str,
-    batch_rows: int,
-) -> Climb:
-    """Raise the dose of mode `add` in steps, up to the one that spends the budget."""
-    steps = [Intervention(mode="add", dose=dose) for dose in doses]
-    response = respond(text, target, chosen, steps, batch_rows=batch_rows)
-    check = slope(text, target, chosen, mode="add")
-    spent = response.forward_equivalents + check.forward_equivalents
-    costs = [(response.kl_rest.tolist(), budget.kl)]
-    n_tried = min(last_safe(costs) + 1, len(steps))
-    rise = flips = stability = at_ppl = None
-    if unrelated is not None:
-        how = {"batch_rows": batch_rows, "target": target}
-        damage = unrelated.damage(chosen, steps[:n_tried], **how)
-        if n_tried < len(steps) and bool((damage.log_ppl_ratio <= budget.log_ppl).all()):
-            damage = damage.then(unrelated.damage(chosen, steps[n_tried:], **how))
-        rise, flips, spent = damage.log_ppl_ratio, damage.flips, spent + damage.forward_equivalents
-        assert damage.risen is not None
-        effect = response.effect[: len(rise)]
-        stability = damage.risen.where(effect > 0, 1 - damage.risen)
-        untried = [math.inf] * (len(steps) - len(rise))
-        costs.append(([*rise.tolist(), *untried], budget.log_ppl))
-        at_ppl = at_cost(effect, rise, budget.log_ppl)
-    return Climb(
-        prompt=prompt,
-        selector=selector,
-        doses=doses,
-        effect=response.effect,
-        kl_rest=response.kl_rest,
-        at_kl=at_budget(response.effect, response.kl_rest, budget.kl),
-        at_ppl=at_ppl,
-        n_safe=last_safe(costs),
-        log_ppl_ratio=rise,
-        flips=flips,
-        stability=stability,
-        slope=check,
-        forward_equivalents=spent,
-    )
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ladder:
+    """The steps that every choice is raised by, and what may be spent on the way."""
+
+    doses: Sequence[float]
+    """Rising, of mode `add`."""
+    budget: Budget
+    unrelated: UnrelatedText | None
+    batch_rows: int
+
+    @property
+    def steps(self) -> list[Intervention]:
+        return [Intervention(mode="add", dose=dose) for dose in self.doses]
+
+    def climb(self, text: Text, target: int, choice: Choice) -> Climb:
+        """Raise the latents of a choice in steps, up to the one that spends the budget."""
+        chosen = choice.chosen
+        response = respond(text, target, chosen, self.steps, batch_rows=self.batch_rows)
+        check = slope(text, target, chosen, mode="add")
+        damage = self._damage(chosen, target, response)
+        spent = response.forward_equivalents + check.forward_equivalents
+        return Climb(
+            prompt=choice.prompt,
+            selector=choice.selector,
+            doses=self.doses,
+            effect=response.effect,
+            kl_rest=response.kl_rest,
+            at_kl=at_budget(response.effect, response.kl_rest, self.budget.kl),
+            n_safe=self._n_safe(response, damage),
+            at_ppl=None if damage is None else self._at_ppl(response, damage),
+            log_ppl_ratio=None if damage is None else damage.log_ppl_ratio,
+            flips=None if damage is None else damage.flips,
+            stability=None if damage is None else stability(response, damage),
+            slope=check,
+            forward_equivalents=spent + (damage.forward_equivalents if damage else 0.0),
+        )
+
+    def _damage(self, chosen: Chosen, target: int, response: Response) -> Damage | None:
+        """Try steps on unrelated text, as many as the budgets call for."""
+        if self.unrelated is None:
+            return None
+        n_tried = min(self._n_safe(response, None) + 1, len(self.steps))
+        first, rest = self.steps[:n_tried], self.steps[n_tried:]
+        rows = self.batch_rows
+        damage = self.unrelated.damage(chosen, first, batch_rows=rows, target=target)
+        if rest and bool((damage.log_ppl_ratio <= self.budget.log_ppl).all()):
+            more = self.unrelated.damage(chosen, rest, batch_rows=rows, target=target)
+            damage = damage.then(more)
+        return damage
+
+    def _n_safe(self, response: Response, damage: Damage | None) -> int:
+        """Return the number of steps before a budget is spent. Without damage, the KL's alone."""
+        costs = [(response.kl_rest.tolist(), self.budget.kl)]
+        if damage is not None:
+            untried = [math.inf] * (len(self.doses) - len(damage.log_ppl_ratio))
+            costs.append(([*damage.log_ppl_ratio.tolist(), *untried], self.budget.log_ppl))
+        return last_safe(costs)
+
+    def _at_ppl(self, response: Response, damage: Damage) -> AtBudget:
+        rise = damage.log_ppl_ratio
+        return at_cost(response.effect[: len(rise)], rise, self.budget.log_ppl)
+
+
+def stability(response: Response, damage: Damage) -> Float[Tensor, " tried"]:
+    """Return the share of positions of unrelated text where the target moves as on the prompt.
+
+    In [0, 1]; a half is chance.
+    """
+    assert damage.risen is not None
+    effect = response.effect[: len(damage.risen)]
+    return damage.risen.where(effect > 0, 1 - damage.risen)

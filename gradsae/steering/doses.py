@@ -1,4 +1,4 @@
-"""Dose-response: what each strength of an intervention does to the next-token distribution.
+"""Dose-response: the effect of each strength of an intervention on the next token.
 
     effect(d) = log p(target | edited) - log p(target | clean)      nats; positive = more likely
 
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.errors import UserError
-from gradsae.steering.interventions import Chosen, Intervention, Mode, Text, rerun
+from gradsae.steering.interventions import Chosen, Intervention, Mode, Text, run_steered
 from gradsae.steering.side_effects import kl_rest
 
 STEP = 0.02
@@ -37,16 +37,17 @@ def respond(
     *,
     batch_rows: int,
 ) -> Response:
-    """Return what each intervention does to the token after the prompt."""
+    """Return the effect of each intervention on the token after the prompt. UserError if one is not
+    finite."""
     effect = torch.zeros(len(interventions), dtype=torch.float64)
     kl, cost = effect.clone(), 0.0
-    for run in rerun(text, chosen, interventions, positions=[-1], batch_rows=batch_rows):
-        clean, edited = run.clean[-1].double(), run.edited[:, -1].double()
-        index = run.which.cpu()
+    for batch in run_steered(text, chosen, interventions, positions=[-1], batch_rows=batch_rows):
+        clean, edited = batch.clean[-1].double(), batch.edited[:, -1].double()
+        index = batch.which.cpu()
         gain = edited.log_softmax(-1)[:, target] - clean.log_softmax(-1)[target]
         effect[index] = gain.cpu()
         kl[index] = kl_rest(clean, edited, target).cpu()
-        cost += run.forward_equivalents
+        cost += batch.forward_equivalents
     if not bool(effect.isfinite().all() and kl.isfinite().all()):
         raise UserError("an effect of steering is not a finite number: try smaller doses")
     return Response(effect, kl, cost)
@@ -55,7 +56,7 @@ def respond(
 class Slope(NamedTuple):
     """Change of the target's log-probability per unit of dose, at the dose that edits nothing.
 
-    The two must agree: it is a check of every edit, and is printed with the scores.
+    Gradient and finite difference must agree, which checks every edit.
     """
 
     gradient: float
@@ -78,10 +79,10 @@ def slope(text: Text, target: int, chosen: Chosen, *, mode: Mode = "scale") -> S
         if mode == "add":
             edited = codes + dose * chosen.reference * text.kept[:, None]
         activation = text.activation(chosen, edited)
-        last = text.seen.suffix.logits(activation[None], [-1])[0, -1]
+        last = text.seen.rerun.logits(activation[None], [-1])[0, -1]
         (gradient,) = torch.autograd.grad(last.double().log_softmax(-1)[target], dose)
     around = [Intervention(mode=mode, dose=d) for d in (none - STEP, none + STEP)]
     below_above = respond(text, target, chosen, around, batch_rows=3)
     difference = below_above.effect.diff().item() / (2 * STEP)
-    cost = 3 * text.seen.suffix.fraction + below_above.forward_equivalents
+    cost = 3 * text.seen.rerun.fraction + below_above.forward_equivalents
     return Slope(gradient.item(), difference, cost)

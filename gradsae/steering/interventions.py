@@ -1,9 +1,9 @@
-"""Interventions: what is done to the codes of the chosen latents, on a prompt or on other text.
+"""Interventions: edits of the codes of chosen latents, on a prompt or on other text.
 
     activation(edited) = clean + (edited - codes) * scale @ directions
 
-as in `gradsae.prompts.seen`: the SAE's error is held fixed, and what changes nothing leaves every
-bit.
+as in `gradsae.prompts.seen`: the SAE's error is held fixed, and an edit that changes nothing leaves
+every bit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,7 +68,7 @@ class Chosen:
 
     latents: Int[Tensor, " k"]
     directions: Float[Tensor, "k d_in"]
-    """What one unit of each code writes, before the SAE's scale."""
+    """The vector that one unit of each code writes, before the SAE's scale."""
     reference: Float[Tensor, " k"]
     """Value that dose 1 of mode `set` gives each latent: its largest on the prompt."""
 
@@ -76,7 +76,7 @@ class Chosen:
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Text:
-    """Any text seen through the SAE, with the positions at which it may be edited."""
+    """Any text seen through the SAE, with the positions that may be edited."""
 
     seen: SeenPrompt
     kept: Bool[Tensor, " pos"]
@@ -84,7 +84,7 @@ class Text:
     @property
     def read_cost(self) -> float:
         """Forward-equivalents of reading the text: the model up to the site."""
-        return 1 - self.seen.suffix.fraction
+        return 1 - self.seen.rerun.fraction
 
     def choose(self, columns: Int[Tensor, " k"]) -> Chosen:
         """Return the latents of some columns of `seen.codes`, with their reference values."""
@@ -107,46 +107,46 @@ class Text:
         change = (edited - self.codes_of(chosen.latents)) * self.seen.scale
         return self.seen.clean + change @ chosen.directions
 
-    def steered(self, chosen: Chosen, how: Intervention) -> Float[Tensor, "pos d_in"]:
+    def steered(self, chosen: Chosen, intervention: Intervention) -> Float[Tensor, "pos d_in"]:
         """Return the site's activation, in raw units, under an intervention."""
         codes = self.codes_of(chosen.latents)
-        return self.activation(chosen, how.apply(codes, self.kept, chosen.reference))
+        return self.activation(chosen, intervention.apply(codes, self.kept, chosen.reference))
 
 
 def read(source: ModelSource, sae: Dictionary, token_ids: Int[Tensor, " pos"]) -> Text:
     """Run the model up to the source's site; NoActiveLatentError if there is nothing to edit."""
     seen = see_from(source, sae, token_ids)
-    dropped = source.dropped(seen.token_ids[None], seen.suffix.clean[None])[0]
+    dropped = source.dropped(seen.token_ids[None], seen.rerun.clean[None])[0]
     return Text(seen=seen, kept=~dropped)
 
 
-class Rerun(NamedTuple):
+class SteeredBatch(NamedTuple):
     """Logits of one batch of interventions, beside those of an unedited row of the same batch."""
 
     which: Int[Tensor, " batch"]
-    """Places in the list of interventions."""
+    """Indices into the list of interventions."""
     clean: Float[Tensor, "n_positions vocab"]
     edited: Float[Tensor, "batch n_positions vocab"]
     forward_equivalents: float
 
 
 @torch.no_grad()
-def rerun(
+def run_steered(
     text: Text,
     chosen: Chosen,
     interventions: Sequence[Intervention],
     *,
     positions: Sequence[int] | None = None,
     batch_rows: int,
-) -> Iterator[Rerun]:
-    """Run the model on from the site under each intervention that changes anything.
+) -> Iterator[SteeredBatch]:
+    """Rerun the model from the site under each intervention that changes anything.
 
-    One that leaves the activation as it is, bit for bit, leaves the logits too and is not run. The
-    first row of every batch is unedited, so that kernels which differ between batch sizes cancel.
+    An intervention that changes no bit of the activation is not run. The first row of every batch
+    is unedited, so differences between kernels for different batch sizes cancel.
     """
-    clean, suffix = text.seen.clean[None], text.seen.suffix
-    edited = torch.stack([text.steered(chosen, how) for how in interventions])
+    clean, rerun = text.seen.clean[None], text.seen.rerun
+    edited = torch.stack([text.steered(chosen, intervention) for intervention in interventions])
     changed = (edited != clean).flatten(1).any(1).nonzero().squeeze(1)
     for index in changed.split(batch_rows - 1) if len(changed) else ():
-        logits = suffix.logits(torch.cat([clean, edited[index]]), positions)
-        yield Rerun(index, logits[0], logits[1:], len(logits) * suffix.fraction)
+        logits = rerun.logits(torch.cat([clean, edited[index]]), positions)
+        yield SteeredBatch(index, logits[0], logits[1:], len(logits) * rerun.fraction)

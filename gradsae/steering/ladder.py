@@ -1,7 +1,7 @@
-"""The small-step protocol: raise the dose in steps and stop when a budget of side effects is spent.
+"""Raise the dose in small steps and stop when a budget of side effects is spent.
 
-Comparing choices of latents at one dose compares how far they push; at one budget it compares what
-is got for the same harm. Reference: the gate on side effects of SAEBench's unlearning task
+Two choices of latents at one dose differ in how far they push. At one budget they are compared by
+their effect for the same harm. Reference: the gate on side effects of SAEBench's unlearning task
 (Karvonen et al. 2025, https://arxiv.org/abs/2503.09532), as a curve in place of a gate.
 """
 
@@ -22,8 +22,7 @@ class AtBudget(NamedTuple):
 def at_budget(
     effect: Float[Tensor, " doses"], kl: Float[Tensor, " doses"], budget: float
 ) -> AtBudget:
-    """Return the effect where the KL first reaches a budget, in nats, on a ladder that rises from
-    no edit.
+    """Return the effect where the KL first reaches a budget, in nats. Doses rise from no edit.
 
     Between steps the effect is interpolated over the root of the KL: for small doses the effect
     grows with the dose and the KL with its square.
@@ -50,8 +49,8 @@ def at_cost(
 def last_safe(costs: Sequence[tuple[Sequence[float], float]]) -> int:
     """Return how many of the first steps keep every cost within its budget.
 
-    A step that is within it after one that was not does not count: nobody who raises the dose in
-    steps gets there.
+    A later step that is within its budget again does not count, because raising the dose in steps
+    stops before it.
     """
     n_steps = len(costs[0][0])
     for step in range(n_steps):

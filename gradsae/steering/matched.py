@@ -36,8 +36,8 @@ def match(
 ) -> Matched | Skipped:
     """Return an unused, not chosen column of nearly the same strength for each chosen column.
 
-    Strongest first, since those have the fewest peers; each takes one of the `n_nearest` in log
-    strength at random, so that one odd latent does not stand in for chance.
+    The strongest come first, because those have the fewest peers. Each takes one of the `n_nearest`
+    in log strength at random, so that the control does not hang on a single odd latent.
     """
     k, n_active = len(chosen), len(strengths)
     if n_active < 2 * k:
@@ -57,7 +57,7 @@ def match(
 
 
 def random_directions(chosen: Chosen, generator: torch.Generator) -> Chosen:
-    """Return the chosen latents writing random directions of the same norms instead of theirs."""
+    """Return the chosen latents with random directions of the same norms in place of theirs."""
     own = chosen.directions
     drawn = torch.randn(own.shape, generator=generator).to(own)
     drawn = drawn * (own.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True))

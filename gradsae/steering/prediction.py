@@ -1,4 +1,4 @@
-"""Which score of a latent predicts what steering it achieves? A function of records alone.
+"""How well a score of a latent predicts the effect of steering it, from records alone.
 
 For each prompt: the rank correlation, over its steered latents, between the sizes of a score and of
 the effect at a fixed KL; then the mean over prompts, with a bootstrap over prompts. Two scores are
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradsae.interfaces import Skipped
 from gradsae.stats.agreement import spearman
-from gradsae.stats.bootstrap import mean_interval
+from gradsae.stats.intervals import prompts_interval
 
 EFFECT = "effect_at_kl"
 
@@ -64,5 +64,5 @@ def _statistic(values: Sequence[float], seed: int) -> Statistic | Skipped:
     if not values:
         return Skipped("on no prompt do both the score and the effect vary")
     each: Tensor = torch.tensor(values, dtype=torch.float64)
-    low, high = mean_interval(each, seed) if len(values) > 1 else (None, None)
+    low, high = prompts_interval(values, seed) if len(values) > 1 else (None, None)
     return Statistic(each.mean().item(), low, high, len(values))

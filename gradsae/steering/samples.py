@@ -1,4 +1,4 @@
-"""Samples: what the model writes before and after steering, for a person to read."""
+"""Samples: text that the model writes with and without steering, for a person to read."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -30,7 +30,7 @@ def continue_steered(
     sae: Dictionary,
     token_ids: Int[Tensor, " pos"],
     chosen: Chosen,
-    how: Intervention,
+    intervention: Intervention,
     n_new: int,
 ) -> Int[Tensor, " new"]:
     """Return the greedy continuation by `n_new` tokens under steering.
@@ -41,7 +41,7 @@ def continue_steered(
     n_prompt = len(token_ids)
     for _ in range(n_new):
         text = read(source, sae, token_ids)
-        last = text.seen.suffix.logits(text.steered(chosen, how)[None], [-1])
+        last = text.seen.rerun.logits(text.steered(chosen, intervention)[None], [-1])
         token_ids = torch.cat([text.seen.token_ids, last[0, -1].argmax()[None]])
     return token_ids[n_prompt:]
 
@@ -63,11 +63,11 @@ def sample_texts(
             prompt=lm.text(token_ids),
             selector=selector,
             latents=", ".join(map(str, latents.latents.tolist())),
-            mode=how.mode,
-            dose=how.dose,
+            mode=intervention.mode,
+            dose=intervention.dose,
             before=lm.text(before),
-            after=lm.text(continue_steered(source, sae, token_ids, latents, how, n_new)),
+            after=lm.text(continue_steered(source, sae, token_ids, latents, intervention, n_new)),
         )
         for selector, latents in chosen.items()
-        for how in interventions
+        for intervention in interventions
     ]

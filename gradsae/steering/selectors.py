@@ -1,4 +1,8 @@
-"""Selectors: which latents of a prompt are steered, by an estimator or as a matched control."""
+"""Choose the latents that are steered on a prompt: by an estimator, or as a matched control.
+
+The config key `selectors` of the task `steering` is part of record ids, so it keeps its name. Each
+name in it is an estimator of influence or one of `CONTROLS`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,30 +23,30 @@ from gradsae.steering.interventions import Chosen, Text
 from gradsae.steering.matched import match, random_directions, strength
 
 MAIN = "grad_times_act"
-"""The ranking that the plain scores belong to and that the controls are matched to."""
+"""The estimator that the plain scores belong to and that the controls are matched to."""
 CONTROLS = ("random_matched", "random_direction")
 
 
-RANKINGS: Mapping[str, Estimator] = {e.name: e for e in (GradTimesAct(), MeanAct())}
+ESTIMATORS: Mapping[str, Estimator] = {e.name: e for e in (GradTimesAct(), MeanAct())}
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Selection:
-    """What one selector chose on one prompt."""
+    """The latents that one selector chose on one prompt."""
 
     chosen: Chosen
     forward_equivalents: float = 0.0
     match_gap: float | None = None
-    """Of random_matched: mean |log strength ratio| to the main choice, 0 is a perfect match."""
+    """Of random_matched: mean |log strength ratio| to the main choice; 0 is a perfect match."""
 
 
 def check_selectors(selectors: Sequence[str]) -> None:
-    """Raise ValueError unless the names are known, distinct and hold the main ranking."""
+    """Raise ValueError unless the names are known, distinct and hold the main estimator."""
     if isinstance(selectors, str) or MAIN not in selectors:
         raise ValueError(f"selectors must be a list with {MAIN} in it, got {selectors!r}")
     for name in selectors:
-        checks.one_of("selectors", name, (*RANKINGS, *CONTROLS))
+        checks.one_of("selectors", name, (*ESTIMATORS, *CONTROLS))
     if len(set(selectors)) < len(selectors):
         raise ValueError(f"selectors must be there once each, got {list(selectors)}")
 
@@ -63,9 +67,9 @@ def select(
     k: int,
     n_nearest: int,
 ) -> dict[str, Selection | Skipped]:
-    """Choose k latents by each selector, or say why not."""
-    asked = NextToken(token=target)
-    main = top(RANKINGS[MAIN].scores(text.seen, asked, generator), k)
+    """Choose k latents by each selector, or return why there is no choice."""
+    next_token = NextToken(token=target)
+    main = top(ESTIMATORS[MAIN].scores(text.seen, next_token, generator), k)
     chosen: dict[str, Selection | Skipped] = {}
     for name in selectors:
         if name == "random_matched":
@@ -74,9 +78,11 @@ def select(
             directions = random_directions(text.choose(main), generator)
             chosen[name] = Selection(chosen=directions)
         else:
-            ranking = RANKINGS[name]
-            columns = main if name == MAIN else top(ranking.scores(text.seen, asked, generator), k)
-            cost = ranking.forward_equivalents(text.seen) - text.read_cost
+            estimator = ESTIMATORS[name]
+            is_main = name == MAIN
+            scores = None if is_main else estimator.scores(text.seen, next_token, generator)
+            columns = main if scores is None else top(scores, k)
+            cost = estimator.forward_equivalents(text.seen) - text.read_cost
             chosen[name] = Selection(chosen=text.choose(columns), forward_equivalents=cost)
     return chosen
 

@@ -1,4 +1,4 @@
-"""Side effects: what steering does beside the target, on the prompt and on unrelated text."""
+"""Side effects: changes by steering other than that of the target, on prompts and other text."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +15,7 @@ from gradsae.interfaces import ModelSource
 from gradsae.prompts.seen import NoActiveLatentError
 from gradsae.prompts.sets import Prompt
 from gradsae.sae.dictionary import Dictionary
-from gradsae.steering.interventions import Chosen, Intervention, Text, read, rerun
+from gradsae.steering.interventions import Chosen, Intervention, Text, read, run_steered
 
 
 def kl_rest(
@@ -37,16 +37,16 @@ class Damage(NamedTuple):
     """Effects of a list of interventions on unrelated text; 0 where nothing was changed."""
 
     log_ppl_ratio: Float[Tensor, " doses"]
-    """Mean rise of the loss per token, in nats: the log of the ratio of perplexities."""
+    """Mean rise of the loss per token, in nats: the log of the perplexity ratio."""
     flips: Float[Tensor, " doses"]
-    """Share of positions whose most likely next token became another one, in [0, 1]."""
+    """Share of positions whose most likely next token changed, in [0, 1]."""
     risen: Float[Tensor, " doses"] | None
     """Share of positions at which the target became more likely, in [0, 1]; half for those that
     did not move. None where no target was named."""
     forward_equivalents: float
 
     def then(self, more: "Damage") -> "Damage":
-        """Return this and what further interventions did to the same text, one after the other."""
+        """Return the damage of these interventions followed by further ones, on the same text."""
         risen = None
         if self.risen is not None and more.risen is not None:
             risen = torch.cat([self.risen, more.risen])
@@ -71,7 +71,7 @@ class UnrelatedText:
 
     @property
     def read_cost(self) -> float:
-        """Forward-equivalents of having read the texts."""
+        """Return the cost of reading the texts, in full forward passes."""
         return sum(text.read_cost for text in self.texts)
 
     def damage(
@@ -92,18 +92,18 @@ class UnrelatedText:
         for text in self.texts:
             n_tokens += len(text.seen.token_ids) - 1
             risen += 0.5 * len(text.seen.token_ids)
-            for run in rerun(text, chosen, interventions, batch_rows=batch_rows):
-                after = total_loss(run.edited, text.seen.token_ids)
-                before = total_loss(run.clean[None], text.seen.token_ids)
-                index = run.which.cpu()
+            for batch in run_steered(text, chosen, interventions, batch_rows=batch_rows):
+                after = total_loss(batch.edited, text.seen.token_ids)
+                before = total_loss(batch.clean[None], text.seen.token_ids)
+                index = batch.which.cpu()
                 rise[index] += (after - before).cpu()
                 flips[index] += (
-                    (run.edited.argmax(-1) != run.clean.argmax(-1)).sum(1).double().cpu()
+                    (batch.edited.argmax(-1) != batch.clean.argmax(-1)).sum(1).double().cpu()
                 )
                 if target is not None:
-                    gain = _log_prob(run.edited, target) - _log_prob(run.clean, target)
+                    gain = _log_prob(batch.edited, target) - _log_prob(batch.clean, target)
                     risen[index] += 0.5 * gain.sign().sum(1).double().cpu()
-                cost += run.forward_equivalents
+                cost += batch.forward_equivalents
         if not bool(rise.isfinite().all()):
             raise UserError("the loss of steered text is not a finite number: try smaller doses")
         n_positions = n_tokens + len(self.texts)

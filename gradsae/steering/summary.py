@@ -51,19 +51,19 @@ def summarise(trials: Sequence[Trial], interventions: Sequence[Intervention], se
 def trials_table(
     trials: Sequence[Trial], interventions: Sequence[Intervention]
 ) -> dict[str, list[Any]]:
-    """One row per prompt, selector and intervention: what the means are made of."""
+    """Return one row per prompt, selector and intervention, from which the means are computed."""
     rows = [
         {
             "prompt": trial.prompt,
             "selector": trial.selector,
-            "mode": how.mode,
-            "dose": how.dose,
+            "mode": intervention.mode,
+            "dose": intervention.dose,
             "effect": trial.effect[i].item(),
             "kl_rest": trial.kl_rest[i].item(),
             "log_ppl_ratio": None if trial.log_ppl_ratio is None else trial.log_ppl_ratio[i].item(),
         }
         for trial in trials
-        for i, how in enumerate(interventions)
+        for i, intervention in enumerate(interventions)
     ]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
@@ -71,7 +71,7 @@ def trials_table(
 def _add_off_scores(
     out: Scores, trials: Sequence[Trial], off: int, variant: str, seed: int
 ) -> None:
-    """Scores of switching the latents off, under names that end in `variant`."""
+    """Add the scores of switching the latents off, under names that end in `variant`."""
     effect = torch.stack([-trial.effect[off] for trial in trials])
     kl = torch.stack([trial.kl_rest[off] for trial in trials])
     _add_mean(out, f"steering/effect{variant}", effect, seed)
@@ -104,7 +104,7 @@ def _add_selectivity(
     kl: Float[Tensor, " prompts"],
     seed: int,
 ) -> None:
-    """Mean effect over the root of twice the mean KL; the interval resamples both together."""
+    """Add mean effect over the root of twice the mean KL; the interval resamples both."""
     if kl.mean() == 0:
         out.skipped[name] = "the rest of the distribution did not move at all"
         return
@@ -119,7 +119,7 @@ def _add_selectivity(
 
 
 def _add_controls(out: Scores, trials: Sequence[Trial], off: int, seed: int) -> None:
-    """How well the matched latents match, and by how much the main choice beats them."""
+    """Add the match of the matched latents, and the advantage of the main choice over them."""
     main = {trial.prompt: trial for trial in trials if trial.selector == MAIN}
     matched = [trial for trial in trials if trial.match_gap is not None]
     if not matched:
@@ -148,7 +148,7 @@ def _add_slope(out: Scores, trials: Sequence[Trial]) -> None:
 def _curve(
     selector: str, trials: Sequence[Trial], interventions: Sequence[Intervention], seed: int
 ) -> list[dict[str, Any]]:
-    """One row per intervention: means and intervals over prompts; null where there is none."""
+    """Return one row per intervention: means and intervals over prompts; null if there is none."""
     effect = means(torch.stack([trial.effect for trial in trials]), seed)
     kl = means(torch.stack([trial.kl_rest for trial in trials]), seed)
     rises = [trial.log_ppl_ratio for trial in trials if trial.log_ppl_ratio is not None]
@@ -156,8 +156,8 @@ def _curve(
     return [
         {
             "selector": selector,
-            "mode": how.mode,
-            "dose": how.dose,
+            "mode": intervention.mode,
+            "dose": intervention.dose,
             "effect": effect.mean[i].item(),
             "effect_low": _at(effect.low, i),
             "effect_high": _at(effect.high, i),
@@ -167,7 +167,7 @@ def _curve(
             "ppl_ratio": ppl.mean[i].exp().item() if rises else None,
             "n": len(trials),
         }
-        for i, how in enumerate(interventions)
+        for i, intervention in enumerate(interventions)
     ]
 
 

@@ -56,20 +56,20 @@ class Steering(Metric):
 
     prompts: PromptSet
     k: int = 5
-    """Latents steered together."""
+    """Number of latents steered together."""
     scale_doses: Sequence[int | float] = (0.0, 0.5, 1.0, 2.0, 4.0)
     """Factors on the latents' own values: 0 is off, 1 changes nothing."""
     set_doses: Sequence[int | float] = (0.5, 1.0, 2.0)
     """Constant values at every position, in units of each latent's largest on the prompt."""
     selectors: Sequence[str] = (MAIN, "mean_act", "random_matched")
     n_nearest: int = 3
-    """A matched latent is drawn from so many of the nearest in strength."""
+    """Number of nearest latents in strength that a matched latent is drawn from."""
     n_unrelated: int = 4
-    """Windows of unrelated text."""
+    """Number of windows of unrelated text."""
     unrelated_length: int = 64
-    """Tokens in such a window."""
+    """Number of tokens in such a window."""
     n_samples: int = 2
-    """Prompts with text samples: off, and the largest dose of each mode."""
+    """Number of prompts with text samples: off, and the largest dose of each mode."""
     sample_tokens: int = 20
     batch_rows: int = 8
     """Texts run at once, one of them unedited: the memory budget."""
@@ -123,7 +123,7 @@ class Steering(Metric):
             )
 
     def _try(self, setup: "_Setup", prompt: Prompt, index: int) -> "_Tried":
-        """Steer one prompt by every selector, or say why not."""
+        """Steer one prompt by every selector, or note why not."""
         text = self._read(setup, prompt)
         if isinstance(text, Skipped):
             return _Tried([], [], [(name, text.reason) for name in self.selectors], 0.0)
@@ -180,7 +180,7 @@ class Steering(Metric):
 
 
 class _Setup(NamedTuple):
-    """What all prompts of one measurement share."""
+    """Everything that the prompts of one measurement share."""
 
     sae: Dictionary
     source: ModelSource
@@ -189,14 +189,14 @@ class _Setup(NamedTuple):
 
 
 class _Tried(NamedTuple):
-    """What became of one prompt."""
+    """The outcome of one prompt."""
 
     trials: list[Trial]
     samples: list[Sample]
     left_out: list[tuple[str, str]]
     """Selector and reason."""
     forward_equivalents: float
-    """Of reading and writing; a trial states its own."""
+    """Cost of reading and writing; each trial states its own."""
 
 
 def _add_samples(out: Scores, samples: Sequence[Sample]) -> None:

@@ -16,7 +16,7 @@ from gradsae.steering.side_effects import UnrelatedText
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trial:
-    """What each intervention did; every entry is 0 where nothing was changed."""
+    """Effects of each intervention; 0 where nothing was changed."""
 
     prompt: int
     """Which of the prompts."""

@@ -1,23 +1,27 @@
-"""Entries in doubt to their first hop exactly, then ablations where they decide who is first.
+"""Spend a fixed budget on the latents whose gradient x activation is least certain.
 
-What saturates in SmolLM2's early blocks is the token's own doing (a large code at a position with
-massive activations) or the softmax's that reads it. Both are exact in a first hop
-(`gradsae.influence.hops`), and it costs one token of some blocks, however long the prompt; the
-products of its closed form (length / (6 d_model) of that) are not counted. At positions whose
-logits are read an entry is ablated as such.
+1. Ablate the latents with the largest error bars for their cost, at every position. Effects of
+   single positions do not quite add up, and a latent that is open everywhere may do less or more
+   than the sum of its entries.
+2. For the most uncertain single entries (latent x position), compute the effect through the next
+   few blocks exactly (the "first hop", `hops`), the first half through more blocks than the second.
+   What later positions make of it at second order is added as it is on average (`LEAN`). The other
+   entries of a position are corrected by the mean correction there (`carry_over`).
+3. Ablate the latents closest to the boundary of the top `top`, measured in their error bars. A
+   latent far above the boundary needs no check.
 
-The cost limit pays first for whole ablations of the latents that are most in doubt (`doubt`, the
-error bar of gradient x activation) for what that costs: positions do not quite add up, and a latent
-that is open everywhere may do less or more than the sum of its entries. Then for hops of entries,
-those most in doubt first and through more blocks; what later positions make of them at second order
-is added as it is on average (`LEAN`). What they moved by says how the curvature of
-their position leans, and the other entries there follow (`carried`). What is left ablates latents
-near the line between the first `top` and the rest, measured in their doubt: those far above the
-line need no check to be known as among the first.
+Why: in SmolLM2's early blocks, what saturates is the token's own doing (a large code at a position
+with massive activations) or the softmax that reads it. Both are exact in a first hop, which costs
+one token of some blocks, however long the prompt. At positions whose logits are read, an entry is
+ablated instead.
+
+Cost: reruns. A hop counts as one token of the blocks it runs through; the products of its closed
+form (length / (6 d_model) of that) are not counted.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import final
 
@@ -27,44 +31,50 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.influence.ablation import ablate_sparing, clean_value, first_read
+from gradsae.influence.entries import (
+    latent_columns,
+    positions_of,
+    split_entries,
+    sum_by_latent,
+)
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient_cost
-from gradsae.influence.estimators.screen_then_verify import payable
-from gradsae.influence.hops import Hops, read_tail, screen
+from gradsae.influence.estimators.hops import Screened, screen
+from gradsae.influence.estimators.screen_then_verify import affordable_prefix
+from gradsae.influence.gradient import gradient_cost
 from gradsae.influence.target import Target
-from gradsae.influence.truths.entry import by_latent, latent_columns, split_entries
 from gradsae.prompts.seen import SeenPrompt
 
 ALIKE = 0.3
-"""Share of the variance of error / doubt that entries of one position have in common (LOG)."""
+"""Share of the variance of error / bar that entries of one position have in common (results/LOG.md,
+SmolLM2)."""
 MOST_MOVED = 0.5
-"""In doubts: a hop that moves an entry further says no more than this about the others."""
-DOUBT_LEFT = 1 / 3
-"""Of an entry's doubt after its hop."""
+"""In error bars: a larger correction by a hop counts as this much for the other entries."""
+BAR_LEFT = 1 / 3
+"""Error bar of an entry after its hop, as a share of the bar before."""
 LEAN = 0.03
-"""What an entry supports the target beyond its first hop, in doubts of that, on average on SmolLM2
-(LOG); nothing is added where there is no such doubt (Gemma)."""
+"""Mean second-order effect beyond a first hop, in error bars of the hop, fitted on SmolLM2
+(results/LOG.md). Gemma's bars there are 0, so nothing is added."""
 TINY = 1e-30
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class HopThenVerify(Estimator):
-    """Ablations of those in doubt, first hops of entries, ablations of those near the line."""
+    """Signed, in units of the target."""
 
     max_cost: float = 10.0
-    """Forward-equivalents, all told."""
+    """Budget in full forward passes, the gradient included."""
     largest: float = 0.4
-    """Share of what the gradient leaves that ablates latents for their doubt."""
+    """Share of the budget after the gradient that ablates the latents with the largest bars."""
     hops: float = 0.4
-    """Share of it that takes entries through their first hop; the rest ablates at the line."""
+    """Share of it that takes entries through their first hop; the rest ablates at the boundary."""
     deep: float = 0.75
-    """Share of the blocks after the site, rounded down, that a hop of the first half of that share
-    runs (one at least); the gradient goes on."""
+    """Blocks that a hop runs in the first half of that share, as a share of the blocks after the
+    site: rounded down, at least one block."""
     short: float = 0.375
-    """The same, of the second half."""
+    """The same in the second half."""
     top: int = 10
-    """How many first latents are to be told from the rest."""
+    """Number of first latents that are to be told from the rest."""
 
     def __post_init__(self) -> None:
         checks.number("max_cost", self.max_cost, above=1)
@@ -79,152 +89,219 @@ class HopThenVerify(Estimator):
             )
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"hop_lean{self.top}_{self.max_cost:g}fe"
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
-        every = torch.arange(seen.n_active, device=seen.codes.device)
         clean = clean_value(seen, target)
-        later = read_tail(seen).later_layers
-        if not later:  # nothing to run: the truth itself is free
+        if not seen.rerun.later_blocks:  # a rerun runs no block, so ablation costs nothing
+            every = torch.arange(seen.n_active, device=seen.codes.device)
             return ablate_sparing(seen, target, every, clean)
-        entries = split_entries(seen)
-        blocks = [max(1, int(share * len(later))) for share in (self.deep, self.short)]
-        gradient, doubt, depths = screen(entries, target, blocks)
-        latent = latent_columns(seen)
-        read, price = first_read(seen, [target]), run_tokens(seen, target)
-        tokens = (self.max_cost - gradient_cost(seen)) * len(seen.codes) / seen.suffix.fraction
-        tokens -= len(seen.codes) - read  # the clean run
-        by_doubt = by_latent(seen, doubt.square()).sqrt() / price
-        largest = by_doubt.argsort(descending=True, stable=True)
-        largest = payable(largest, price, self.largest * tokens)
-        exact = torch.isin(every, largest)
-        wanted = doubt.argsort(descending=True, stable=True)
-        wanted = wanted[~exact[latent[wanted]]].tolist()
-        by_entry, known, hopped = hop(
-            entries, gradient, depths, wanted, target, clean, self.hops * tokens
+        entries, layers = split_entries(seen), self._layers(seen.rerun.later_blocks)
+        screened = screen(entries, target, max(layers))
+        search = Search(seen=seen, entries=entries, target=target, clean=clean, screened=screened)
+        tokens = self._tokens(search)
+        certain = search.largest_bars(self.largest * tokens)
+        hopped = hop_entries(search, layers, search.uncertain(certain), self.hops * tokens)
+        effect = hopped.effect
+        effect += carry_over(
+            effect - screened.gradient, screened.bars, hopped.is_known, search.positions
         )
-        at = entries.first_open(torch.arange(entries.n_active, device=latent.device))
-        by_entry += carried(by_entry - gradient, doubt, known, at)
-
-        scores = by_latent(seen, by_entry)
-        scores[largest] = ablate_sparing(seen, target, largest, clean)
-        left = torch.where(at < read, DOUBT_LEFT, 0.0).where(known, torch.ones(())) * doubt
-        far = to_line(scores, self.top) / by_latent(seen, left.square()).sqrt().clamp_min(TINY)
-        nearest = far.masked_fill(exact, inf).argsort(stable=True)
-        nearest = nearest[: len(nearest) - len(largest)]
-        checked = affordable(nearest, price, tokens - float(price[largest].sum()) - hopped)
-        scores[checked] = ablate_sparing(seen, target, checked, clean)
+        scores = sum_by_latent(seen, effect)
+        scores[certain] = ablate_sparing(seen, target, certain, clean)
+        left = tokens - float(search.costs[certain].sum()) - hopped.tokens
+        near = self._near_boundary(search, scores, certain, hopped.is_known)
+        near = affordable(near, search.costs, left)
+        scores[near] = ablate_sparing(seen, target, near, clean)
         return scores
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        """At most: `max_cost`, or what it takes to do everything to every entry and latent.
+        """Return at most this: `max_cost`, or the cost of doing everything to every latent.
 
-        As for a target of the last position; the clean keys and values are those of its pass.
+        As for a target of the last position. The clean keys and values are those of its pass.
         """
         n_pos = len(seen.codes)
-        late = seen.codes.nonzero()[:, 0]
+        at = seen.codes.nonzero()[:, 0]
         shares = 1 - seen.first_open(torch.arange(seen.n_active)) / n_pos
-        most = (len(late) + n_pos + 1) / n_pos + float(shares.sum())
-        most = gradient_cost(seen) + seen.suffix.fraction * most
+        most = (len(at) + n_pos + 1) / n_pos + float(shares.sum())
+        most = gradient_cost(seen) + seen.rerun.fraction * most
         return max(gradient_cost(seen), min(self.max_cost, most))
 
+    def _layers(self, later: Sequence[int]) -> list[int]:
+        """Return the last block of a deep and of a short hop."""
+        counts = [max(1, int(share * len(later))) for share in (self.deep, self.short)]
+        return [later[min(count, len(later)) - 1] for count in counts]
 
-def run_tokens(seen: SeenPrompt, target: Target) -> Float[Tensor, " active"]:
+    def _tokens(self, search: "Search") -> float:
+        """Return the budget after the gradient and the clean run, in tokens of the later blocks."""
+        seen, n_pos = search.seen, len(search.seen.codes)
+        tokens = (self.max_cost - gradient_cost(seen)) * n_pos / seen.rerun.fraction
+        return tokens - (n_pos - search.read)
+
+    def _near_boundary(
+        self,
+        search: "Search",
+        scores: Float[Tensor, " active"],
+        certain: Int[Tensor, " certain"],
+        is_known: Bool[Tensor, " entries"],
+    ) -> Int[Tensor, " uncertain"]:
+        """Return the latents that are not certain, those nearest the boundary of `top` first."""
+        left_by_hop = torch.where(search.positions < search.read, BAR_LEFT, 0.0)
+        left = left_by_hop.where(is_known, torch.ones(())) * search.screened.bars
+        bars = sum_by_latent(search.seen, left.square()).sqrt()
+        distance = boundary_distance(scores, self.top) / bars.clamp_min(TINY)
+        distance[certain] = inf
+        order = distance.argsort(stable=True)
+        return order[: len(order) - len(certain)]
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Search:
+    """One prompt after the screen."""
+
+    seen: SeenPrompt
+    entries: SeenPrompt
+    """The prompt with one column per latent and position."""
+    target: Target
+    clean: Float[Tensor, "1"]
+    """The target without an edit."""
+    screened: Screened
+
+    @property
+    def read(self) -> int:
+        """First position whose logits are read."""
+        return first_read(self.seen, [self.target])
+
+    @cached_property
+    def positions(self) -> Int[Tensor, " entries"]:
+        return positions_of(self.entries)
+
+    @cached_property
+    def costs(self) -> Float[Tensor, " active"]:
+        """Tokens of the later blocks that an ablation of each latent runs."""
+        return rerun_tokens(self.seen, self.target)
+
+    def largest_bars(self, tokens: float) -> Int[Tensor, " certain"]:
+        """Return the latents with the largest error bars for their cost that `tokens` pay for."""
+        bars = sum_by_latent(self.seen, self.screened.bars.square()).sqrt() / self.costs
+        order = bars.argsort(descending=True, stable=True)
+        return affordable_prefix(order, self.costs, tokens)
+
+    def uncertain(self, certain: Int[Tensor, " certain"]) -> list[int]:
+        """Return the entries of the other latents, those with the largest error bars first."""
+        order = self.screened.bars.argsort(descending=True, stable=True)
+        is_certain = torch.isin(latent_columns(self.seen), certain)
+        return order[~is_certain[order]].tolist()
+
+
+def rerun_tokens(seen: SeenPrompt, target: Target) -> Float[Tensor, " active"]:
     """Return how many positions an ablation of each latent runs."""
     opens = seen.first_open(torch.arange(seen.n_active, device=seen.codes.device))
     opens = opens.clamp_max(first_read(seen, [target]))
-    begins = torch.tensor([seen.suffix.begin(start) for start in opens.tolist()])
-    return (len(seen.codes) - begins).to(seen.codes)
+    starts = torch.tensor([seen.rerun.rerun_start(start) for start in opens.tolist()])
+    return (len(seen.codes) - starts).to(seen.codes)
 
 
-def hop(
-    entries: SeenPrompt,
-    gradient: Float[Tensor, " entries"],
-    depths: Sequence[Hops],
-    wanted: Sequence[int],
-    target: Target,
-    clean: Float[Tensor, "1"],
-    tokens: float,
-) -> tuple[Float[Tensor, " entries"], Bool[Tensor, " entries"], float]:
-    """Return the effect of every entry, which of them are by a hop, and what those cost.
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hopped:
+    """Effects of entries, some of them by a hop."""
 
-    The first of those `wanted` that `tokens` of the later blocks pay for, at equal cost by each of
-    the `depths`; the others keep their gradient. Where logits are read it is an ablation.
+    effect: Float[Tensor, " entries"]
+    is_known: Bool[Tensor, " entries"]
+    """True for entries that took a hop or were ablated; the others keep their gradient."""
+    tokens: float
+    """Cost in tokens of the later blocks."""
+
+
+def hop_entries(
+    search: Search, layers: Sequence[int], order: Sequence[int], tokens: float
+) -> Hopped:
+    """Take the first entries of an order through a hop, as many as `tokens` pay for.
+
+    Equal parts of the budget go to hops through each of `layers`. At positions whose logits are
+    read an entry is ablated instead.
     """
-    at = entries.first_open(torch.arange(entries.n_active, device=gradient.device))
-    read, whole = first_read(entries, [target]), run_tokens(entries, target)
-    effect, known, spent = gradient.clone(), torch.zeros_like(at, dtype=torch.bool), 0.0
-    for i, hops in enumerate(depths, start=1):
-        prices = torch.where(at >= read, whole, hops.share).tolist()
-        wanted = [entry for entry in wanted if not known[entry]]
-        left = i / len(depths) * tokens - spent
-        found, cost = plan(wanted, at.clamp_max(read).tolist(), prices, left)
-        for place, part in found.items():
-            if place < read:
-                first, doubt = hops.effects(place, part)
-                effect[part] = first + LEAN * doubt
+    entries, read = search.entries, search.read
+    at, ablation_tokens = search.positions, rerun_tokens(entries, search.target)
+    effect = search.screened.gradient.clone()
+    is_known, spent = torch.zeros_like(at, dtype=torch.bool), 0.0
+    for i, layer in enumerate(layers, start=1):
+        hop_tokens = search.screened.clean.hop_cost(layer)
+        costs = torch.where(at >= read, ablation_tokens, hop_tokens).tolist()
+        order = [entry for entry in order if not is_known[entry]]
+        left = i / len(layers) * tokens - spent
+        chosen, cost = plan(order, at.clamp_max(read).tolist(), costs, left)
+        for position, columns in chosen.items():
+            if position < read:
+                linear, bars = search.screened.clean.hop(position, columns, layer)
+                effect[columns] = linear + LEAN * bars
             else:
-                effect[part] = ablate_sparing(entries, target, part, clean)
-            known[part] = True
+                effect[columns] = ablate_sparing(entries, search.target, columns, search.clean)
+            is_known[columns] = True
         spent += cost
-    return effect, known, spent
+    return Hopped(effect=effect, is_known=is_known, tokens=spent)
 
 
-def carried(
+def carry_over(
     moved: Float[Tensor, " entries"],
-    doubt: Float[Tensor, " entries"],
-    known: Bool[Tensor, " entries"],
-    at: Int[Tensor, " entries"],
+    bars: Float[Tensor, " entries"],
+    is_known: Bool[Tensor, " entries"],
+    positions: Int[Tensor, " entries"],
 ) -> Float[Tensor, " entries"]:
-    """Return what entries that are not known should move by, as the known ones of their position.
+    """Return the correction of unknown entries, from what the known ones there moved by.
 
-    In doubts: the mean of what these `moved` by, shrunk towards 0 as `ALIKE` has it for so many.
+        correction_e = bar_e * sum of moves / (n + (1 - ALIKE) / ALIKE)
+
+    over the n known entries of e's position, each move in its own bars and at most MOST_MOVED in
+    size. 0 for known entries.
     """
-    moves = (moved / doubt.clamp_min(TINY)).clamp(-MOST_MOVED, MOST_MOVED) * known
+    moves = (moved / bars.clamp_min(TINY)).clamp(-MOST_MOVED, MOST_MOVED) * is_known
     total, count = (
-        moves.new_zeros(int(at.max()) + 1).index_add(0, at, each.to(moves))
-        for each in (moves, known)
+        moves.new_zeros(int(positions.max()) + 1).index_add(0, positions, each.to(moves))
+        for each in (moves, is_known)
     )
     mean = total / (count + (1 - ALIKE) / ALIKE)
-    return (mean[at] * doubt).masked_fill(known, 0.0)
+    return (mean[positions] * bars).masked_fill(is_known, 0.0)
 
 
-def to_line(scores: Float[Tensor, " active"], top: int) -> Float[Tensor, " active"]:
-    """Return how far each score is from the line between the first `top` and the rest.
+def boundary_distance(scores: Float[Tensor, " active"], top: int) -> Float[Tensor, " active"]:
+    """Return how far each score is from the boundary between the first `top` and the rest.
 
-    That is the middle between the last of these and the next, or the last where there is no next.
+    The boundary is the middle between the last of these and the next score, or the last where there
+    is no next.
     """
-    first = scores.sort(descending=True).values[max(0, top - 1) : top + 1]
-    line = first.mean() if len(first) else scores.min()
-    return (scores - line).abs()
+    around = scores.sort(descending=True).values[max(0, top - 1) : top + 1]
+    boundary = around.mean() if len(around) else scores.min()
+    return (scores - boundary).abs()
 
 
 def plan(
-    order: Sequence[int], places: Sequence[int], prices: Sequence[float], tokens: float
+    order: Sequence[int], positions: Sequence[int], costs: Sequence[float], tokens: float
 ) -> tuple[dict[int, Int[Tensor, " here"]], float]:
-    """Return which entries, by place, `tokens` of the later blocks pay for, and what they cost.
+    """Return the first entries of an order that `tokens` pay for, by position, and their cost.
 
-    `order` is of entries, the first being wanted most; `places` and `prices` are by entry.
+    `positions` and `costs` are indexed by entry.
     """
-    found, spent = dict[int, list[int]](), 0.0
+    chosen, spent = dict[int, list[int]](), 0.0
     for entry in order:
-        if spent + prices[entry] > tokens:
+        if spent + costs[entry] > tokens:
             break
-        found.setdefault(places[entry], []).append(entry)
-        spent += prices[entry]
-    return {place: torch.tensor(part) for place, part in found.items()}, spent
+        chosen.setdefault(positions[entry], []).append(entry)
+        spent += costs[entry]
+    return {position: torch.tensor(part) for position, part in chosen.items()}, spent
 
 
 def affordable(
-    order: Int[Tensor, " part"], price: Float[Tensor, " active"], left: float
-) -> Int[Tensor, " bought"]:
-    """Return those of an order that can be paid in turn, passing over what is too dear."""
-    bought = []
+    order: Int[Tensor, " part"], costs: Float[Tensor, " active"], tokens: float
+) -> Int[Tensor, " chosen"]:
+    """Return the latents of an order that can be paid for in turn, skipping the too expensive."""
+    chosen = []
     for latent in order.tolist():
-        if float(price[latent]) <= left:
-            bought.append(latent)
-            left -= float(price[latent])
-    return order.new_tensor(bought)
+        if float(costs[latent]) <= tokens:
+            chosen.append(latent)
+            tokens -= float(costs[latent])
+    return order.new_tensor(chosen)

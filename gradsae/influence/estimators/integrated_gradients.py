@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.gradient import gradient
 from gradsae.influence.target import Target
 from gradsae.prompts.seen import SeenPrompt
 
@@ -34,7 +34,7 @@ class IntegratedGradients(Estimator):
         checks.whole("n_points", self.n_points, 1)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"ig_{self.n_points}"
 
     def scores(
@@ -47,4 +47,4 @@ class IntegratedGradients(Estimator):
         return (total / self.n_points * seen.codes).sum(0)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        return 1 - seen.suffix.fraction + 3 * self.n_points * seen.suffix.fraction
+        return 1 - seen.rerun.fraction + 3 * self.n_points * seen.rerun.fraction

@@ -20,18 +20,10 @@ from gradsae.prompts.seen import SeenPrompt
 class MeanAct(Estimator):
     """Never negative; in the SAE's units, as published: decoder norms play no part."""
 
-    @property
-    def name(self) -> str:
-        return "mean_act"
-
-    @property
-    def in_units(self) -> bool:
-        return False
+    name = "mean_act"
+    in_units = False
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
         return seen.codes.mean(0)
-
-    def forward_equivalents(self, seen: SeenPrompt) -> float:
-        return 1 - seen.suffix.fraction

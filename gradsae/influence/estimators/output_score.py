@@ -21,7 +21,6 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.ruled import open_tail
 from gradsae.influence.target import Target
 from gradsae.prompts.seen import SeenPrompt
 
@@ -40,36 +39,31 @@ class OutputScore(Estimator):
         checks.whole("n_tokens", self.n_tokens, 1)
         checks.whole("batch_rows", self.batch_rows, 1)
 
-    @property
-    def name(self) -> str:
-        return "output_score"
-
-    @property
-    def in_units(self) -> bool:
-        return False
+    name = "output_score"
+    in_units = False
 
     @torch.no_grad()
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
-        clean = seen.suffix.logits(seen.clean[None], [-1])[0]
-        tail, last = open_tail(seen), len(seen.codes) - 1
+        clean = seen.rerun.logits(seen.clean[None], [-1])[0]
+        last = len(seen.codes) - 1
         scores = torch.zeros_like(seen.codes[0])
         for part in torch.arange(seen.n_active, device=scores.device).split(self.batch_rows):
             directions = seen.directions[part]
-            tokens = tail.lens(directions).topk(self.n_tokens).indices
+            tokens = seen.rerun.logit_lens(directions).topk(self.n_tokens).indices
             raised = self.dose * seen.codes[:, part].amax(0) * seen.scale[-1]
             steered = seen.clean.repeat(len(part), 1, 1)
             steered[:, -1] += raised[:, None] * directions
-            after = seen.suffix.logits(steered, [-1], start=last)[:, 0]
+            after = seen.rerun.logits(steered, [-1], start=last)[:, 0]
             scores[part] = _brought_out(after, tokens) - _brought_out(clean, tokens)
         return scores
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         """Only the last position is edited; the lens is a head without blocks, not counted."""
         n_pos = len(seen.codes)
-        share = 1 - seen.suffix.begin(n_pos - 1) / n_pos
-        return 1 + seen.n_active * share * seen.suffix.fraction
+        share = 1 - seen.rerun.rerun_start(n_pos - 1) / n_pos
+        return 1 + seen.n_active * share * seen.rerun.fraction
 
 
 def _brought_out(logits: Float[Tensor, "rows vocab"], tokens: Tensor) -> Float[Tensor, " batch"]:

@@ -17,18 +17,10 @@ from gradsae.prompts.seen import SeenPrompt
 class Random(Estimator):
     """Standard normal draws among the active latents; either sign is equally likely."""
 
-    @property
-    def name(self) -> str:
-        return "random"
-
-    @property
-    def in_units(self) -> bool:
-        return False
+    name = "random"
+    in_units = False
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
         return torch.randn(seen.n_active, generator=generator).to(seen.codes.device)
-
-    def forward_equivalents(self, seen: SeenPrompt) -> float:
-        return 1 - seen.suffix.fraction

@@ -15,7 +15,7 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient_cost, written
+from gradsae.influence.gradient import gradient_cost, write_norms
 from gradsae.influence.target import Target
 from gradsae.prompts.seen import SeenPrompt
 
@@ -30,20 +30,15 @@ class RandomMatched(Estimator):
     def __post_init__(self) -> None:
         checks.whole("group", self.group, 2)
 
-    @property
-    def name(self) -> str:
-        return "random_matched"
-
-    @property
-    def is_first_order(self) -> bool:
-        return True
+    name = "random_matched"
+    is_first_order = True
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
         scores = GradTimesAct().scores(seen, target, generator)
         shuffled = scores.clone()
-        for group in written(seen).argsort(stable=True).split(self.group):
+        for group in write_norms(seen).argsort(stable=True).split(self.group):
             order = torch.randperm(len(group), generator=generator).to(group.device)
             shuffled[group] = scores[group[order]]
         return shuffled

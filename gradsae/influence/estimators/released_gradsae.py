@@ -6,43 +6,30 @@ Reference: repository Tizzzzy/sae_gradient (May 2025) of Shu et al. 2025,
 https://arxiv.org/abs/2505.08080. The release departs from the paper's Eq. 3: the ReLU comes before
 the mean, so a latent's negative positions are dropped. Differs from the release: the token is the
 target's (there: the "[" of an answer template, the model's own greedy token); the model's dtype
-(there: fp16); the SAE's error term is kept (there: dropped, from the clean pass too); positions
-that the SAE never saw have no code, although they count in the mean.
+(there: fp16); the SAE's error is kept (there: dropped, from the clean pass too); positions that the
+SAE never saw have no code, although they count in the mean.
 """
 
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient, gradient_cost
-from gradsae.influence.target import NextToken, Target
-from gradsae.prompts.seen import SeenPrompt
+from gradsae.influence.gradient import GradientEstimator
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ReleasedGradSAE(Estimator):
-    """Never negative; the target's own scalar plays no part, only its token."""
+class ReleasedGradSAE(GradientEstimator):
+    """Never negative."""
 
-    @property
-    def name(self) -> str:
-        return "released_gradsae"
+    name = "released_gradsae"
+    in_units = False
+    is_first_order = False
+    reads_probability = True
 
-    @property
-    def in_units(self) -> bool:
-        return False
-
-    def scores(
-        self, seen: SeenPrompt, target: Target, generator: torch.Generator
+    def from_gradient(
+        self, grad: Float[Tensor, "pos active"], codes: Float[Tensor, "pos active"]
     ) -> Float[Tensor, " active"]:
-        first = target.positions[0]
-        probability = NextToken(token=target.token, scalar="prob", position=first)
-        grad = gradient(seen, probability, seen.codes[None])[0]
-        return (grad * seen.codes).relu().mean(0)
-
-    def forward_equivalents(self, seen: SeenPrompt) -> float:
-        return gradient_cost(seen)
+        return (grad * codes).relu().mean(0)

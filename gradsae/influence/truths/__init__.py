@@ -1,1 +1,1 @@
-"""Truths: what "the influence of a latent" may mean, one per file."""
+"""Truths: definitions of "the influence of a latent", one per file."""

@@ -2,10 +2,10 @@
 
     effect_c = m(codes) - m(codes with column c = baseline)
 
-Zero is an odd place for a latent that is nearly always open; its mean is not. With resampling, each
-position takes the value at a random held-out row, the same row for all latents. Estimators see
-codes - baseline, so gradient x activation becomes gradient x (activation - baseline). Only the
-prompt's active latents are moved, at the positions that the SAE sees.
+Zero is far from the usual value of a latent that is nearly always open; its mean is not. With
+resampling, each position takes the value at a random held-out row, the same row for all latents.
+Estimators see codes - baseline, so gradient x activation becomes gradient x (activation -
+baseline). Only the prompt's active latents are moved, at the positions that the SAE sees.
 
 References: mean ablation of Wang et al. 2022, https://arxiv.org/abs/2211.00593; resampling of Chan
 et al. 2022 (causal scrubbing).
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.influence.truth import About, Singles, Truth
+from gradsae.influence.truth import PromptContext, Singles, Truth
 from gradsae.sae.codes import DenseCodes
 from gradsae.sae.dictionary import Dictionary
 
@@ -33,7 +33,7 @@ class Baseline(Truth):
 
     kind: Kind = "mean"
     n_rows: int = 1024
-    """Held-out activations that the mean is taken over, or that values are drawn from."""
+    """Number of held-out activations that the mean is over, or that values are drawn from."""
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, get_args(Kind))
@@ -43,18 +43,18 @@ class Baseline(Truth):
     def name(self) -> str:
         return self.kind
 
-    def ask(self, about: About, generator: torch.Generator) -> Singles:
-        seen, n = about.seen, about.seen.n_active
-        rows = about.source.held_out(self.n_rows, about.seed).x.to(seen.codes)
-        reference = codes_of(about.sae, rows, seen.latents)
+    def prepare(self, context: PromptContext, generator: torch.Generator) -> Singles:
+        seen, n = context.seen, context.seen.n_active
+        rows = context.source.held_out(self.n_rows, context.seed).x.to(seen.codes)
+        reference = codes_of(context.sae, rows, seen.latents)
         if self.kind == "mean":
             baseline = reference.mean(0).expand_as(seen.codes)
         else:
             drawn = torch.randint(len(reference), (len(seen.codes),), generator=generator)
             baseline = reference[drawn.to(reference.device)]
-        moved = torch.where(about.kept[:, None], seen.codes - baseline, 0.0)
+        moved = torch.where(context.kept[:, None], seen.codes - baseline, 0.0)
         view = replace(seen, codes=moved)
-        return Singles(seen=view, columns=about.chosen(n, generator), n_latents=n)
+        return Singles(seen=view, columns=context.chosen(n, generator), n_latents=n)
 
 
 @torch.no_grad()

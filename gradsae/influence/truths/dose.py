@@ -3,7 +3,7 @@
     effect_c = m(x + dose r W_c / |W_c|) - m(x)      at every position that the SAE sees
 
 r is the median over the prompt's active latents of the largest norm that each writes, so every
-latent pushes equally hard and only directions differ. Inactive latents are asked too: gradient x
+latent pushes equally hard and only directions differ. Inactive latents are prepared too: gradient x
 activation is 0 for them by construction, the gradient itself is not. Estimators see the dose in the
 place of the codes, so grad_times_act is the gradient times the dose.
 """
@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.influence.truth import About, Singles, Truth
+from gradsae.influence.truth import PromptContext, Singles, Truth
 from gradsae.prompts.seen import SeenPrompt
 
 
@@ -26,9 +26,9 @@ class Dose(Truth):
     """Steering by one latent at a time; positive = the direction raises the target."""
 
     dose: float = 1.0
-    """In typical largest writes of an active latent; negative doses push the other way."""
+    """In units of r; negative doses push the other way."""
     n_inactive: int = 64
-    """Latents that do not fire on the prompt, drawn at random, beside those that do."""
+    """Number of latents that do not fire on the prompt, drawn at random, beside those that do."""
 
     def __post_init__(self) -> None:
         checks.number("dose", self.dose)
@@ -40,29 +40,29 @@ class Dose(Truth):
     def name(self) -> str:
         return f"dose_{self.dose:g}"
 
-    def ask(self, about: About, generator: torch.Generator) -> Singles:
-        seen = about.seen
+    def prepare(self, context: PromptContext, generator: torch.Generator) -> Singles:
+        seen = context.seen
         size = typical_write(seen)
-        silent = self._silent(about, generator)
-        directions = torch.cat([seen.directions, about.sae.decoder().detach()[silent]])
+        silent = self._silent(context, generator)
+        directions = torch.cat([seen.directions, context.sae.decoder().detach()[silent]])
         norm = directions.norm(dim=1).clamp_min(torch.finfo(directions.dtype).tiny)
-        # Switching a column off takes its code away, so the dose stands in it with a minus.
+        # Switching a column off subtracts its code, so the column holds minus the dose.
         codes = -self.dose * size / (seen.scale * norm)
         view = replace(
             seen,
             latents=torch.cat([seen.latents, silent]),
-            codes=torch.where(about.kept[:, None], codes, 0.0),
+            codes=torch.where(context.kept[:, None], codes, 0.0),
             directions=directions,
         )
-        columns = about.chosen(view.n_active, generator)
+        columns = context.chosen(view.n_active, generator)
         return Singles(seen=view, columns=columns, sign=-1.0, n_latents=seen.n_active)
 
-    def _silent(self, about: About, generator: torch.Generator) -> Int[Tensor, " silent"]:
-        silent = torch.ones(about.sae.d_sae, dtype=torch.bool)
-        silent[about.seen.latents.cpu()] = False
+    def _silent(self, context: PromptContext, generator: torch.Generator) -> Int[Tensor, " silent"]:
+        silent = torch.ones(context.sae.d_sae, dtype=torch.bool)
+        silent[context.seen.latents.cpu()] = False
         silent = silent.nonzero()[:, 0]
         drawn = torch.randperm(len(silent), generator=generator)[: self.n_inactive]
-        return silent[drawn].sort().values.to(about.seen.latents.device)
+        return silent[drawn].sort().values.to(context.seen.latents.device)
 
 
 def typical_write(seen: SeenPrompt) -> float:

@@ -2,8 +2,8 @@
 
     effect_S = m(codes) - m(codes with the columns of S = 0)
 
-The estimate of a set is the sum of its latents' estimates, so an estimator that is right about
-single latents still fails here where they interact (redundancy: sum too small; synergy: too large).
+The estimate of a set is the sum of its latents' estimates. An estimator that is right about single
+latents still fails here where latents interact (redundancy: sum too small; synergy: too large).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.influence.ablation import effects_of
 from gradsae.influence.target import Target
-from gradsae.influence.truth import About, Asked, Measured, Truth
+from gradsae.influence.truth import Measured, PreparedTruth, PromptContext, Truth
 from gradsae.interfaces import Skipped
 from gradsae.prompts.seen import SeenPrompt
 
@@ -28,7 +28,7 @@ class Joint(Truth):
     """Random sets of the active latents."""
 
     size: int = 8
-    """Latents in a set."""
+    """Number of latents in a set."""
     n_sets: int = 64
 
     def __post_init__(self) -> None:
@@ -39,37 +39,37 @@ class Joint(Truth):
     def name(self) -> str:
         return f"joint_{self.size}"
 
-    def ask(self, about: About, generator: torch.Generator) -> "Sets | Skipped":
-        if about.seen.n_active <= self.size:
+    def prepare(self, context: PromptContext, generator: torch.Generator) -> "Sets | Skipped":
+        if context.seen.n_active <= self.size:
             return Skipped(f"no more than {self.size} active latents to draw sets from")
-        return Sets(seen=about.seen, members=about.orders(self.n_sets, generator)[:, : self.size])
+        return Sets(
+            seen=context.seen, members=context.orders(self.n_sets, generator)[:, : self.size]
+        )
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sets(Asked):
+class Sets(PreparedTruth):
     """Units that are sets of columns."""
 
     seen: SeenPrompt
     members: Int[Tensor, "sets size"]
 
-    @property
-    def n_units(self) -> int:
-        return len(self.members)
-
-    def of(self, scores: Float[Tensor, " active"]) -> Float[Tensor, " units"]:
+    def to_units(self, scores: Float[Tensor, " active"]) -> Float[Tensor, " units"]:
         return scores[self.members.to(scores.device)].sum(1)
 
-    def of_ablation(self, effect: Float[Tensor, " active"]) -> Float[Tensor, " units"] | None:
-        return self.of(effect)
+    def predict_from_ablation(
+        self, effect: Float[Tensor, " active"]
+    ) -> Float[Tensor, " units"] | None:
+        return self.to_units(effect)
 
     @torch.no_grad()
     def measure(self, targets: Sequence[Target], *, batch_rows: int) -> Measured:
         opens = self.seen.first_open(self.members.flatten()).view_as(self.members).amin(1)
-        effect, suffix_runs = effects_of(
+        effect, n_reruns = effects_of(
             self.seen, targets, self._without, begins=opens, batch_rows=batch_rows
         )
-        return Measured(effect=effect, suffix_runs=suffix_runs)
+        return Measured(effect=effect, n_reruns=n_reruns)
 
     def _without(self, part: Int[Tensor, " batch"]) -> Float[Tensor, "batch pos d_in"]:
         """Return one activation per set: all its latents switched off at every position."""

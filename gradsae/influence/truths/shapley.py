@@ -22,14 +22,14 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.influence.ablation import first_read, runs_from
 from gradsae.influence.target import Target, evaluate_all
-from gradsae.influence.truth import About, Asked, Measured, Truth
+from gradsae.influence.truth import Measured, PreparedTruth, PromptContext, Truth
 from gradsae.prompts.seen import SeenPrompt
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Shapley(Truth):
-    """Costs 2 x n_pairs suffix runs for each active latent."""
+    """Costs 2 x n_pairs reruns for each active latent."""
 
     n_pairs: int = 4
 
@@ -40,56 +40,54 @@ class Shapley(Truth):
     def name(self) -> str:
         return f"shapley_{self.n_pairs}"
 
-    def ask(self, about: About, generator: torch.Generator) -> "Walks":
-        return Walks(seen=about.seen, orders=about.orders(self.n_pairs, generator))
+    def prepare(self, context: PromptContext, generator: torch.Generator) -> "Walks":
+        return Walks(seen=context.seen, orders=context.orders(self.n_pairs, generator))
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Walks(Asked):
-    """All active latents, removed one after the other in each order and in its reverse."""
+class Walks(PreparedTruth):
+    """All active latents, removed one after another in each order and in its reverse."""
 
     seen: SeenPrompt
     orders: Int[Tensor, "pairs active"]
 
-    @property
-    def n_units(self) -> int:
-        return self.seen.n_active
-
-    def of(self, scores: Float[Tensor, " active"]) -> Float[Tensor, " units"]:
+    def to_units(self, scores: Float[Tensor, " active"]) -> Float[Tensor, " units"]:
         return scores
 
-    def of_ablation(self, effect: Float[Tensor, " active"]) -> Float[Tensor, " units"] | None:
+    def predict_from_ablation(
+        self, effect: Float[Tensor, " active"]
+    ) -> Float[Tensor, " units"] | None:
         return effect
 
     @torch.no_grad()
     def measure(self, targets: Sequence[Target], *, batch_rows: int) -> Measured:
-        pairs, suffix_runs = [], 0.0
+        pairs, n_reruns = [], 0.0
         for order in self.orders:
             there, back = (self._walk(targets, each, batch_rows) for each in (order, order.flip(0)))
             pairs.append((there[0] + back[0]) / 2)
-            suffix_runs += there[1] + back[1]
+            n_reruns += there[1] + back[1]
         shares = torch.stack(pairs)
         error = shares.std(0) / len(shares) ** 0.5
-        return Measured(effect=shares.mean(0), suffix_runs=suffix_runs, error=error)
+        return Measured(effect=shares.mean(0), n_reruns=n_reruns, error=error)
 
     def _walk(
         self, targets: Sequence[Target], order: Int[Tensor, " active"], batch_rows: int
     ) -> tuple[Float[Tensor, "n_targets active"], float]:
-        """Return what each latent takes with it when it goes in this order, and the cost."""
+        """Return what removing each latent in this order takes from each target, and the reruns."""
         seen = self.seen
         start = min(int(seen.first_open(order).min()), first_read(seen, targets))
-        effect, suffix_runs = seen.codes.new_empty(len(targets), len(order)), 0.0
+        effect, n_reruns = seen.codes.new_empty(len(targets), len(order)), 0.0
         for part, edited in self._states(order, batch_rows):
             value = evaluate_all(seen, targets, edited, start=start)
             effect[:, part] = (value[:, :-1] - value[:, 1:]).to(effect.dtype)
-            suffix_runs += runs_from(seen, len(edited), start)
-        return effect, suffix_runs
+            n_reruns += runs_from(seen, len(edited), start)
+        return effect, n_reruns
 
     def _states(
         self, order: Int[Tensor, " active"], batch_rows: int
     ) -> Iterator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch_plus_1 pos d_in"]]]:
-        """Activations before and after each removal; a batch begins where the last one ended."""
+        """Yield activations before and after each removal. A batch starts where the last ended."""
         kept = torch.ones(self.seen.n_active).to(self.seen.codes)
         for part in order.split(batch_rows - 1):
             rows = kept.repeat(len(part) + 1, 1)

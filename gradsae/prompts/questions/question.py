@@ -20,18 +20,18 @@ from gradsae.lm.model import LM
 
 
 class Candidate(NamedTuple):
-    """A question before a model has been asked."""
+    """A question in words, not yet put to a model."""
 
     context_index: int
-    """The same number means the same context."""
+    """Candidates with the same number share a context."""
     context: str
     question: str
     answers: tuple[str, ...]
-    """Accepted ones; the first is the one that is teacher-forced."""
+    """Accepted answers; the first is teacher-forced."""
 
 
 class QuestionSet(ABC):
-    """Where questions come from. A frozen dataclass."""
+    """A way to draw questions. A frozen dataclass."""
 
     @abstractmethod
     def candidates(self, source: ModelSource, seed: int) -> Iterator[Candidate]:
@@ -41,14 +41,14 @@ class QuestionSet(ABC):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How a question is put to the model."""
+    """The text around a question and its answer."""
 
     ask: str = "{context}\nQuestion: {question}\nAnswer:"
     mark: str = ""
     """What the answer's own form puts before it, for example " [[" where `ask` wants
     "Result = [[ label ]]". The GradSAE release scores its last token in place of the answer."""
     ends: Sequence[str] = ("\n", ".", ",", ";", "]]", "<|")
-    """What ends a written answer."""
+    """Texts that end a written answer."""
 
     def __post_init__(self) -> None:
         for part in ("{context}", "{question}"):
@@ -70,18 +70,18 @@ class Question:
     """A question put to one model, with the answer as tokens."""
 
     asked_ids: Int[Tensor, " pos"]
-    """All that stands before the answer, the mark included."""
+    """Everything before the answer, the mark included."""
     mark: int | None
-    """Its last token, where the format has a mark."""
+    """Token id of the mark, if the format has one."""
     answer_ids: tuple[int, ...]
     candidate: Candidate
     shared: int
-    """Leading tokens that are those of the context."""
+    """Number of leading tokens that belong to the context."""
     origin: str
 
     @property
     def token_ids(self) -> Int[Tensor, " all"]:
-        """What a teacher-forced run reads: the question and the answer without its last token."""
+        """Return the tokens of a teacher-forced run: question and answer without its last token."""
         answer = self.asked_ids.new_tensor(self.answer_ids[:-1])
         return torch.cat([self.asked_ids, answer])
 
@@ -89,23 +89,23 @@ class Question:
 class DrawnQuestions(NamedTuple):
     questions: list[Question]
     n_tried: int
-    """Candidates that the model was run on: full forward passes spent."""
+    """Number of candidates that the model was run on, each one full forward pass."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """Some contexts with some questions each, all of which the model answers right."""
+    """Contexts with several questions each, all of which the model answers right."""
 
     of: QuestionSet
     format: Format
     n_contexts: int = 10
     per_context: int = 2
-    """Questions on one context; contexts with fewer right answers are left out."""
+    """Number of questions on one context; contexts with fewer right answers are left out."""
     n_tries: int = 20
-    """Candidates looked at for each question that is asked for."""
+    """Largest number of candidates tried for each question."""
     max_tokens: int = 256
-    """Longer ones are left out before the model is run."""
+    """Longer questions are left out before the model is run."""
 
     def __post_init__(self) -> None:
         for name in ("n_contexts", "per_context", "n_tries", "max_tokens"):
@@ -144,7 +144,7 @@ def _full(by_context: dict[int, list[Question]], per_context: int) -> list[list[
 
 
 def put(lm: LM, candidate: Candidate, form: Format) -> Question:
-    """Put a question to a model: tokens of what is asked and of the answer."""
+    """Return a question as tokens of a model, with its answer."""
     text = form.ask.format(context=candidate.context, question=candidate.question)
     ids = lm.prompt(text)[0]
     mark = lm.tokenize(form.mark, special=False)[0] if form.mark else []
@@ -168,7 +168,7 @@ def put(lm: LM, candidate: Candidate, form: Format) -> Question:
 
 @torch.no_grad()
 def is_answered(lm: LM, question: Question, form: Format) -> bool:
-    """Whether the model writes the answer, and ends there: one full forward pass."""
+    """Return True if the model writes the answer and ends there. Costs one full forward pass."""
     answer = question.asked_ids.new_tensor(question.answer_ids)
     whole = torch.cat([question.asked_ids, answer])[None]
     positions = list(range(-len(answer) - 1, 0))

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient_cost
-from gradsae.influence.estimators.ruled import ruled_scores
+from gradsae.influence.estimators.contrib.backward_rules import Rules, scores_under
+from gradsae.influence.gradient import gradient_cost
 from gradsae.influence.target import Target
-from gradsae.lm.backward_rules import Rules
 from gradsae.prompts.seen import SeenPrompt
 
 
@@ -29,6 +28,8 @@ from gradsae.prompts.seen import SeenPrompt
 class RelP(Estimator):
     """Signed, in units of the target."""
 
+    is_first_order = True
+
     freeze_attention: bool = False
     """No gradient through queries and keys. Needs separate projections for them."""
 
@@ -36,18 +37,14 @@ class RelP(Estimator):
         checks.flag("freeze_attention", self.freeze_attention)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return "relp_frozen_attention" if self.freeze_attention else "relp"
-
-    @property
-    def is_first_order(self) -> bool:
-        return True
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
         rules = Rules(norms=True, secants=True, halves=True, attention=self.freeze_attention)
-        return ruled_scores(seen, target, rules)
+        return scores_under(seen, target, rules)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         return gradient_cost(seen)

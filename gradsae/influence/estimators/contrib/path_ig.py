@@ -19,9 +19,9 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.curvature import self_curvature
+from gradsae.influence.estimators.contrib.curvature import self_curvature
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.gradient import gradient
 from gradsae.influence.target import Target
 from gradsae.prompts.seen import SeenPrompt
 
@@ -41,21 +41,21 @@ class PathIG(Estimator):
         checks.whole("n_points", self.n_points, 1)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"path_ig_{self.n_points}x{self.budget}"
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
         scores = GradTimesAct().scores(seen, target, generator)
-        doubt = self_curvature(seen, target, 1, generator).abs()
-        flagged = doubt.topk(min(self.budget, seen.n_active)).indices
+        curvature = self_curvature(seen, target, 1, generator).abs()
+        flagged = curvature.topk(min(self.budget, seen.n_active)).indices
         scores[flagged] = path_scores(seen, target, flagged, self.n_points)
         return scores
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         n_rows = self.n_points * min(self.budget, seen.n_active)
-        return 1 + (2 + 6 + 3 * n_rows) * seen.suffix.fraction
+        return 1 + (2 + 6 + 3 * n_rows) * seen.rerun.fraction
 
 
 def path_scores(

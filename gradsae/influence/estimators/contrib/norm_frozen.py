@@ -16,10 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient_cost
-from gradsae.influence.estimators.ruled import ruled_scores
+from gradsae.influence.estimators.contrib.backward_rules import Rules, scores_under
+from gradsae.influence.gradient import gradient_cost
 from gradsae.influence.target import Target
-from gradsae.lm.backward_rules import Rules
 from gradsae.prompts.seen import SeenPrompt
 
 
@@ -28,18 +27,13 @@ from gradsae.prompts.seen import SeenPrompt
 class NormFrozen(Estimator):
     """Signed, in units of the target."""
 
-    @property
-    def name(self) -> str:
-        return "norm_frozen"
-
-    @property
-    def is_first_order(self) -> bool:
-        return True
+    name = "norm_frozen"
+    is_first_order = True
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
-        return ruled_scores(seen, target, Rules(norms=True))
+        return scores_under(seen, target, Rules(norms=True))
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         return gradient_cost(seen)

@@ -24,7 +24,7 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
-from gradsae.influence.estimators.gradient import gradient
+from gradsae.influence.gradient import gradient
 from gradsae.influence.target import Target
 from gradsae.prompts.seen import SeenPrompt
 
@@ -45,7 +45,7 @@ class Curvature(Estimator):
         checks.whole("n_probes", self.n_probes, 1)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"{self.prefix}_{self.n_probes}"
 
     def scores(
@@ -55,7 +55,7 @@ class Curvature(Estimator):
         return first - self_curvature(seen, target, self.n_probes, generator) / 2
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        return 1 + (2 + 6 * self.n_probes) * seen.suffix.fraction
+        return 1 + (2 + 6 * self.n_probes) * seen.rerun.fraction
 
 
 def self_curvature(
@@ -63,7 +63,7 @@ def self_curvature(
 ) -> Float[Tensor, " active"]:
     """Return an unbiased estimate of d H d for each latent, in units of the target.
 
-    Two forwards and two backwards of the suffix for each probe.
+    Costs two forwards and two backwards of the later blocks for each probe.
     """
     total = torch.zeros_like(seen.codes[0])
     for _ in range(n_probes):

@@ -19,9 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.ruled import open_tail
+from gradsae.influence.estimators.contrib.backward_rules import Rules, Switch, changed_backward
 from gradsae.influence.target import Target, evaluate
-from gradsae.lm.backward_rules import Rules, Switch
 from gradsae.prompts.seen import SeenPrompt
 
 
@@ -30,26 +29,18 @@ from gradsae.prompts.seen import SeenPrompt
 class GradDrop(Estimator):
     """Never negative; in units of the target but for its sign."""
 
-    @property
-    def name(self) -> str:
-        return "grad_drop"
-
-    @property
-    def in_units(self) -> bool:
-        return False
-
-    @property
-    def is_first_order(self) -> bool:
-        return True
+    name = "grad_drop"
+    in_units = False
+    is_first_order = True
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
-        tail, switch = open_tail(seen), Switch()
+        switch = Switch()
         codes = seen.codes.detach().requires_grad_()
-        layers = list(tail.later_layers) or [None]
+        layers = list(seen.rerun.later_blocks) or [None]
         total = torch.zeros_like(seen.codes[0])
-        with torch.enable_grad(), tail.backward(Rules(switch=switch)):
+        with torch.enable_grad(), changed_backward(seen.rerun, Rules(switch=switch)):
             value = evaluate(seen, target, seen.activation(codes)[None]).sum()
             for layer in layers:
                 switch.layer = layer
@@ -59,5 +50,5 @@ class GradDrop(Estimator):
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         """One forward, and a whole backward for each later block."""
-        n_backwards = max(len(open_tail(seen).later_layers), 1)
-        return 1 + 2 * n_backwards * seen.suffix.fraction
+        n_backwards = max(len(seen.rerun.later_blocks), 1)
+        return 1 + 2 * n_backwards * seen.rerun.fraction

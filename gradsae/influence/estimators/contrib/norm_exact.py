@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.influence.entries import positions_of, split_entries, sum_by_latent
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient_and, gradient_cost
-from gradsae.influence.estimators.ruled import open_tail
+from gradsae.influence.estimators.contrib.norm_readers import watch_norms
+from gradsae.influence.gradient import gradient_and, gradient_cost
 from gradsae.influence.target import Target
-from gradsae.influence.truths.entry import by_latent, split_entries
 from gradsae.prompts.seen import SeenPrompt
 
 
@@ -30,28 +30,23 @@ from gradsae.prompts.seen import SeenPrompt
 class NormExact(Estimator):
     """Signed, in units of the target."""
 
-    @property
-    def name(self) -> str:
-        return "norm_exact"
-
-    @property
-    def is_first_order(self) -> bool:
-        return True
+    name = "norm_exact"
+    is_first_order = True
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
         entries = split_entries(seen)
-        with open_tail(seen).readers() as readers:
+        with watch_norms(seen.rerun) as readers:
             grad, slopes = gradient_and(
                 entries, target, entries.codes[None], lambda _: [reader.out for reader in readers]
             )
-        at = entries.first_open(torch.arange(entries.n_active, device=seen.codes.device))
+        at = positions_of(entries)
         gone = (entries.codes * entries.scale).sum(0)[:, None] * entries.directions
         effect = (grad[0] * entries.codes).sum(0)
         for reader, slope in zip(readers, slopes, strict=True):
             effect += reader.bend(slope[0].float(), at, gone)
-        return by_latent(seen, effect)
+        return sum_by_latent(seen, effect)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         """One gradient; the norms themselves (some 6 d_in operations each) are not counted."""

@@ -1,15 +1,16 @@
-"""Norms that read the residual stream: all that a pre-norm block, or the head, sees of it.
+"""Norms that read the residual stream: a pre-norm block, or the head, sees the stream only so.
 
-What leaves the stream at one position moves each reader at once, beside what earlier blocks make of
-it; so the gradient of a target there is the sum of what the readers hand back, J_l' g_l (J_l: the
-norm's own slope, g_l: the target's gradient at its output). A norm is a known function: its part
+The gradient of a target with respect to the stream at one position is the sum over these norms of
+J_l' g_l (J_l: the norm's own slope, g_l: the target's gradient at its output). A norm is a known
+function, so its term can be taken exactly:
 
     g_l . (norm_l(x_l) - norm_l(x_l - gone))     in place of     g_l . J_l gone
 
-is exact for as long as everything behind it is linear, at no further run of the model.
+This is exact as long as everything after the norm is linear, and needs no further run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,8 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradsae.lm.backward_rules import Hook, is_norm
+from gradsae.influence.estimators.contrib.backward_rules import Hook, is_norm
 from gradsae.lm.decoder import first
+from gradsae.lm.rerun import Rerun
 
 
 @final
@@ -38,8 +40,10 @@ class Reader:
         at: Int[Tensor, " rows"],
         gone: Float[Tensor, "rows d_in"],
     ) -> Float[Tensor, " rows"]:
-        """Return what the target loses by this norm when each row leaves the stream `at` its place,
-        less the share that the gradient there has of it. `slope` is the target's at the output.
+        """Return the exact loss of the target through this norm, less its linear estimate.
+
+        Row i takes `gone[i]` out of the stream at position `at[i]`. `slope` is the gradient of the
+        target at the norm's output.
         """
         x = self.stream.float()
         with torch.enable_grad():
@@ -51,18 +55,31 @@ class Reader:
             return (lost * slope[at]).sum(1) - (straight[at] * gone).sum(1)
 
 
+@contextmanager
+def watch_norms(rerun: Rerun) -> Iterator[list[Reader]]:
+    """Collect the norms that read the stream after the site, from one rerun."""
+    readers: list[Reader] = []
+    layout, model = rerun.decoder.layout, rerun.decoder.model
+    blocks = list(model.get_submodule(layout.blocks))[rerun.site.layer :]
+    named = model.named_modules()
+    outside = [each for name, each in named if not name.startswith(f"{layout.blocks}.")]
+    hooks = reading(blocks, layout.attn_out, outside, rerun.block_input, readers)
+    with rerun.decoder.hooked(hooks):
+        yield readers
+
+
 def reading(
     blocks: Sequence[nn.Module],
     attn_out: str | None,
     outside: Sequence[nn.Module],
     entry: Tensor | None,
-    found: list[Reader],
+    readers: list[Reader],
 ) -> Iterator[Hook]:
-    """Yield hooks that collect the readers of a pass of one prompt, in the order in which they run.
+    """Yield hooks that append to `readers`, in the order in which the norms run.
 
-    `blocks` begin with the one that holds the site, `outside` are the modules after the last of
-    them, and `entry` is what that first block reads. A norm is a reader if it is given what enters
-    its block, or that and the output of `attn_out`. A model without such norms has none.
+    `blocks` begin with the one that holds the site, `outside` are the modules after the last block,
+    and `entry` is what the first block reads. A norm reads the stream if its input is what enters
+    its block, or that plus the output of `attn_out`. A model without such norms has no readers.
     """
     stream: dict[str, Tensor | None] = {"entry": entry, "middle": None}
 
@@ -77,7 +94,7 @@ def reading(
         x = args[0]
         given = any(seen is not None and _same(x, seen) for seen in stream.values())
         if given and x.requires_grad:
-            found.append(Reader(norm=module, stream=x[0].detach(), out=output))
+            readers.append(Reader(norm=module, stream=x[0].detach(), out=output))
 
     for block in blocks:
         if attn_out is not None:
@@ -92,7 +109,7 @@ def _same(x: Tensor, y: Tensor) -> bool:
 
 
 def _apply(norm: nn.Module, x: Tensor) -> Tensor:
-    """The norm in float32, whatever its weights are kept in."""
+    """Apply the norm in float32, whatever the dtype of its weights."""
     if isinstance(norm, nn.LayerNorm):
         gain, shift = (None if w is None else w.float() for w in (norm.weight, norm.bias))
         return nn.functional.layer_norm(x, norm.normalized_shape, gain, shift, norm.eps)

@@ -1,7 +1,7 @@
 """Backward rules: other gradients than the true ones, under the same forward values.
 
 Each rule is a forward hook on some modules of the later blocks. It hands on the module's own
-output, bit for bit, with another way back:
+output, bit for bit, with another gradient:
 
     norms      the denominator of every RMSNorm and LayerNorm is a constant
     secants    an activation function f counts as multiplication by the constant f(x) / x
@@ -15,23 +15,29 @@ https://arxiv.org/abs/2403.00745.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradsae.errors import UserError
+from gradsae.influence.gradient import gradient
+from gradsae.influence.target import Target
+from gradsae.lm.rerun import Rerun
+from gradsae.prompts.seen import SeenPrompt
 
 Hook = tuple[nn.Module, Callable[..., Any]]
 
 SMALL = 1e-4
-"""Below this input a secant is taken at SMALL: there it is the slope at 0 to rounding."""
+"""Inputs below this get the secant at SMALL, which is the slope at 0 to rounding."""
 
 
 @dataclass
 class Switch:
-    """Which block's contribution has no gradient; read at the time of the backward pass."""
+    """The block whose contribution has no gradient. Read during the backward pass."""
 
     layer: int | None = None
 
@@ -39,7 +45,7 @@ class Switch:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """See the head of the module."""
+    """Which rules hold; the module's docstring describes each."""
 
     norms: bool = False
     secants: bool = False
@@ -67,8 +73,29 @@ class Rules:
                 yield module, frozen_norm
 
 
+@contextmanager
+def changed_backward(rerun: Rerun, rules: Rules) -> Iterator[None]:
+    """Let gradients through the later blocks and the final norm follow other rules for a while."""
+    layout, model = rerun.decoder.layout, rerun.decoder.model
+    halves = [path for path in (layout.attn_out, layout.mlp_out) if path is not None]
+    hooks = list(rules.outside(model, layout.blocks))
+    for layer in rerun.later_blocks:
+        block = rerun.decoder.block(layer)
+        hooks += rules.in_block(layer, block, [block.get_submodule(path) for path in halves])
+    edited = rerun.decoder.module(rerun.site)  # its output is the edit, which no rule may touch
+    with rerun.decoder.hooked((module, hook) for module, hook in hooks if module is not edited):
+        yield
+
+
+def scores_under(seen: SeenPrompt, target: Target, rules: Rules) -> Float[Tensor, " active"]:
+    """Return gradient x activation under these rules, summed over positions."""
+    with changed_backward(seen.rerun, rules):
+        grad = gradient(seen, target, seen.codes[None])[0]
+    return (grad * seen.codes).sum(0)
+
+
 def is_norm(module: nn.Module) -> bool:
-    """True for LayerNorm and for everything whose class is called some RMSNorm."""
+    """Return True for LayerNorm and for every class whose name ends in RMSNorm."""
     return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")
 
 
@@ -82,7 +109,7 @@ def frozen_norm(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> 
         return _same_value(output, centred / scale.detach() * gain)
     eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0) or 0.0))
     scale = (x.square().mean(-1, keepdim=True) + eps).sqrt()
-    # Of ones: whether the weights are the gain or the gain less one is the class's own affair.
+    # Apply the norm to ones: some classes keep the gain in their weights, some the gain less one.
     gain = module.forward(torch.ones_like(x[..., :1, :])) * (1 + eps) ** 0.5
     return _same_value(output, x / scale.detach() * gain.detach())
 
@@ -125,17 +152,17 @@ def _half(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor
 
 
 def _switched(switch: Switch, layer: int) -> Callable[..., Any]:
-    def way_back(grad: Tensor) -> Tensor | None:
+    def drop(grad: Tensor) -> Tensor | None:
         return torch.zeros_like(grad) if switch.layer == layer else None
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
         added = output[0] if isinstance(output, tuple) else output
         if added.requires_grad:
-            added.register_hook(way_back)
+            added.register_hook(drop)
 
     return hook
 
 
 def _same_value(output: Tensor, path: Tensor) -> Tensor:
-    """The value of `output` with the gradient of `path`: adding exact zeros changes no bit."""
+    """Return the value of `output` with the gradient of `path`; not a bit changes."""
     return output.detach() + (path - path.detach())

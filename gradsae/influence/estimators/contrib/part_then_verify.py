@@ -11,6 +11,7 @@ the new order. At and after the middle there is no part to go: then all of it is
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import final
 
@@ -19,17 +20,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.errors import UserError
 from gradsae.influence.ablation import ablate, batches, first_read, forward_equivalents
 from gradsae.influence.estimator import Estimator
-from gradsae.influence.estimators.gradient import gradient_and, gradient_cost, written
 from gradsae.influence.estimators.screen_then_verify import (
-    in_turn,
-    payable,
+    affordable_prefix,
+    alternate,
     position_share,
 )
+from gradsae.influence.gradient import gradient_and, gradient_cost, write_norms
 from gradsae.influence.target import Target
-from gradsae.prompts.seen import PartTail, SeenPrompt
+from gradsae.lm.decoder import first
+from gradsae.lm.partial import cost_through, watch_stream
+from gradsae.lm.rerun import Rerun
+from gradsae.prompts.seen import SeenPrompt
 
 BATCH_ROWS = 32
 
@@ -52,26 +55,26 @@ class PartThenVerify(Estimator):
         checks.share("kept", self.kept)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"part_verify_{self.max_cost:g}fe"
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
     ) -> Float[Tensor, " active"]:
-        tail, share = part_tail(seen), position_share(seen)
-        layer = self._middle(tail)
-        scores, after = screen(seen, target, tail, layer)
+        share = position_share(seen)
+        layer = self._middle(seen.rerun)
+        scores, after = screen(seen, target, layer)
         left = self.max_cost - gradient_cost(seen)
-        by_size = (written(seen) / share).argsort(descending=True, stable=True)
-        order = in_turn(scores.abs().argsort(descending=True, stable=True), by_size)
+        by_size = (write_norms(seen) / share).argsort(descending=True, stable=True)
+        order = alternate(scores.abs().argsort(descending=True, stable=True), by_size)
         if layer is not None and after is not None:
-            price = share * tail.share_to(layer)
-            part = payable(order, price, left * (1 - self.kept) - tail.share_to(layer))
+            through = cost_through(seen.rerun, layer)
+            part = affordable_prefix(order, share * through, left * (1 - self.kept) - through)
             if len(part):
-                scores[part] = effects_through(seen, target, tail, layer, after, part)
-                left -= float(price[part].sum()) + tail.share_to(layer)
+                scores[part] = effects_through(seen, target, layer, after, part)
+                left -= float((share * through)[part].sum()) + through
             order = scores.argsort(descending=True, stable=True)
-        full = payable(order, share * seen.suffix.fraction, left - seen.suffix.fraction)
+        full = affordable_prefix(order, share * seen.rerun.fraction, left - seen.rerun.fraction)
         if len(full):
             scores[full] = ablate(seen, target, full, batch_rows=BATCH_ROWS).effect
         return scores
@@ -79,27 +82,38 @@ class PartThenVerify(Estimator):
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         """At most: `max_cost`, or what it takes to ablate every latent."""
         all_of_it = forward_equivalents(seen, torch.arange(seen.n_active)) - 1
-        most = gradient_cost(seen) + seen.suffix.fraction + all_of_it
+        most = gradient_cost(seen) + seen.rerun.fraction + all_of_it
         return max(gradient_cost(seen), min(self.max_cost, most))
 
-    def _middle(self, tail: PartTail) -> int | None:
+    def _middle(self, rerun: Rerun) -> int | None:
         """The block after which the gradient is taken; None if it is not after the site."""
-        layer = math.ceil(self.until * tail.n_layers)
-        return layer if layer in tail.later_layers else None
+        layer = math.ceil(self.until * rerun.decoder.n_layers)
+        return layer if layer in rerun.later_blocks else None
 
 
-def part_tail(seen: SeenPrompt) -> PartTail:
-    """Return the model after the site where part of it can be run; UserError if not."""
-    if not isinstance(seen.suffix, PartTail):
-        raise UserError(f"a {type(seen.suffix).__name__} cannot be run part of the way")
-    return seen.suffix
+@torch.no_grad()
+def stream_after(
+    rerun: Rerun, activation: Float[Tensor, "batch pos d_in"], layer: int, *, start: int = 0
+) -> Float[Tensor, "batch left d_model"]:
+    """Return the residual stream after block `layer`, at the positions from `rerun_start` on.
+
+    As `Rerun.logits`, but nothing after that block is run.
+    """
+    start, cache = rerun.cache_before(start, len(activation))
+    block = rerun.decoder.block(layer)
+    with rerun.from_site(activation, start) as token_ids:
+        outputs = rerun.decoder.capture(
+            {"at": block}, block, token_ids, None, stop=True, cache=cache
+        )
+    return first(outputs["at"])
 
 
 def screen(
-    seen: SeenPrompt, target: Target, tail: PartTail, layer: int | None
+    seen: SeenPrompt, target: Target, layer: int | None
 ) -> tuple[Float[Tensor, " active"], Float[Tensor, "pos d_in"] | None]:
     """Return gradient x activation, and the gradient at the stream after `layer`: one backward."""
-    with tail.tap(layer) as streams:
+    watching = nullcontext([]) if layer is None else watch_stream(seen.rerun, layer)
+    with watching as streams:
         grad, after = gradient_and(seen, target, seen.codes[None], lambda _: streams)
     return (grad[0] * seen.codes).sum(0), after[0][0] if after else None
 
@@ -108,7 +122,6 @@ def screen(
 def effects_through(
     seen: SeenPrompt,
     target: Target,
-    tail: PartTail,
     layer: int,
     gradient: Float[Tensor, "pos d_in"],
     columns: Int[Tensor, " part"],
@@ -121,7 +134,7 @@ def effects_through(
     opens = seen.first_open(columns).clamp_max(first_read(seen, [target]))
     removed = batches(seen, lambda part: seen.without(columns[part]), opens, BATCH_ROWS)
     for part, rows, start in removed:
-        stream = tail.advance(rows, layer, start=start).to(gradient.dtype)
+        stream = stream_after(seen.rerun, rows, layer, start=start).to(gradient.dtype)
         gone = stream[:1] - stream[1:]
         effect[part] = (gone * gradient[-stream.shape[1] :]).sum((1, 2))
     return effect
