@@ -165,9 +165,13 @@ class Cell(NamedTuple):
 
 
 def show(value: Any) -> str:
-    """Return a value for a reader: numbers to three digits, nothing for None."""
+    """Return a value for a reader: numbers to three digits, nothing for None, blanks in quotes."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str) and value and not value.strip():
+        return repr(value)
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return str(value)
@@ -178,7 +182,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_number(column: Sequence[Any]) -> bool:
-    return all(value is None or isinstance(value, int | float) for value in column)
+    return all(value is None or type(value) in (int, float) for value in column)
 
 
 def _cut(text: str) -> str:
