@@ -29,7 +29,9 @@ TINY = {
     **{"tracking": "none", "device": "cpu", "d_sae": "16", "k": "2", "fit.steps": "12"},
     **{"fit.batch_size": "64", "fit.init_rows": "256"},
 }
-TINY_MODEL = {"source": "lm_tiny", "d_sae": "32", "fit.batch_size": "32"}
+TINY_MODEL = {
+    **{"source": "lm_tiny", "d_sae": "32", "fit.batch_size": "32", "fit.init_rows": "64"},
+}
 MODEL_TASKS = ("influence", "masking", "steering", "steering_budget")
 
 
@@ -102,22 +104,16 @@ def call(words: list[str]) -> None:
 
 
 def check_words(monkeypatch, arguments: list[str]) -> None:
-    """Compose the configuration of each value of a sweep, as the words stand on the page."""
+    """Compose the configuration of the first value of each list, as the words stand on the page."""
     plain = [word for word in arguments if word not in ("-m", "--multirun")]
-    if "--help" in plain or "--cfg" in plain:
-        return
-    lists = [values(word) for word in plain]
-    for i in range(max(map(len, lists), default=0)):
-        chosen = [options[min(i, len(options) - 1)] for options in lists]
-        run_module(monkeypatch, "benchmarks.run", [*chosen, "--cfg", "job"])
+    if "--help" not in plain and "--cfg" not in plain:
+        run_module(monkeypatch, "benchmarks.run", [*map(first, plain), "--cfg", "job"])
 
 
-def values(word: str) -> list[str]:
-    """Return the word once for each of its values: `k=1,2` gives `k=1` and `k=2`."""
+def first(word: str) -> str:
+    """Return the word with its first value: `k=1,2` gives `k=1`."""
     key, equals, value = word.partition("=")
-    if not equals or value.startswith("["):
-        return [word]
-    return [f"{key}={one}" for one in value.split(",")]
+    return word if not equals or value.startswith("[") else f"{key}={value.split(',')[0]}"
 
 
 def run_module(monkeypatch, module: str, arguments: list[str]) -> None:
@@ -156,7 +152,7 @@ def small(module: str, arguments: list[str]) -> list[str]:
 
 
 def small_words(module: str, arguments: list[str]) -> list[str]:
-    """Return words of a run with two values of each list at most, one seed, and tiny sizes."""
+    """Return words of a run with one seed, one k, a tiny model and tiny sizes."""
     if "--help" in arguments or "--cfg" in arguments:
         return arguments
     changed: dict[str, str] = {}
@@ -164,8 +160,7 @@ def small_words(module: str, arguments: list[str]) -> list[str]:
     for word in arguments:
         key, equals, value = word.partition("=")
         if equals and word not in flags:
-            few = value.split(",")[: 1 if key in ("seed", "k") else 2]
-            changed[key] = value if value.startswith("[") else ",".join(few)
+            changed[key] = value.split(",")[0] if key in ("seed", "k", "model") else value
     if "lm_layer" in changed.get("source", "") or changed.get("task") in MODEL_TASKS:
         kept = {k: v for k, v in changed.items() if k != "model" and not k.startswith("source.")}
         changed = {**kept, **TINY_MODEL}

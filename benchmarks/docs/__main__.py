@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.docs.examples import examples
+from benchmarks.docs.examples import examples, notebook
 from benchmarks.docs.numbers import numbers
 from benchmarks.render.markdown import RESULTS, replaced
 from benchmarks.results.reading import command
@@ -24,6 +24,9 @@ def pages() -> Iterator[tuple[Path, str]]:
     """Yield each page that is made here, with its text as it should be."""
     yield DOCS / "numbers.md", numbers((ROOT / "CHANGELOG.md").read_text())
     yield filled(DOCS / "records.md", {"examples": examples(ROOT / "results" / "records")})
+    example = notebook(DOCS / "snippets" / "notebook.py")
+    for path in (ROOT / "README.md", DOCS / "api.md"):
+        yield filled(path, {"notebook": example})
 
 
 def filled(path: Path, parts: dict[str, str]) -> tuple[Path, str]:
