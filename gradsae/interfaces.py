@@ -1,4 +1,4 @@
-"""What a contributor can add: a source, a trainer, a metric.
+"""What a contributor can add: a source, a trainer, a metric, a task.
 
 Shape names, used all over the package:
     batch   activations in a batch        d_in        width of one activation
@@ -8,7 +8,7 @@ Shape names, used all over the package:
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, final, runtime_checkable
 
@@ -25,6 +25,7 @@ from gradsae.sae.codes import SparseCodes
 from gradsae.sae.dictionary import Dictionary, Pass
 from gradsae.sae.kernels.gates.gate import Gate
 from gradsae.sae.model import SAE
+from gradsae.seeds import Seeds
 
 LATER: Mapping[str, Any] = MappingProxyType({"later": True})
 """Metadata of a hyperparameter that came later: while it has its default it is left out of ids and
@@ -35,8 +36,28 @@ HIDDEN: Mapping[str, Any] = MappingProxyType({"hidden": True})
 
 def is_shown(field: Field[Any], value: Any) -> bool:
     """Whether a field of the dataclass `value` stands in ids and records: see LATER and HIDDEN."""
-    later = field.metadata.get("later") and getattr(value, field.name) == field.default
+    given = getattr(value, field.name)
+    given = tuple(given) if isinstance(given, list) else given  # a YAML has no tuples
+    later = field.metadata.get("later") and given == field.default
     return not (later or field.metadata.get("hidden"))
+
+
+def plain(value: Any) -> Any:
+    """Return a component as JSON values; a component inside another one also says its class."""
+    if is_dataclass(value):
+        shown = [field for field in fields(value) if is_shown(field, value)]
+        return {field.name: _inner(getattr(value, field.name)) for field in shown}
+    return _inner(value)
+
+
+def _inner(value: Any) -> Any:
+    if is_dataclass(value):
+        return {"class": type(value).__name__, **plain(value)}
+    if isinstance(value, Mapping):
+        return {key: _inner(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_inner(item) for item in value]
+    return value
 
 
 class Stream(ABC):
@@ -255,3 +276,75 @@ class Metric(ABC):
     @abstractmethod
     def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         """Return named scores, or why there are none. `seed` fixes what is drawn."""
+
+
+class Candidate(NamedTuple):
+    """One of the SAEs that a task asked for."""
+
+    method: Trainer[Any]
+    sae: Dictionary | Skipped
+    """Skipped if its training diverged; only where the task's `may_diverge` is true."""
+    curve: Mapping[str, list[Any]]
+    """Of its training: `step` and the logged parts of the loss, equally long."""
+
+
+class Task(ABC):
+    """What is asked of a method on a source: which SAEs it takes, and what is measured on them.
+
+    A frozen dataclass. What it asks is part of a record's id; the class itself is not.
+    """
+
+    name: ClassVar[str]
+    """In records, and on the command line: `task=name`."""
+    version: ClassVar[int] = 1
+    """Goes up when the same cell would give other numbers; part of a record's id."""
+    headline: ClassVar[tuple[str, ...]]
+    """Scores that a table shows, in their order; a variant behind a second `/` is left out."""
+    measures_training: ClassVar[bool] = False
+    """True if the cost of training belongs to the answer; `force=true` then trains anew."""
+    may_diverge: ClassVar[bool] = False
+    """True if the answer tells which trainings diverged; else a divergence ends the cell."""
+
+    def why_not(self, source: Source) -> str | None:
+        """Return why the task does not apply to a source, or None; nothing is loaded for it."""
+        return None
+
+    def asks(self) -> dict[str, Any]:
+        """Return what is asked, as JSON values: part of a record's id."""
+        return plain(self)
+
+    def candidates(self, method: Trainer[Any], seeds: Seeds) -> list[tuple[Trainer[Any], Seeds]]:
+        """Return the SAEs that are measured, each as its method and seeds; the cell's own first.
+
+        Raises ValueError, before any work, where the method cannot be what the task asks for.
+        """
+        return [(method, seeds)]
+
+    @abstractmethod
+    def measure_all(
+        self, candidates: Sequence[Candidate], source: Source, seed: int
+    ) -> Scores | Skipped:
+        """Return named scores of the candidates, or why there are none. `seed` fixes all draws."""
+
+
+class SAETask(Task):
+    """A task that measures one SAE, the cell's own."""
+
+    def measure_all(
+        self, candidates: Sequence[Candidate], source: Source, seed: int
+    ) -> Scores | Skipped:
+        (only,) = candidates
+        return only.sae if isinstance(only.sae, Skipped) else self.measure(only.sae, source, seed)
+
+    @abstractmethod
+    def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
+        """Return named scores, or why there are none. `seed` fixes all draws."""
+
+
+class ModelTask(SAETask):
+    """A task that measures one SAE inside the language model that its source reads."""
+
+    def why_not(self, source: Source) -> str | None:
+        if isinstance(source, ModelSource):
+            return None
+        return f"source {source.name} has no language model"

@@ -10,6 +10,7 @@ from benchmarks.places import CONF
 from gradsae.bench.cell import build
 from gradsae.config.experiments import full_rows
 from gradsae.errors import UserError
+from gradsae.metrics.grid import Grid
 
 OURS = [CONF / "experiment"]
 
@@ -60,7 +61,7 @@ def test_a_word_for_a_field_that_only_rows_have_is_taken():
 
 def test_words_of_an_experiment_hold_on_the_rows_of_another():
     cfg = composed("experiment=known_features_seeds", "row=known_features/two_sparsity")
-    assert (build(cfg).task, cfg.k) == ("consistency", 12)
+    assert (build(cfg).task.name, cfg.k) == ("consistency", 12)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_a_k_that_was_not_calibrated_is_refused_with_those_that_were():
 
 def test_the_settings_chosen_for_regret_are_data_of_results():
     cfg = composed("experiment=regret", "row=regret_grid/dense", "trainer=l1", "tracking=none")
-    grid = build(cfg).grid
-    assert grid and grid.only == [2]
+    grid = build(cfg).task
+    assert isinstance(grid, Grid) and grid.only == [2]
     with pytest.raises(UserError, match="no choice for 'mine'; it has forest"):
         build(composed("experiment=regret", "label=mine", "tracking=none"))

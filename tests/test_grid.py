@@ -67,7 +67,7 @@ def test_a_field_that_is_not_there_is_named(field: str, message: str):
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"settings": []}, "must all set the same fields"),
+        ({"settings": []}, "has no grid; conf/grid holds one per trainer"),
         ({"settings": [{"k": 2}, {"k": 2, "optim.lr": 1e-3}]}, "must all set the same fields"),
         ({"settings": SETTINGS, "only": [3]}, "from 0 to 2, got 3"),
     ],
@@ -108,7 +108,7 @@ def test_a_failed_setting_keeps_its_row_and_its_reason():
 
 
 def test_a_row_of_a_grid_is_what_the_same_setting_scores_alone(tmp_path):
-    grid = record_of(cell(tmp_path, "trainer=topk", "grid.only=[4]"))
+    grid = record_of(cell(tmp_path, "trainer=topk", "task.only=[4]"))
     assert grid.series[SERIES]["k"] == [8, 13]
     alone = cell(tmp_path / "alone", "trainer=topk", "task=recovery", "k=13", "lr=1e-2")
     scores = record_of(alone).scores
@@ -122,8 +122,8 @@ RUNAWAY = "{k: 3, optim.lr: 1e30}"
 
 @pytest.mark.parametrize("lr", ["1e-2", "1e30"])
 def test_a_setting_that_diverges_loses_nothing_of_the_others(tmp_path, lr: str):
-    words = ("trainer=topk", "k=2", f"lr={lr}", "grid.only=null")
-    mixed = cell(tmp_path, *words, f"grid.settings=[{RUNAWAY},{{k: 4, optim.lr: 1e-2}}]")
+    words = ("trainer=topk", "k=2", f"lr={lr}", "task.only=null")
+    mixed = cell(tmp_path, *words, f"task.settings=[{RUNAWAY},{{k: 4, optim.lr: 1e-2}}]")
     record = record_of(mixed)
     alone = record_of(cell(tmp_path, "trainer=topk", "task=recovery", "k=4", "lr=1e-2"))
     table = record.series[SERIES]
@@ -140,7 +140,7 @@ def test_a_setting_that_diverges_loses_nothing_of_the_others(tmp_path, lr: str):
 
 
 def test_a_grid_without_a_setting_that_can_be_trained_says_so_once(tmp_path):
-    words = ("trainer=topk", "k=2", "lr=1e30", "grid.only=null", f"grid.settings=[{RUNAWAY}]")
+    words = ("trainer=topk", "k=2", "lr=1e30", "task.only=null", f"task.settings=[{RUNAWAY}]")
     with pytest.raises(UserError, match=r"none of its 2 settings .* topk diverged at step"):
         run(cell(tmp_path, *words))
     assert not list(tmp_path.rglob("*.json"))
@@ -152,12 +152,12 @@ def test_a_full_disk_is_not_a_failed_setting(tmp_path, monkeypatch):
 
     monkeypatch.setattr("gradsae.sae.model.SAE.save", full)
     with pytest.raises(UserError, match="No space left"):
-        run(cell(tmp_path, "trainer=topk", "grid.only=[4]"))
+        run(cell(tmp_path, "trainer=topk", "task.only=[4]"))
 
 
 def test_a_sweep_trains_every_setting_of_a_grid_beforehand(tmp_path):
     wanted = due(cell(tmp_path, "trainer=topk", "lr=1e-2"))
-    n_settings = len(composed("trainer=topk").grid.settings)
+    n_settings = len(composed("task=grid", "trainer=topk").task.settings)
     assert len(wanted) == n_settings  # the default is one of them
 
 
@@ -175,5 +175,5 @@ def test_a_trainer_without_a_grid_is_told_where_grids_are(tmp_path):
 def test_the_default_of_a_world_of_regret_is_in_its_grid(trainer: str):
     cfg = composed("row=regret_grid/sparse", f"trainer={trainer}")
     default = instantiate(cfg.trainer, _convert_="object")
-    grid = instantiate(cfg.grid, _convert_="object")
+    grid = instantiate(cfg.task, _convert_="object")
     assert len(grid.trainers(default)) == len(grid.settings)

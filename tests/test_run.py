@@ -116,7 +116,7 @@ def test_a_sweep_shares_one_stream_and_its_scores_are_those_of_single_cells(
 
 
 def test_a_shared_sweep_trains_the_other_seeds_of_consistency_too(monkeypatch, tmp_path, capsys):
-    words = ("task=consistency", "consistency=pair", "trainer=topk,l1")
+    words = ("task=consistency/pair", "trainer=topk,l1")
     assert command(monkeypatch, tmp_path, "-m", *words) == 0
     assert capsys.readouterr().out.count("trained 2 of 2 SAEs (topk, l1) on one stream") == 2
     assert len(records(tmp_path)) == 2
@@ -139,7 +139,7 @@ def test_a_task_that_needs_a_model_says_so_and_writes_nothing(monkeypatch, tmp_p
 
 def test_consistency_compares_the_seeds_and_reuses_their_checkpoints(monkeypatch, tmp_path):
     command(monkeypatch, tmp_path)
-    assert command(monkeypatch, tmp_path, "task=consistency", "consistency=pair") == 0
+    assert command(monkeypatch, tmp_path, "task=consistency/pair") == 0
     kept = {r.task["name"]: r for r in records(tmp_path)}
     assert kept["consistency"].artifacts["checkpoint"] == kept["recovery"].artifacts["checkpoint"]
     assert "consistency/mcs_0.9" in kept["consistency"].scores
@@ -215,7 +215,7 @@ def shell(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["trainer=topkk"], "topkk"),
         (["lr=abc"], "lr must be a number above 0, got 'abc'"),
         (["trainer.kk=3"], "kk"),
-        (["task=recover"], "task must be one of recovery"),
+        (["task=recover"], "Could not find 'task/recover'"),
         (["model=nosuch"], "nosuch"),
         (["device=tpu9"], "device must be auto, cpu or cuda, got 'tpu9'"),
         (["seed=-1"], "seeds.world must be a whole number from 0, got -1"),

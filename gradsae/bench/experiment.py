@@ -3,24 +3,22 @@
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
 import torch
 
-from gradsae.bench.cell import TRAINING_TASKS, Cell
-from gradsae.bench.tracking import MAX_KEYS, MAX_ROWS, NoRun, Run
+from gradsae.bench.cell import Cell
+from gradsae.bench.tracking import MAX_KEYS, MAX_ROWS, Run
 from gradsae.errors import DivergedError, UserError
-from gradsae.interfaces import ModelSource, Scores, Skipped
-from gradsae.metrics.once import sharing
+from gradsae.interfaces import Candidate, ModelSource, Scores, Skipped, plain
 from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
 from gradsae.records.shapes import TaskId
-from gradsae.sae.dictionary import Dictionary
 from gradsae.storage.files import check_writable
 from gradsae.training import checkpoints
-from gradsae.training.checkpoints import Checkpoint, Wanted, plain
+from gradsae.training.checkpoints import Checkpoint, Wanted
 
 
 @final
@@ -50,14 +48,12 @@ def run(cell: Cell, checkout: Path | None = None) -> Outcome:
     cell.source.d_in()  # harvests, where one is due
     started = time.perf_counter()
     with _track(cell, path.stem) as tracked:
-        outcomes = _settings(cell, tracked) if cell.task == "grid" else [_own(cell, tracked)]
-        answer = _measure(cell, outcomes)
+        trained = _train(cell, tracked)
+        answer = _measure(cell, trained)
         if isinstance(answer, Skipped):
             return Outcome("does not apply", f"{cell.title}: {answer.reason}")
         seconds = time.perf_counter() - started
-        if cell.task in TRAINING_TASKS:  # the cost of the method, whenever it was paid
-            seconds += sum(each.seconds for each in _trained(outcomes) if each.found)
-        record = _record(cell, outcomes, answer, seconds, checkout)
+        record = _record(cell, trained, answer, seconds, checkout)
         path = save(record, cell.results / "records")  # first: W&B is only a mirror
         _mirror(tracked, record)
     return Outcome("done", f"{cell.title}: {path.stem}", path)
@@ -77,94 +73,66 @@ def _track(cell: Cell, name: str) -> Run:
     return cell.tracking.start(
         name=cell.title,
         group=cell.experiment or "single",
-        tags=[cell.task, cell.source.name, cell.trainer.name],
-        job_type=cell.task,
+        tags=[cell.task.name, cell.source.name, cell.trainer.name],
+        job_type=cell.task.name,
         run_id=name,
         config={**cell.config(), "seeds": plain(cell.seeds)},
     )
 
 
-def _checkpoint(cell: Cell, wanted: Wanted, tracked: Run) -> Checkpoint:
-    return checkpoints.get(
-        wanted,
-        log=lambda step, parts: tracked.log(step, {f"train/{k}": v for k, v in parts.items()}),
-        force=cell.force and cell.task in TRAINING_TASKS,
-    )
+def _train(cell: Cell, tracked: Run) -> list[Checkpoint | Skipped]:
+    """Train or find the SAEs of a cell; one whose training diverged is skipped, if it may be.
 
+    Raises UserError if none of them could be trained.
+    """
 
-def _own(cell: Cell, tracked: Run) -> Checkpoint:
-    return _checkpoint(cell, cell.wanted()[0], tracked)
+    def log(step: int, parts: dict[str, float]) -> None:
+        tracked.log(step, {f"train/{name}": value for name, value in parts.items()})
 
-
-def _settings(cell: Cell, tracked: Run) -> list[Checkpoint | Skipped]:
-    """Return the SAE of each setting of a grid, or why it has none; UserError if none has one."""
-    outcomes: list[Checkpoint | Skipped] = []
+    trained: list[Checkpoint | Skipped] = []
     reason = ""
-    for wanted in cell.wanted():
+    for i, wanted in enumerate(cell.wanted()):
         try:
-            outcomes.append(_checkpoint(cell, wanted, tracked))
+            force = cell.force and cell.task.measures_training
+            trained.append(checkpoints.get(wanted, log=_no_log if i else log, force=force))
         except DivergedError as error:
+            if not cell.task.may_diverge:
+                raise
             reason = str(error)
-            outcomes.append(Skipped(reason))
-    if not _trained(outcomes):
-        n = len(outcomes)
-        raise UserError(f"{cell.title}: none of its {n} settings could be trained; last: {reason}")
-    return outcomes
+            trained.append(Skipped(reason))
+    if all(isinstance(each, Skipped) for each in trained):
+        raise UserError(
+            f"{cell.title}: none of its {len(trained)} settings could be trained; last: {reason}"
+        )
+    return trained
 
 
-def _trained(outcomes: Sequence[Checkpoint | Skipped]) -> list[Checkpoint]:
-    return [each for each in outcomes if isinstance(each, Checkpoint)]
+def _no_log(step: int, parts: dict[str, float]) -> None:
+    """Log nothing: a tracked run shows the curve of one SAE, the cell's own."""
 
 
-def _measure(cell: Cell, outcomes: Sequence[Checkpoint | Skipped]) -> Scores | Skipped:
-    sae, seed = _trained(outcomes)[0].sae, cell.seeds.eval
-    match cell.task:
-        case "recovery":
-            return _recovery(cell, sae)
-        case "grid":
-            assert cell.grid is not None
-            answers = [
-                _recovery(cell, each.sae) if isinstance(each, Checkpoint) else each
-                for each in outcomes
-            ]
-            return cell.grid.table(cell.trainers(), answers)
-        case "consistency":
-            runs = [sae] + [_checkpoint(cell, other, NoRun()).sae for other in cell.wanted()[1:]]
-            return cell.consistency.compare(runs, cell.source, seed)
-        case task:
-            return cell.on_models[task].measure(sae, cell.source, seed)
-
-
-def _recovery(cell: Cell, sae: Dictionary) -> Scores:
-    seed = cell.seeds.eval
-    with sharing():
-        return _merge({k: m.measure(sae, cell.source, seed) for k, m in cell.metrics.items()})
-
-
-def _merge(answers: dict[str, Scores | Skipped]) -> Scores:
-    """Put the answers of several metrics together."""
-    merged = Scores(scores={})
-    for name, answer in answers.items():
-        if isinstance(answer, Skipped):
-            merged.skipped[name] = answer.reason
-            continue
-        for field in ("scores", "intervals", "n", "series", "skipped"):
-            getattr(merged, field).update(getattr(answer, field))
-    spent = sum(a.forward_equivalents for a in answers.values() if isinstance(a, Scores))
-    return replace(merged, forward_equivalents=spent)
+def _measure(cell: Cell, trained: Sequence[Checkpoint | Skipped]) -> Scores | Skipped:
+    methods = [wanted.trainer for wanted in cell.wanted()]
+    candidates = [
+        Candidate(method, each, {})
+        if isinstance(each, Skipped)
+        else Candidate(method, each.sae, each.curve)
+        for method, each in zip(methods, trained, strict=True)
+    ]
+    return cell.task.measure_all(candidates, cell.source, cell.seeds.eval)
 
 
 def _record(
     cell: Cell,
-    outcomes: Sequence[Checkpoint | Skipped],
+    trained: Sequence[Checkpoint | Skipped],
     answer: Scores,
     seconds: float,
     checkout: Path | None,
 ) -> Record:
-    series, source, own = dict(answer.series), cell.source, outcomes[0]
-    if cell.task == "recovery" and isinstance(own, Checkpoint):
-        series["training/curve"] = dict(own.curve)
-    store = source.activations_id() if isinstance(source, ModelSource) else None
+    source, own = cell.source, trained[0]
+    made = [each for each in trained if isinstance(each, Checkpoint)]
+    if cell.task.measures_training:  # the cost of the method, whenever it was paid
+        seconds += sum(each.seconds for each in made if each.found)
     return Record(
         task=TaskId(**cell.versioned_task()),
         config=cell.config(),
@@ -173,17 +141,17 @@ def _record(
         intervals={k: list(v) for k, v in answer.intervals.items()},
         n=answer.n,
         skipped=answer.skipped,
-        series=series,
+        series=dict(answer.series),
         cost={
             "seconds": round(seconds, 2),
             "forward_equivalents": answer.forward_equivalents,
-            "tokens": len(_trained(outcomes)) * cell.fit.steps * cell.fit.batch_size,
+            "tokens": len(made) * cell.fit.steps * cell.fit.batch_size,
             "peak_bytes": _peak_bytes(cell.device),
         },
         provenance=provenance(str(cell.device), checkout, **source.provenance()),
         artifacts={
             "checkpoint": own.id if isinstance(own, Checkpoint) else None,
-            "activations": store,
+            "activations": source.activations_id() if isinstance(source, ModelSource) else None,
         },
     )
 

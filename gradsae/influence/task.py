@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from tqdm import tqdm
@@ -13,19 +13,16 @@ from gradsae.influence.estimator import Estimator
 from gradsae.influence.summary import summarise
 from gradsae.influence.target import ANY_SCALAR, AnyScalar, make_target, prob
 from gradsae.influence.truth import PreparedTruth, PromptContext, Truth
-from gradsae.interfaces import LATER, Metric, ModelSource, Scores, Skipped, Source
+from gradsae.interfaces import LATER, ModelSource, ModelTask, Scores, Skipped, Source
 from gradsae.prompts.seen import NoActiveLatentError, SeenPrompt, check_weights, see_from
 from gradsae.prompts.sets import Prompt, PromptSet
 from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import make_generator
 
-VERSION = 2
-"""Of the scores' formulas; part of every record."""
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Influence(Metric):
+class Influence(ModelTask):
     """Agreement of estimates with all-position ablation, per prompt, then averaged over prompts.
 
     For each estimator E (range, best; formulas in `agreement`):
@@ -55,6 +52,16 @@ class Influence(Metric):
     the first latents of each ranking, and the cost of both. Of the first `n_pages` prompts,
     influence/tokens and influence/latents hold what a page shows.
     """
+
+    name: ClassVar[str] = "influence"
+    version: ClassVar[int] = 2
+    headline: ClassVar[tuple[str, ...]] = (
+        "influence/spearman",
+        "influence/pearson",
+        "influence/sign_agreement",
+        "influence/precision_at_10",
+        "influence/cost",
+    )
 
     prompts: PromptSet
     estimators: Sequence[Estimator]

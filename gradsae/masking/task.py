@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, permutations
-from typing import final, get_args
+from typing import ClassVar, final, get_args
 
 from tqdm import tqdm
 
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
-from gradsae.interfaces import LATER, Metric, ModelSource, Scores, Skipped, Source
+from gradsae.interfaces import LATER, ModelSource, ModelTask, Scores, Skipped, Source
 from gradsae.masking.rankings import Ranker
 from gradsae.masking.sets import K, Kind, count, top
 from gradsae.masking.summary import summarise
@@ -22,13 +22,10 @@ from gradsae.prompts.seen import NoActiveLatentError
 from gradsae.sae.dictionary import Dictionary
 from gradsae.steering.interventions import Text, read
 
-VERSION = 2
-"""Of the scores' formulas; part of every record."""
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Masking(Metric):
+class Masking(ModelTask):
     """The experiments of the GradSAE paper on questions that the unedited model answers right.
 
     For each ranking R, at `main_k` latents, means over contexts, 95 % bootstrap over contexts:
@@ -61,6 +58,20 @@ class Masking(Metric):
     is run once.
     Series: curve, overlaps, questions; of the first questions: latents, tokens, swaps (the page).
     """
+
+    name: ClassVar[str] = "masking"
+    version: ClassVar[int] = 2
+    headline: ClassVar[tuple[str, ...]] = (
+        "masking/drop",
+        "masking/mark_drop",
+        "masking/em",
+        "masking/f1",
+        "masking/deletion_area",
+        "masking/insertion_area",
+        "masking/oracle_overlap",
+        "masking/swap_gain",
+        "masking/swap_em",
+    )
 
     questions: Questions
     rankings: Sequence[Estimator]

@@ -1,23 +1,28 @@
 """The consistency task: which other seeds are compared, on how many held-out rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
 
 from gradsae import checks
-from gradsae.interfaces import Scores, Source
+from gradsae.interfaces import Candidate, Scores, Skipped, Source, Task, Trainer
 from gradsae.metrics.consistency import consistency
 from gradsae.metrics.selection import describe
 from gradsae.sae.dictionary import Dictionary
+from gradsae.seeds import Seeds
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Consistency:
+class Consistency(Task):
     """Scores of `metrics.consistency` over the cell's own SAE and one more for each other seed.
 
     The others differ in data order and initial weights; the world is the cell's.
     """
+
+    name: ClassVar[str] = "consistency"
+    version: ClassVar[int] = 1
+    headline: ClassVar[tuple[str, ...]] = ("consistency/mcs_0.9", "consistency/pw_mcc")
 
     others: Sequence[int]
     """Seeds of the further SAEs; each is trained unless it is there."""
@@ -30,6 +35,16 @@ class Consistency:
             checks.whole("others", seed, 0)
         if not self.others or len(set(self.others)) < len(self.others):
             raise ValueError(f"others must name at least one seed, each once; got {self.others}")
+
+    def candidates(self, method: Trainer[Any], seeds: Seeds) -> list[tuple[Trainer[Any], Seeds]]:
+        others = [replace(seeds, data=seed, init=seed) for seed in self.others]
+        return [(method, each) for each in (seeds, *others)]
+
+    def measure_all(
+        self, candidates: Sequence[Candidate], source: Source, seed: int
+    ) -> Scores | Skipped:
+        saes = [each.sae for each in candidates if not isinstance(each.sae, Skipped)]
+        return self.compare(saes, source, seed)
 
     def compare(self, saes: Sequence[Dictionary], source: Source, seed: int) -> Scores:
         """`seed` fixes the held-out rows and the random controls."""

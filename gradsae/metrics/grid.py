@@ -1,11 +1,13 @@
 """The grid task: which further settings of a method are trained, and the table of their scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, final
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, ClassVar, final
 
 from gradsae import checks
-from gradsae.interfaces import Scores, Skipped, Trainer
+from gradsae.interfaces import Candidate, Metric, Scores, Skipped, Source, Task, Trainer, plain
+from gradsae.metrics.task import ask_metrics, check_metrics, measure_metrics
+from gradsae.seeds import Seeds
 
 SERIES = "grid/scores"
 """One row per setting: the varied fields, `is_default`, and the scores, `recovery.mcc` for one."""
@@ -13,20 +15,59 @@ SERIES = "grid/scores"
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class Grid(Task):
     """The trainer as it is, which is called the default, and the settings it is compared with."""
 
-    settings: Sequence[Mapping[str, Any]]
+    name: ClassVar[str] = "grid"
+    version: ClassVar[int] = 1
+    headline: ClassVar[tuple[str, ...]] = (
+        "recovery/mcc",
+        "recovery/frr_0.9",
+        "detection/f1",
+        "reconstruction/fvu",
+        "sparsity/l0",
+        "sparsity/dead",
+    )
+    measures_training: ClassVar[bool] = True
+    may_diverge: ClassVar[bool] = True
+
+    settings: Sequence[Mapping[str, Any]] = ()
     """Each names the fields that it sets and their values: `k`, `optim.lr` for a field inside."""
     only: Sequence[int] | None = None
     """Places in `settings`, from 0, of those that are trained beside the default; null for all."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """Asked of the SAE of each setting."""
 
     def __post_init__(self) -> None:
+        check_metrics(self.metrics)
+        if not self.settings:
+            raise ValueError("this trainer has no grid; conf/grid holds one per trainer")
         fields_of = {tuple(sorted(setting)) for setting in self.settings}
         if len(fields_of) != 1 or not all(self.settings):
             raise ValueError(f"settings must all set the same fields, got {self.settings!r}")
         for place in self.only or ():
             checks.whole("each of only", place, 0, len(self.settings) - 1)
+
+    def asks(self) -> dict[str, Any]:
+        return {
+            "settings": plain(self.settings),
+            "only": plain(self.only),
+            **ask_metrics(self.metrics),
+        }
+
+    def candidates(self, method: Trainer[Any], seeds: Seeds) -> list[tuple[Trainer[Any], Seeds]]:
+        return [(trainer, seeds) for trainer in self.trainers(method)]
+
+    def measure_all(
+        self, candidates: Sequence[Candidate], source: Source, seed: int
+    ) -> Scores | Skipped:
+        answers = [
+            each.sae
+            if isinstance(each.sae, Skipped)
+            else measure_metrics(self.metrics, each.sae, source, seed)
+            for each in candidates
+        ]
+        return self.table([each.method for each in candidates], answers)
 
     def names(self) -> list[str]:
         """Return the fields that vary."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from gradsae import checks
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import NextToken
-from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
+from gradsae.interfaces import ModelSource, ModelTask, Scores, Skipped, Source
 from gradsae.prompts.seen import NoActiveLatentError
 from gradsae.prompts.sets import Prompt, PromptSet
 from gradsae.sae.dictionary import Dictionary
@@ -28,13 +28,10 @@ from gradsae.steering.matched import match, random_directions, strength
 from gradsae.steering.selectors import MAIN
 from gradsae.steering.side_effects import UnrelatedText, read_unrelated
 
-VERSION = 1
-"""Of the scores' formulas; part of every record."""
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SteeringBudget(Metric):
+class SteeringBudget(ModelTask):
     """Steering judged without a judge: k latents are raised in steps (mode `add`) until the KL of
     the rest or the perplexity of unrelated text passes its budget.
 
@@ -60,6 +57,19 @@ class SteeringBudget(Metric):
     Series: ladder (means by selector and dose), trials (a row per prompt and selector), latents (a
     row per prompt and latent; `prediction` makes its statistics from it).
     """
+
+    name: ClassVar[str] = "steering_budget"
+    version: ClassVar[int] = 1
+    headline: ClassVar[tuple[str, ...]] = (
+        "budget/effect_at_kl",
+        "budget/effect_at_ppl",
+        "budget/safe_effect",
+        "budget/safe_dose",
+        "budget/flips",
+        "budget/stability",
+        "budget/predicts",
+        "budget/slope_gap",
+    )
 
     prompts: PromptSet
     estimators: Sequence[Estimator]

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 from tqdm import tqdm
 
 from gradsae import checks
 from gradsae.errors import UserError
-from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
+from gradsae.interfaces import ModelSource, ModelTask, Scores, Skipped, Source
 from gradsae.lm.model import LM
 from gradsae.prompts.seen import NoActiveLatentError
 from gradsae.prompts.sets import Prompt, PromptSet
@@ -22,13 +22,10 @@ from gradsae.steering.side_effects import UnrelatedText, read_unrelated
 from gradsae.steering.summary import summarise
 from gradsae.steering.trial import Trial, steer
 
-VERSION = 1
-"""Of the scores' formulas; part of every record."""
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Steering(Metric):
+class Steering(ModelTask):
     """Effect and side effects of steering the k latents that each selector picks on a prompt.
 
     For each selector S, with its latents switched off at every position (means over prompts, 95 %
@@ -53,6 +50,15 @@ class Steering(Metric):
     -log p(target | clean), so that little is left to gain on a target that is already likely. At
     dose 0 of mode scale it is minus `steering/effect`.
     """
+
+    name: ClassVar[str] = "steering"
+    version: ClassVar[int] = 1
+    headline: ClassVar[tuple[str, ...]] = (
+        "steering/effect",
+        "steering/kl_rest",
+        "steering/selectivity",
+        "steering/ppl_ratio",
+    )
 
     prompts: PromptSet
     k: int = 5

@@ -7,8 +7,8 @@ or beside others on one stream is not in it either: that changes no number.
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradsae.errors import UserError
-from gradsae.interfaces import ModelSource, Source, Trainer, is_shown
+from gradsae.interfaces import ModelSource, Source, Trainer, plain
 from gradsae.records.record import content_id
 from gradsae.sae import model as saes
 from gradsae.sae.dictionary import Dictionary
@@ -40,24 +40,6 @@ class Checkpoint:
     """`step` and the logged parts of the loss."""
     found: bool
     """True if it was there already."""
-
-
-def plain(value: Any) -> Any:
-    """Return a component as JSON values; one inside another also says its class."""
-    if is_dataclass(value):
-        shown = [field for field in fields(value) if is_shown(field, value)]
-        return {field.name: _inner(getattr(value, field.name)) for field in shown}
-    return _inner(value)
-
-
-def _inner(value: Any) -> Any:
-    if is_dataclass(value):
-        return {"class": type(value).__name__, **plain(value)}
-    if isinstance(value, Mapping):
-        return {key: _inner(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_inner(item) for item in value]
-    return value
 
 
 def trainer_config(trainer: Trainer[Any]) -> dict[str, Any]:
