@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.places import PUBLISHED
@@ -109,6 +110,14 @@ def test_readers_find_the_parts_of_a_config_by_name_and_a_part_that_is_absent_is
     assert (setup.source.name, setup.source.site, setup.model.name) == ("two_sparsity", "", "")
     assert setup.trainer.number("name") is None
     assert setup.ask.settings is None
+
+
+def test_numbers_of_numpy_that_are_floats_are_numbers_of_a_record(tmp_path: Path):
+    series = {"a/b": {"x": [np.float64(0.25), 1]}}
+    record = make(series=series, scores={"recovery/mcc": np.float64(0.5)})
+    assert load(save(record, tmp_path)).series == {"a/b": {"x": [0.25, 1]}}
+    with pytest.raises(UserError, match=r"series\[a/b\].x\[0\] is .*nan.*finite"):
+        make(series={"a/b": {"x": [np.float64("nan")]}})
 
 
 def test_the_rows_of_a_series_hold_each_column_by_name():

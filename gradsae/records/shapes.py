@@ -37,10 +37,9 @@ def _like(whole: re.Pattern[str], longest: int | None = MAX_NAME) -> StringConst
     return StringConstraints(pattern=f"^{whole.pattern}$", max_length=longest)
 
 
-Number = float | int
-Scalar = float | int | str | bool | None
+SCALARS = (float, int, str, bool, type(None))
 Columns = dict[str, list[Any]]
-"""One series: columns of one length by name, each a list of `Scalar`."""
+"""One series: columns of one length by name, each a list of `SCALARS`."""
 
 ScoreName = Annotated[str, _like(SCORE_NAME)]
 SkippedName = Annotated[str, _like(SKIPPED_NAME)]
@@ -61,14 +60,16 @@ def wrong(value: object, want: str, inside: str = "") -> PydanticCustomError:
 def _cells(values: Sequence[Any]) -> Sequence[Any]:
     """Check the values of one column of a series; columns are long, so types are looked at once."""
     kinds = set(map(type, values))
-    for kind in kinds - {int, float, str, bool, type(None)}:
-        i = next(i for i, value in enumerate(values) if type(value) is kind)
-        raise wrong(values[i], "a number, a text, true, false or null", f"[{i}]")
-    for i, value in enumerate(values if float in kinds else ()):
-        if type(value) is float and not math.isfinite(value):
+    for kind in kinds:
+        if not issubclass(kind, SCALARS):
+            i = next(i for i, value in enumerate(values) if type(value) is kind)
+            raise wrong(values[i], "a number, a text, true, false or null", f"[{i}]")
+    has_floats, has_texts = (any(issubclass(k, each) for k in kinds) for each in (float, str))
+    for i, value in enumerate(values if has_floats else ()):
+        if isinstance(value, float) and not math.isfinite(value):
             raise wrong(value, "a finite number; what is absent is skipped", f"[{i}]")
-    for i, value in enumerate(values if str in kinds else ()):
-        if type(value) is str and len(value) > MAX_TEXT:
+    for i, value in enumerate(values if has_texts else ()):
+        if isinstance(value, str) and len(value) > MAX_TEXT:
             raise wrong(value, f"text of at most {MAX_TEXT} characters", f"[{i}]")
     return values
 
