@@ -45,8 +45,8 @@ def ndcg_at_k(
     _, group, count = (-estimate).unique(return_inverse=True, return_counts=True)
     shared = torch.zeros(len(count), dtype=torch.float64)
     shared.scatter_add_(0, group.sort().values, discount)
-    found = (shared / count)[group] @ gain
-    return (found / (discount @ gain.sort(descending=True).values)).item()
+    gained = (shared / count)[group] @ gain
+    return (gained / (discount @ gain.sort(descending=True).values)).item()
 
 
 def false_negatives_at_k(

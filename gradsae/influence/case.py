@@ -213,16 +213,16 @@ def _further_scalars(
     """Compare estimates of further scalars with what the same ablations did to them."""
     extras = []
     for scalar, target in question.also.items():
-        found = estimate_all(seen, target, index, settings, is_extra=True)
+        estimates = estimate_all(seen, target, index, settings, is_extra=True)
         agreement = agree(
             f".{scalar}",
-            _at(found.scores, columns),
+            _at(estimates.scores, columns),
             effects[scalar],
             settings,
             whole=len(columns) == seen.n_active,
             only=FEW,
         )
-        extras.append(Extra(agreement=agreement, costs=found.costs))
+        extras.append(Extra(agreement=agreement, costs=estimates.costs))
     return extras
 
 
@@ -260,10 +260,10 @@ def _further_truth(
     reruns = measured.n_reruns * prepared.seen.rerun.fraction
     extras = [Extra(agreement={}, sampling_error=errors, costs=[reruns])]
     for (scalar, target), effect in zip(targets.items(), measured.effect, strict=True):
-        found = estimate_all(prepared.seen, target, index, settings, is_extra=True)
+        raw = estimate_all(prepared.seen, target, index, settings, is_extra=True)
         estimates: dict[str, Tensor | Skipped] = {
             each: value if isinstance(value, Skipped) else prepared.to_units(value)
-            for each, value in found.scores.items()
+            for each, value in raw.scores.items()
         }
         by_ablation = None if singles is None else prepared.predict_from_ablation(singles[scalar])
         if by_ablation is not None:
@@ -272,7 +272,7 @@ def _further_truth(
         agreement = agree(
             label, estimates, effect.cpu(), settings, whole=prepared.is_whole, only=FEW
         )
-        extras.append(Extra(agreement=agreement, costs=found.costs))
+        extras.append(Extra(agreement=agreement, costs=raw.costs))
     return extras
 
 

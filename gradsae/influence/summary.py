@@ -70,10 +70,10 @@ def _add_mean(out: Scores, name: str, values: Sequence[float]) -> None:
 def _add_agreement(out: Scores, cases: Sequence[Case], name: str, seed: int) -> None:
     """Add the mean over the prompts that have this score, or the reason why none has."""
     full = f"influence/{name}"
-    found = [case.agreement[name] for case in cases if name in case.agreement]
-    values = [value for value in found if not isinstance(value, Skipped)]
+    answers = [case.agreement[name] for case in cases if name in case.agreement]
+    values = [value for value in answers if not isinstance(value, Skipped)]
     if not values:
-        reason, n = Counter(v.reason for v in found if isinstance(v, Skipped)).most_common(1)[0]
+        reason, n = Counter(v.reason for v in answers if isinstance(v, Skipped)).most_common(1)[0]
         out.skipped[full] = f"no prompt has this score; on {n} of {len(cases)}: {reason}"
         return
     _add_mean(out, full, values)
@@ -96,8 +96,8 @@ def per_prompt(cases: Sequence[Case], lm: LM) -> Series:
     for name in cases[0].agreement:
         if not name.startswith(IN_TABLE):
             continue
-        found = [case.agreement[name] for case in cases]
-        column = [None if isinstance(value, Skipped) else value for value in found]
+        answers = [case.agreement[name] for case in cases]
+        column = [None if isinstance(value, Skipped) else value for value in answers]
         table[name.replace("/", ".")] = column
     return table
 
@@ -129,7 +129,7 @@ def listed_latents(cases: Sequence[Case]) -> list[Series]:
     tables: list[Series] = []
     n_values = 0
     for case in cases:
-        found = latents_of(
+        table = latents_of(
             ("prompt", case.index),
             case.latents,
             case.peak,
@@ -137,10 +137,10 @@ def listed_latents(cases: Sequence[Case]) -> list[Series]:
             first="effect",
             n_listed=N_LISTED,
         )
-        n_values += sum(len(column) for column in found.values())
+        n_values += sum(len(column) for column in table.values())
         if n_values > MAX_SERIES_VALUES:
             break
-        tables.append(found)
+        tables.append(table)
     return tables
 
 

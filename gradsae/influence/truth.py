@@ -103,9 +103,9 @@ class Singles(PreparedTruth):
         return self.sign * scores[self.columns.to(scores.device)]
 
     def measure(self, targets: Sequence[Target], *, batch_rows: int) -> Measured:
-        found = ablate_all(self.seen, targets, self.columns, batch_rows=batch_rows)
-        effect = self.sign * torch.stack([each.effect for each in found])
-        return Measured(effect=effect, n_reruns=found[0].n_reruns)
+        ablations = ablate_all(self.seen, targets, self.columns, batch_rows=batch_rows)
+        effect = self.sign * torch.stack([each.effect for each in ablations])
+        return Measured(effect=effect, n_reruns=ablations[0].n_reruns)
 
     def predict_from_ablation(
         self, effect: Float[Tensor, " active"]

@@ -125,12 +125,12 @@ def _find_blocks(model: nn.Module, n_layers: int) -> str:
     lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
     fitting = [name for name, modules in lists.items() if len(modules) == n_layers]
     decoders = [name for name in fitting if _first_of(lists[name][0], ATTENTION + MLP)]
-    found = decoders or fitting
-    if len(found) == 1:
-        return found[0]
+    candidates = decoders or fitting
+    if len(candidates) == 1:
+        return candidates[0]
     listed = ", ".join(f"{n} ({len(m)})" for n, m in lists.items()) or "none"
     raise UserError(
-        f"{type(model).__name__} is an unknown architecture: found {len(found)} lists of "
+        f"{type(model).__name__} is an unknown architecture: found {len(candidates)} lists of "
         f"{n_layers} decoder blocks, need 1. Set model.block_path to the right module list; there "
         f"are (with lengths): {listed}."
     )

@@ -127,9 +127,9 @@ def greedy(
     order, n_reruns = list[int](), 0.0
     while left:
         kept = mask_columns(seen.n_active, [[*order, column] for column in left], seen.codes)
-        found = score(seen, [target], kept, batch_rows=batch_rows)
-        order.append(left.pop(int(found.drop[0].argmax())))
-        n_reruns += found.n_reruns
+        joint = score(seen, [target], kept, batch_rows=batch_rows)
+        order.append(left.pop(int(joint.drop[0].argmax())))
+        n_reruns += joint.n_reruns
     places = torch.arange(len(order), 0, -1).to(scores)
     index = torch.tensor(order).to(scores.device)
     return scores.index_copy(0, index, scores.max() + places), n_reruns

@@ -41,8 +41,8 @@ class Row(NamedTuple):
 
     @property
     def mark_drop(self) -> float | None:
-        found = self.trial.mark_drop
-        return None if found is None else found[self.place].item()
+        drops = self.trial.mark_drop
+        return None if drops is None else drops[self.place].item()
 
     @property
     def em(self) -> float | None:
@@ -82,9 +82,9 @@ class Values(NamedTuple):
 
 
 def gather(pairs: Iterable[tuple[Trial, float | None]]) -> Values:
-    found = [(trial, value) for trial, value in pairs if value is not None]
-    contexts = [trial.question.candidate.context_index for trial, _ in found]
-    return Values(contexts, [value for _, value in found])
+    known = [(trial, value) for trial, value in pairs if value is not None]
+    contexts = [trial.question.candidate.context_index for trial, _ in known]
+    return Values(contexts, [value for _, value in known])
 
 
 def summarise(
@@ -165,7 +165,7 @@ def _add_areas(
 ) -> None:
     for kind, name in (("top", "deletion_area"), ("keep", "insertion_area")):
         own = [row for key, group in rows.items() if key[:2] == (ranking, kind) for row in group]
-        found = []
+        areas = []
         for trial in trials:
             points = [
                 (row.set.n, row.faithfulness)
@@ -173,8 +173,8 @@ def _add_areas(
                 if row.trial is trial and row.faithfulness is not None
             ]
             sizes, values = [n for n, _ in points], [v for _, v in points if v is not None]
-            found.append((trial, area(sizes, values)))
-        _add(out, f"masking/{name}/{ranking}", gather(found), seed)
+            areas.append((trial, area(sizes, values)))
+        _add(out, f"masking/{name}/{ranking}", gather(areas), seed)
 
 
 def _add_overlaps(
@@ -219,8 +219,8 @@ def _add_swaps(out: Scores, trials: Sequence[Trial], swaps: Sequence[Swapped], s
             values = gather((into, float(getattr(s.swap, what))) for into, _, s in mine)
             _add(out, f"masking/swap_{what}/{ranking}", values, seed)
         for what, measure in (("em", exact_match), ("f1", f1)):
-            found = gather((into, _judged(s, donor, measure)) for into, donor, s in mine)
-            _add(out, f"masking/swap_{what}/{ranking}", found, seed)
+            judged = gather((into, _judged(s, donor, measure)) for into, donor, s in mine)
+            _add(out, f"masking/swap_{what}/{ranking}", judged, seed)
         kept = gather((into, _judged(s, into, exact_match)) for into, _, s in mine)
         _add(out, f"masking/swap_own_em/{ranking}", kept, seed)
 
@@ -235,16 +235,16 @@ def _curve(rows: Mapping[Key, Sequence[Row]], seed: int) -> dict[str, list[Any]]
     """Return one row per ranking, kind and K: means over contexts; null if there is none."""
     table: dict[str, list[Any]] = defaultdict(list)
     for (ranking, kind, k), group in rows.items():
-        found = Scores(scores={})
+        means = Scores(scores={})
         for what in ("drop", "mark_drop", "faithfulness", "em", "f1"):
-            _add(found, what, gather((row.trial, getattr(row, what)) for row in group), seed)
-        low, high = found.intervals.get("drop", (None, None))
+            _add(means, what, gather((row.trial, getattr(row, what)) for row in group), seed)
+        low, high = means.intervals.get("drop", (None, None))
         line = {
             "ranking": ranking,
             "kind": kind,
             "k": str(k) if isinstance(k, int) else f"{k:.0%}",
             "n_latents": sum(row.set.n for row in group) / len(group),
-            **{w: found.scores.get(w) for w in ("drop", "mark_drop", "faithfulness", "em", "f1")},
+            **{w: means.scores.get(w) for w in ("drop", "mark_drop", "faithfulness", "em", "f1")},
             "drop_low": low,
             "drop_high": high,
             "n": len(group),
@@ -266,8 +266,14 @@ def _overlap_table(rows: Mapping[Key, Sequence[Row]], main_k: K) -> dict[str, li
             other = {row.trial.index: row for row in rows[second]}
             pairs = [(r, other[r.trial.index]) for r in rows[first] if r.trial.index in other]
             if pairs:
-                found = [_common(a, b) for a, b in pairs]
-                values = (first[1], first[0], second[0], sum(found) / len(found), len(found))
+                overlaps = [_common(a, b) for a, b in pairs]
+                values = (
+                    first[1],
+                    first[0],
+                    second[0],
+                    sum(overlaps) / len(overlaps),
+                    len(overlaps),
+                )
                 for name, value in zip(table, values, strict=True):
                     table[name].append(value)
     return table

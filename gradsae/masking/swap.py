@@ -81,18 +81,18 @@ def swap(
     question that is steered.
     """
     into, donor = sides[0]
-    of_own = Answer(tokens=into.question.answer_ids)
+    own_answer = Answer(tokens=into.question.answer_ids)
     given = donor.question.answer_ids
-    of_other: list[Target] = [Answer(tokens=given), Greedy(tokens=given)]
+    other_targets: list[Target] = [Answer(tokens=given), Greedy(tokens=given)]
     text, cost = into.text, 0.0
     if into.question.answer_ids[:-1] == given[:-1]:  # the teacher-forced text is the same
-        own = other = _run(text, [of_own, *of_other], sides, sae, batch_rows, writer)
+        own = other = _run(text, [own_answer, *other_targets], sides, sae, batch_rows, writer)
         other = other._replace(value=other.value[1:], clean=other.clean[1:])
     else:
         asked = into.question.asked_ids
         text = read(source, sae, torch.cat([asked, asked.new_tensor(given[:-1])]))
-        own = _run(into.text, [of_own], sides, sae, batch_rows, writer)
-        other = _run(text, of_other, sides, sae, batch_rows, None)
+        own = _run(into.text, [own_answer], sides, sae, batch_rows, writer)
+        other = _run(text, other_targets, sides, sae, batch_rows, None)
         cost = text.read_cost + other.n_reruns * text.seen.rerun.fraction
     cost += own.n_reruns * into.text.seen.rerun.fraction + own.written_cost
     gain, greedy = (other.value - other.clean[:, None])[0].tolist(), other.value[1].tolist()

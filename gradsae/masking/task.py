@@ -126,14 +126,14 @@ class Masking(ModelTask):
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model that could answer")
         drawn = self.questions.draw(source, seed)
-        how = self._settings(seed)
+        settings = self._settings(seed)
         bar = tqdm(total=len(drawn.questions), desc="masking", disable=None)
         trials: list[Trial] = []
         swaps: list[Swapped] = []
         for _, group in groupby(drawn.questions, key=lambda q: q.candidate.context_index):
             tried: list[tuple[Trial, Text]] = []
             for question in group:
-                tried += self._attempt(source, sae, question, len(trials) + len(tried), how)
+                tried += self._attempt(source, sae, question, len(trials) + len(tried), settings)
                 bar.update()
             trials += [trial for trial, _ in tried]
             swaps += self._swap(source, sae, tried) if self.swaps else []
@@ -146,14 +146,19 @@ class Masking(ModelTask):
         return replace(out, forward_equivalents=spent)
 
     def _attempt(
-        self, source: ModelSource, sae: Dictionary, question: Question, index: int, how: Settings
+        self,
+        source: ModelSource,
+        sae: Dictionary,
+        question: Question,
+        index: int,
+        settings: Settings,
     ) -> list[tuple[Trial, Text]]:
         try:
             text = read(source, sae, question.token_ids)
         except NoActiveLatentError:
             return []
         writer = self._writer(source, sae, question, index)
-        return [(attempt(question, text, index, writer, how), text)]
+        return [(attempt(question, text, index, writer, settings), text)]
 
     def _swap(
         self, source: ModelSource, sae: Dictionary, tried: Sequence[tuple[Trial, Text]]

@@ -81,8 +81,8 @@ def attempt(
     if mark is not None:
         targets.append(NextToken(token=mark.token, position=mark.position))
     tops = _tops(text, ranked.scores, settings)
-    found = _score(text, targets, sets, tops, writer, settings)
-    drop, n = found.drop.double().cpu(), len(sets)
+    joint = _score(text, targets, sets, tops, writer, settings)
+    drop, n = joint.drop.double().cpu(), len(sets)
     return Trial(
         index=index,
         question=question,
@@ -92,14 +92,14 @@ def attempt(
         sets=sets,
         drop=drop[0, :n],
         mark_drop=drop[1, :n] if mark is not None else None,
-        clean=found.clean[0].item(),
-        empty=found.clean[0].item() - drop[0, n].item(),
-        written={i: found.written[i] for i in _to_write(sets)} if writer else {},
+        clean=joint.clean[0].item(),
+        empty=joint.clean[0].item() - drop[0, n].item(),
+        written={i: joint.written[i] for i in _to_write(sets)} if writer else {},
         interplays=_interplays(drop[0, n + 1 :], tops, settings.n_paired),
         forward_equivalents=ranked.forward_equivalents
         + text.read_cost
-        + found.n_reruns * fraction
-        + found.written_cost,
+        + joint.n_reruns * fraction
+        + joint.written_cost,
     )
 
 
@@ -110,9 +110,9 @@ def _matched(text: Text, scores: Mapping[str, Tensor], settings: Settings) -> li
     for k in settings.ks if "top" in settings.kinds else ():
         chosen = top(scores[MAIN], count(text.seen, k))
         generator = make_generator(settings.seed, f"eval masking matched {k}")
-        found = match(strength(text.seen), chosen, generator, n_nearest=settings.n_nearest)
-        if not isinstance(found, Skipped):
-            sets.append(LatentSet(ranking=MATCHED, kind="top", k=k, columns=found.columns))
+        matched = match(strength(text.seen), chosen, generator, n_nearest=settings.n_nearest)
+        if not isinstance(matched, Skipped):
+            sets.append(LatentSet(ranking=MATCHED, kind="top", k=k, columns=matched.columns))
     return sets
 
 

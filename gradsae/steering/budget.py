@@ -158,9 +158,9 @@ class SteeringBudget(ModelTask):
         """Return the top k of every estimator, and controls of the same norms for the main one."""
         tops = {name: values.topk(self.k).indices for name, values in scores.items()}
         chosen = {name: text.choose(columns) for name, columns in tops.items()}
-        found = match(strength(text.seen), tops[MAIN], generator, n_nearest=self.n_nearest)
-        assert not isinstance(found, Skipped)  # at least 2 k latents are active
-        chosen["random_matched"] = text.choose(found.columns)
+        matched = match(strength(text.seen), tops[MAIN], generator, n_nearest=self.n_nearest)
+        assert not isinstance(matched, Skipped)  # at least 2 k latents are active
+        chosen["random_matched"] = text.choose(matched.columns)
         chosen["random_direction"] = random_directions(chosen[MAIN], generator)
         return chosen
 
@@ -178,9 +178,9 @@ class SteeringBudget(ModelTask):
         steps = [Intervention(mode="add", dose=dose) for dose in self.doses]
         for column in order[: self.n_single].to(text.seen.latents.device):
             chosen = text.choose(column[None])
-            found = respond(text, prompt.target, chosen, steps, batch_rows=self.batch_rows)
-            spent += found.forward_equivalents
-            ended = at_budget(found.effect, found.kl_rest, self.kl_budget)
+            response = respond(text, prompt.target, chosen, steps, batch_rows=self.batch_rows)
+            spent += response.forward_equivalents
+            ended = at_budget(response.effect, response.kl_rest, self.kl_budget)
             row = {"prompt": index, "latent": int(text.seen.latents[column])}
             row |= {name: float(values[column]) for name, values in scores.items()}
             rows.append({**row, "effect_at_kl": ended.value, "reached": ended.reached})

@@ -127,7 +127,7 @@ def screen(entries: SeenPrompt, target: Target, last: int) -> Screened:
     at_site, *others = (slope[0] for slope in rest)
     slopes = dict(zip(run, others[: len(run)], strict=True))
     streams = {layer: watched[layer][-1][0].detach() for layer in run}
-    of_heads = zip((layer for layer in run if layer in heads), others[len(run) :], strict=True)
+    head_slopes = zip((layer for layer in run if layer in heads), others[len(run) :], strict=True)
     readings = {
         layer: Reading(
             heads=heads[layer],
@@ -135,7 +135,7 @@ def screen(entries: SeenPrompt, target: Target, last: int) -> Screened:
             bar=heads[layer].gain.square()
             * (slopes[layer].float().norm(dim=1) / streams[layer].float().norm(dim=1)),
         )
-        for layer, slope in of_heads
+        for layer, slope in head_slopes
     }
     return Screened(
         gradient=(grad[0] * entries.codes).sum(0),

@@ -67,6 +67,6 @@ def codes_of(
         return codes.values[:, latents]
     column = torch.searchsorted(latents, codes.latents).clamp_max(len(latents) - 1)
     wanted = latents[column] == codes.latents
-    found = x.new_zeros(len(x), len(latents))
-    found[codes.rows[wanted], column[wanted]] = codes.values[wanted]
-    return found
+    picked = x.new_zeros(len(x), len(latents))
+    picked[codes.rows[wanted], column[wanted]] = codes.values[wanted]
+    return picked

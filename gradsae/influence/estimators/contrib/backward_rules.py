@@ -132,12 +132,12 @@ def _mlp_hooks(block: nn.Module, *, secants: bool, halves: bool) -> Iterator[Hoo
 
 
 def _attention_hooks(block: nn.Module) -> Iterator[Hook]:
-    found = [m for name, m in block.named_modules() if name.endswith(("q_proj", "k_proj"))]
-    if len(found) != 2:
+    projections = [m for name, m in block.named_modules() if name.endswith(("q_proj", "k_proj"))]
+    if len(projections) != 2:
         raise UserError(
             f"a {type(block).__name__} has no q_proj and k_proj: its attention cannot be frozen"
         )
-    for module in found:
+    for module in projections:
         yield module, lambda _module, _args, output: output.detach()
 
 
