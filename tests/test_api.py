@@ -252,7 +252,7 @@ def test_a_table_is_columns_rows_text_and_html():
     )
     assert table.rows == [{"token": "<script>", "effect": 0.5}, {"token": "b", "effect": -1.0}]
     html = table._repr_html_()
-    assert "<script>" not in html and "<b>" not in html and "<i>" not in html
+    assert "<script>" not in html and "<b>Two" not in html and "<i>" not in html
     assert "left: 50.0%; width: 25.0%" in html  # half of the largest, to the right
     assert "left: 0.0%; width: 50.0%" in html  # the largest, to the left
     assert repr(table).splitlines()[1].split() == ["token", "effect"]
