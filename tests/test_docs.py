@@ -9,6 +9,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from benchmarks.docs.examples import EXAMPLES
 from benchmarks.launch import report
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +33,10 @@ TINY = {
 }
 TINY_MODEL = {
     **{"source": "lm_tiny", "d_sae": "32", "fit.batch_size": "32", "fit.init_rows": "64"},
+    "metric": "[reconstruction]",
 }
+ONLY_COMPOSED = ("experiment=", "task=")
+"""Commands with such a word are composed and not run: other tests run experiments and tasks small."""
 MODEL_TASKS = ("influence", "masking", "steering", "steering_budget")
 
 
@@ -92,7 +97,7 @@ def carry_out(monkeypatch, words: list[str], comment: str) -> None:
             check_words(monkeypatch, arguments)
         if is_not_run:
             run_module(monkeypatch, module, ["--help"])
-        elif not any(word.startswith("experiment=") for word in arguments):
+        elif not any(word.startswith(ONLY_COMPOSED) for word in arguments):
             run_module(monkeypatch, module, small(module, arguments))
     else:
         assert is_not_run, f"nothing runs {' '.join(words)}"
@@ -137,6 +142,7 @@ def small(module: str, arguments: list[str]) -> list[str]:
     if module in ("benchmarks.run", "benchmarks.suitability"):
         return small_words(module, arguments)
     if module in ("benchmarks.figures", "benchmarks.leaderboard", "benchmarks.pages"):
+        add_published(here / "records")
         given = [word for word in arguments if word not in ("--records", "published")]
         return [*given, "--records", str(here / "records"), "--out", str(here / "out")]
     if module == "benchmarks.publish":
@@ -144,7 +150,7 @@ def small(module: str, arguments: list[str]) -> list[str]:
         places = ["--from", str(here / "records"), "--to", str(here.parent / "records")]
         return [*given, "--allow-dirty", *places]
     if module == "benchmarks.reproduce":
-        return ["--records", str(some_published(here))]
+        return ["--records", str(add_published(here / "published"))]
     if module == "benchmarks.export":
         checkpoint = next(p.parent.name for p in here.glob("checkpoints/*/sae.json"))
         return [word.replace("ID", checkpoint) for word in arguments]
@@ -176,12 +182,11 @@ def a_record(here: Path) -> Path:
     return next((here / "records").glob("*.json"))
 
 
-def some_published(here: Path) -> Path:
-    """Return a folder with a few published records, as if they had been made here."""
-    folder = here / "few"
-    folder.mkdir(exist_ok=True)
-    for path in sorted((ROOT / "results" / "records").glob("0*.json"))[:3]:
-        (folder / path.name).write_text(path.read_text())
+def add_published(folder: Path) -> Path:
+    """Put the published records that docs/records.md shows into a folder, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in EXAMPLES.values():
+        shutil.copy(ROOT / "results" / "records" / f"{name}.json", folder)
     return folder
 
 
