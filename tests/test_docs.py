@@ -36,7 +36,7 @@ TINY_MODEL = {
     "metric": "[reconstruction]",
 }
 ONLY_COMPOSED = ("experiment=", "task=")
-"""Commands with such a word are composed and not run: other tests run experiments and tasks small."""
+"""Commands with such a word are composed, not run: other tests run experiments and tasks small."""
 MODEL_TASKS = ("influence", "masking", "steering", "steering_budget")
 
 
