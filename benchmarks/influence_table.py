@@ -20,8 +20,8 @@ from benchmarks.results.settings import (
     sae_config,
     sae_title,
     site_order,
+    variants_of,
 )
-from benchmarks.results.vocabulary import VARIANTS
 from gradsae.errors import UserError
 from gradsae.records.record import content_id
 
@@ -136,7 +136,11 @@ def _section(one: Asked) -> str:
         rank = one.estimate(f"{RANK}/{name}")
         assert rank is not None  # of `estimators`
         cost = one.estimate(f"influence/cost/{name}")
-        texts = [VARIANTS.get(name, name), plain(cost.mean, 1) if cost else "-", str(rank.n)]
+        texts = [
+            variants_of(one.cells, [name])[name].label,
+            plain(cost.mean, 1) if cost else "-",
+            str(rank.n),
+        ]
         lines.append(_row(texts + [_pair(one, name, q, rank.n) for q in questions]))
     return "\n".join(lines)
 

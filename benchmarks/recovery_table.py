@@ -12,8 +12,7 @@ from typing import Any
 from benchmarks.render.markdown import RESULTS, plain, replaced, write_or_check
 from benchmarks.results.labels import seedless
 from benchmarks.results.reading import command
-from benchmarks.results.settings import METHODS, Cell, Estimate
-from benchmarks.results.vocabulary import header
+from benchmarks.results.settings import Cell, Estimate
 from benchmarks.results.worlds import World, make_worlds
 from gradsae.errors import UserError
 
@@ -23,7 +22,6 @@ COLUMNS = (
     *("detection/f1", "latents/f1", "recovery/mcc", "recovery/frr_0.9", "coverage/f1"),
     *("sparsity/l0", "consistency/mcs_0.9"),
 )
-CONTROLS = ("untrained", "random", "pca", "ica", "ceiling_linear", "ceiling")
 NO_BEST = "sparsity/l0"
 """A column in which nothing is better than anything else."""
 
@@ -40,7 +38,7 @@ def markdown(cells: Sequence[Cell]) -> str:
         raise UserError(f"no records of experiment={EXPERIMENT} among those read")
     seeds = [c for c in cells if (c.task, c.part("experiment")) == ("consistency", SEEDS)]
     lines = [
-        "| world, method | " + " | ".join(map(header, COLUMNS)) + " |",
+        "| world, method | " + " | ".join(cells[0].score(name).header for name in COLUMNS) + " |",
         "| --- |" + " --- |" * len(COLUMNS),
     ]
     for world in worlds:
@@ -51,7 +49,7 @@ def markdown(cells: Sequence[Cell]) -> str:
 def _block(world: World, seeds: Sequence[Cell]) -> list[str]:
     """Rows of one world, under a row with its name."""
     scored = {cell: _estimates(cell, seeds) for cell in world.cells}
-    trained = [cell for cell in world.cells if cell.method not in CONTROLS]
+    trained = [cell for cell in world.cells if not cell.about.is_control]
     best = {
         column: max((e.mean for cell in trained if (e := scored[cell][column])), default=None)
         for column in COLUMNS
@@ -74,7 +72,7 @@ def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | 
 
 
 def name_of(cell: Cell) -> str:
-    return str(cell.part("label") or METHODS.get(cell.method, cell.method))
+    return str(cell.part("label") or cell.about.label)
 
 
 def _estimates(cell: Cell, seeds: Sequence[Cell]) -> dict[str, Estimate | None]:

@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.places import ROOT
+from benchmarks.results.declared import about_method, method_of
 from benchmarks.results.reading import add_records_argument, command, read
-from benchmarks.results.settings import METHODS, method_of
+from benchmarks.results.vocabulary import order
+from gradsae.about import About
 from gradsae.errors import UserError
 from gradsae.records.record import Record, part
 from gradsae.stats.intervals import worlds_interval
@@ -38,8 +40,8 @@ MEAN = "mean"
 CHOICE = ROOT / "results" / "regret_choice.json"
 """What `experiment=regret` trains beside each default: world -> method -> places in its grid."""
 
-Setting = tuple[Any, ...]
-Choice = tuple[Setting, Setting]
+Values = tuple[Any, ...]
+Choice = tuple[Values, Values]
 """The best setting of a world, and the constant: the best of the other worlds."""
 
 
@@ -48,9 +50,10 @@ class Run:
     """One trained setting."""
 
     method: str
+    about: About
     world: str
     seed: int
-    setting: Setting
+    setting: Values
     """Values of the varied fields."""
     is_default: bool
     scores: Mapping[str, float]
@@ -62,6 +65,7 @@ class Regret:
     """What one method loses on one world, by seed and by score."""
 
     method: str
+    about: About
     world: str
     best: Mapping[str, Sequence[float]]
     """Scores of the setting chosen for this world; one value per seed, as below."""
@@ -84,6 +88,7 @@ def runs(records: Iterable[Record], experiment: str) -> list[Run]:
             found.append(
                 Run(
                     method=method_of(record),
+                    about=about_method(record),
                     world=str(part(record, "label")),
                     seed=record.seeds["data"],
                     setting=tuple(columns[field][i] for field in fields),
@@ -94,15 +99,15 @@ def runs(records: Iterable[Record], experiment: str) -> list[Run]:
     return found
 
 
-def means(found: Iterable[Run], score: str = MEAN) -> dict[tuple[str, Setting], float]:
+def means(found: Iterable[Run], score: str = MEAN) -> dict[tuple[str, Values], float]:
     """Return the mean over seeds of a score, by world and setting."""
-    values: dict[tuple[str, Setting], list[float]] = {}
+    values: dict[tuple[str, Values], list[float]] = {}
     for run in found:
         values.setdefault((run.world, run.setting), []).append(run.scores[score])
     return {key: math.fsum(each) / len(each) for key, each in values.items()}
 
 
-def best_constant(mean: Mapping[tuple[str, Setting], float], worlds: Sequence[str]) -> Setting:
+def best_constant(mean: Mapping[tuple[str, Values], float], worlds: Sequence[str]) -> Values:
     """Return the setting with the largest mean over some worlds, of those that all of them have.
 
     Of equals, the first that was tried.
@@ -131,8 +136,8 @@ def regrets(
     reported: Sequence[Run], chosen: Mapping[tuple[str, str], Choice]
 ) -> dict[tuple[str, str], Regret]:
     """Return the regrets of the methods and worlds whose chosen settings were run."""
-    tables: dict[tuple[str, str], dict[Setting, dict[int, Run]]] = {}
-    defaults: dict[tuple[str, str], Setting] = {}
+    tables: dict[tuple[str, str], dict[Values, dict[int, Run]]] = {}
+    defaults: dict[tuple[str, str], Values] = {}
     for run in reported:
         key = run.method, run.world
         tables.setdefault(key, {}).setdefault(run.setting, {})[run.seed] = run
@@ -148,6 +153,7 @@ def regrets(
         names = (MEAN, *SCORES)
         found[key] = Regret(
             method=key[0],
+            about=next(iter(default.values())).about,
             world=key[1],
             best={name: [best[s].scores[name] for s in seeds] for name in names},
             default={name: _gaps(best, default, seeds, name) for name in names},
@@ -167,8 +173,8 @@ def of_method(found: Mapping[tuple[str, str], Regret], method: str) -> list[Regr
 
 
 def methods_of(found: Mapping[tuple[str, str], Regret]) -> list[str]:
-    names = dict.fromkeys(method for method, _ in found)
-    return sorted(names, key=lambda name: [*METHODS, name].index(name))
+    abouts = {method: regret.about for (method, _), regret in found.items()}
+    return sorted(abouts, key=lambda name: order(abouts[name]))
 
 
 def behind(found: Mapping[tuple[str, str], Regret], regret: Regret) -> float:
@@ -189,7 +195,7 @@ def table(found: Mapping[tuple[str, str], Regret]) -> str:
         default, low, high = worlds_interval([each.default[MEAN] for each in of])
         worst = max(of, key=lambda each: float(np.mean(each.default[MEAN])))
         cells = [
-            METHODS.get(method, method),
+            of[0].about.label,
             f"{np.mean([np.mean(each.best[MEAN]) for each in of]):.3f}",
             f"{default:.3f} [{low:.3f}, {high:.3f}]",
             *(f"{worlds_interval([each.default[name] for each in of])[0]:.3f}" for name in SCORES),

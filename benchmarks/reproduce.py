@@ -16,9 +16,10 @@ from math import sqrt
 from statistics import fmean, variance
 
 from benchmarks.render.console import console_table
+from benchmarks.results.declared import score_of
 from benchmarks.results.reading import OWN_ORIGIN, Entry, command, read
 from benchmarks.results.settings import MIN_SEEDS, Cell, make_cells
-from benchmarks.results.vocabulary import COLUMNS, format_score, header
+from benchmarks.results.vocabulary import COLUMNS, format_score
 from gradsae.errors import UserError
 from gradsae.records.record import Record
 
@@ -72,7 +73,7 @@ def rows(found: Sequence[Pair], cells: Sequence[Cell]) -> list[list[str]]:
             size, where = max(every)
             table.append(
                 [
-                    *(task, header(score), str(len(every))),
+                    *(task, score_of(of_task[0].published, score).header, str(len(every))),
                     str(sum(d == 0 for d, _ in every)),
                     format_score(sqrt(fmean(d**2 for d, _ in every))),
                     *(format_score(size), where if size else "-"),

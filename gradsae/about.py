@@ -19,7 +19,11 @@ class About:
     label: str
     """Short name for people, at most about 30 characters: rows, legends."""
     family: str = ""
-    """Components of one family share a colour: `topk`, `penalty`, `gradient`, `checked`, ..."""
+    """Components of one family stand together in tables and share a colour: `topk`, `gradient`.
+    Families that figures know are in `benchmarks/results/vocabulary.py`; any other is welcome."""
+    member: int | None = None
+    """Place in its family, from 0: fixes order, marker and dash, so that the component looks the
+    same in every figure. None: each figure gives it a marker that is free."""
     paper: str = ""
     """Where it was published: a link, or the empty string for what is ours or folklore."""
     is_control: bool = False
@@ -35,23 +39,38 @@ class Score:
     """One named number that a metric or a task gives."""
 
     name: str
-    """`kind/score`, without its variant."""
+    """`kind/score`, and the variant where the metric itself names it (`recovery/mcc/matched`)."""
     header: str
     """Short, for the head of a column."""
     better: Better
     """The direction that is better; the empty string where neither is."""
-    low: float | None = None
+    low: int | float | None = None
     """Least possible value; None where there is none."""
-    high: float | None = None
+    high: int | float | None = None
     """Largest possible value; None where there is none."""
     unit: str = ""
     """`nats`, for one; the empty string for shares, cosines and other pure numbers."""
+    over: str = "rows"
+    """What its interval within one record is over: rows, prompts, contexts, windows or seeds."""
+    detail: bool = False
+    """True for what narrow tables, those on the terminal, leave out."""
     meaning: str
     """What it is: formula and denominator, in one or two sentences."""
-    chance: float | None = None
+    chance: int | float | None = None
     """What a guess scores, where that is known beforehand."""
-    ceiling: float | None = None
+    ceiling: int | float | None = None
     """What a perfect answer scores, where that is known and is not `high` or `low`."""
+
+    @property
+    def bounds(self) -> str:
+        """Range, unit and best value in words: `0 to 1`; `from 0, nats`; `any, 1 is best`."""
+        low, high = (None if end is None else f"{end:g}" for end in (self.low, self.high))
+        words = [f"from {low}"] if low else [f"at most {high}"] if high else []
+        words = [f"{low} to {high}"] if low and high else words
+        words += [self.unit] if self.unit else []
+        words = words or ["any"]
+        words += [] if self.ceiling is None else [f"{self.ceiling:g} is best"]
+        return ", ".join(words)
 
     def __post_init__(self) -> None:
         checks.one_of(f"better of {self.name}", self.better, ("higher", "lower", ""))

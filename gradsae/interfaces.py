@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import TypeVar
 
+from gradsae.about import About, Score
 from gradsae.errors import UserError
 from gradsae.lm.model import LM
 from gradsae.lm.sites import Site
@@ -89,6 +90,11 @@ class Source(ABC):
     """Where activations come from. A frozen dataclass; its field `seed` fixes the world."""
 
     name: ClassVar[str]
+
+    @property
+    def about(self) -> About:
+        """Return label and paper: what tables, figures and the board show."""
+        return About(label=self.name)
 
     @abstractmethod
     def d_in(self) -> int: ...
@@ -196,6 +202,11 @@ class Trainer(ABC, Generic[Kind]):
         """Name in records."""
 
     @property
+    def about(self) -> About:
+        """Return label, family, paper and flags: what tables, figures and the board show."""
+        return About(label=self.name)
+
+    @property
     def gate(self) -> Gate | None:
         """The gate of training steps, or None for the SAE's own.
 
@@ -273,6 +284,13 @@ class Scores:
 class Metric(ABC):
     """One question asked of a trained SAE."""
 
+    SCORES: ClassVar[tuple[Score, ...]] = ()
+    """The scores that it gives: names, headers, directions, ranges, formulas."""
+
+    def declared(self) -> tuple[Score, ...]:
+        """Return the scores that it gives with these fields."""
+        return self.SCORES
+
     @abstractmethod
     def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         """Return named scores, or why there are none. `seed` fixes what is drawn."""
@@ -302,6 +320,12 @@ class Task(ABC):
     """Scores that a table shows, in their order; a variant behind a second `/` is left out."""
     measures_training: ClassVar[bool] = False
     """True if the cost of training belongs to the answer; `force=true` then trains anew."""
+    SCORES: ClassVar[tuple[Score, ...]] = ()
+    """The scores that it gives itself; those of its metrics are the metrics' own."""
+    REFERENCES: ClassVar[Mapping[str, About]] = MappingProxyType({})
+    """What its scores name besides estimators, by name: the truth, random directions."""
+    COUNT: ClassVar[str] = ""
+    """What `n` of a record calls its prompts or questions; empty where there are none."""
     may_diverge: ClassVar[bool] = False
     """True if the answer tells which trainings diverged; else a divergence ends the cell."""
 
@@ -319,6 +343,10 @@ class Task(ABC):
         Raises ValueError, before any work, where the method cannot be what the task asks for.
         """
         return [(method, seeds)]
+
+    def declared(self) -> tuple[Score, ...]:
+        """Return the scores that it gives with these fields."""
+        return self.SCORES
 
     @abstractmethod
     def measure_all(

@@ -1,10 +1,34 @@
 """Records as the suite writes them, with made-up but plausible numbers, for figures and board."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from gradsae.optim import Optim
 from gradsae.records.record import Record
+from gradsae.trainers.batchtopk import BatchTopK
+from gradsae.trainers.controls import ABOUT as CONTROLS
+from gradsae.trainers.gba import GBA
+from gradsae.trainers.jumprelu import JumpReLU
+from gradsae.trainers.l1 import L1
+from gradsae.trainers.topk import TopK
+
+OPTIM = Optim(lr=1e-3)
+METHODS = {
+    **{
+        each.name: each.about
+        for each in (
+            TopK(d_sae=16, k=2, optim=OPTIM),
+            BatchTopK(d_sae=16, k=2, optim=OPTIM),
+            L1(d_sae=16, l1=0.1, optim=OPTIM),
+            JumpReLU(d_sae=16, coefficient=0.1, optim=OPTIM),
+            GBA(d_sae=16, optim=OPTIM),
+        )
+    },
+    **CONTROLS,
+}
+"""What the writer of a record says of its method."""
 
 PROVENANCE = {
     "commit": "0123456789abcdef0123456789abcdef01234567",
@@ -19,9 +43,7 @@ PROVENANCE = {
     "model": {"name": "smollm2", "quantisation": "4-bit-rounded (Q4_1 GGUF)"},
 }
 
-TOY = {
-    "source": {"name": "two_sparsity", "_target_": "x.TwoSparsity", "n_features": 128, "width": 42}
-}
+TOY = {"source": {"name": "two_sparsity", "n_features": 128, "width": 42}}
 SUPERPOSITION = {"source": {"name": "superposition", "n_features": 256, "width": 64, "s": 4}}
 
 
@@ -36,7 +58,7 @@ def layer(depth: int, corpus: str = "code") -> dict[str, Any]:
 def record(
     task: str, where: dict[str, Any], trainer: dict[str, Any], seed: int, **parts: Any
 ) -> Record:
-    config = {"experiment": "example", **where, "trainer": trainer, "steps": 3000}
+    config = {"experiment": "example", **where, "trainer": trainer}
     if "label" in parts:
         config["label"] = parts.pop("label")
     config["experiment"] = parts.pop("experiment", "example")
@@ -55,6 +77,8 @@ def record(
         "provenance": PROVENANCE,
         "scores": scores,
     }
+    if trainer.get("name") in METHODS:
+        fields["about"] = {"method": asdict(METHODS[trainer["name"]])}
     return Record(**{**fields, **parts})
 
 

@@ -466,12 +466,16 @@ def test_recall_after_checks_draws_the_series_from_k_on_beside_a_random_order(cl
     assert any(ys == [low, high] and max(xs) < 10 for xs, ys in lines)
 
 
-def test_estimates_that_hold_checks_are_not_drawn_against_checks():
+def test_estimators_that_spend_checks_are_not_drawn_against_checks():
     record = example.influence(15, TOPK, 0)
+    spender = {"label": "a new one", "spends_checks": True}
+    record.about["variants"] = {"new_one": spender}
     names = record.series[recall_after_checks.SERIES]["estimator"]
-    names[:] = [name.replace("grad_times_act", "screen_verify_10fe") for name in names]
+    names[:] = [name.replace("grad_times_act", "new_one") for name in names]
     (cell,) = cells_of([record])
     assert set(recall_after_checks.curves(cell)) == {"released_gradsae", "mean_act"}
+    spender["spends_checks"] = False
+    assert set(recall_after_checks.curves(cell)) == {"new_one", "released_gradsae", "mean_act"}
 
 
 def test_two_versions_of_a_task_are_never_in_one_figure(capsys):

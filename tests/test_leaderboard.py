@@ -55,6 +55,18 @@ def test_methods_that_their_intervals_do_not_set_apart_share_a_rank():
     assert ranks == {"good": 1, "near": 1, "bad": 3, "wide": 1}
 
 
+def test_controls_are_shown_behind_the_methods_and_never_ranked():
+    records = toy([0.69, 0.70, 0.71], "topk") + toy([1.0, 1.0, 1.0], "ceiling")
+    records += toy([0.31, 0.32, 0.33], "pca")
+    (table,) = tables_of(records)
+    shown = [(row.line.label, row.rank, row.unranked) for row in table.rows]
+    assert shown == [
+        ("TopK", 1, ""),
+        ("true features, pursuit", None, "control"),
+        ("PCA", None, "control"),
+    ]
+
+
 def test_under_three_seeds_a_row_is_shown_without_a_rank_and_says_why():
     (table,) = tables_of(toy([0.9, 0.9, 0.9], "three") + toy([0.99, 0.99], "two"))
     shown = [(row.line.label, row.rank, row.unranked) for row in table.rows]

@@ -1,20 +1,16 @@
 """No two series of one figure look alike, whatever their methods are called."""
 
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from omegaconf import OmegaConf
 
-from benchmarks.figures.looks import GREY, PALETTE, PLACES, kind, looks, series
-from benchmarks.figures.looks import METHODS as METHOD_LOOKS
-from benchmarks.figures.looks import RANKINGS as RANKING_LOOKS
-from benchmarks.results.settings import METHODS
-from benchmarks.results.vocabulary import ESTIMATORS, RANKINGS, SELECTORS
-
-CONF = Path(__file__).parent.parent / "conf"
+from benchmarks.figures.looks import GREY, PALETTE, looks, series
+from benchmarks.results.vocabulary import FAMILIES, look_of, order
+from gradsae.about import About
+from gradsae.bench import catalogue
+from gradsae.trainers.controls import ABOUT as CONTROLS
 
 # Machado, Oliveira and Fernandes 2009, full loss of one kind of cone, on linear RGB.
 EYES = {
@@ -64,57 +60,93 @@ def test_colours_stay_apart_for_colour_blind_eyes(eyes: str):
         assert np.linalg.norm(seen(a, EYES[eyes]) - seen(b, EYES[eyes])) > 15, (a, b)
 
 
-@pytest.mark.parametrize("table", [METHOD_LOOKS, RANKING_LOOKS])
-def test_no_two_places_share_colour_and_marker_or_colour_and_dash(table: dict):
-    # The truth is no line beside estimates.
-    places = [look for name, look in table.items() if name not in ("oracle", "ablation")]
+METHODS = ("topk", "batchtopk", "matryoshka", "l1", "gated", "jumprelu", "bias_rule", "pursuit")
+METHODS = (*METHODS, "released", "control", "ceiling")
+ESTIMATORS = ("gradient", "backward", "path", "checked", "activation", "chance")
+
+
+@pytest.mark.parametrize("families", [METHODS, ESTIMATORS])
+def test_no_two_members_share_colour_and_marker_or_colour_and_dash(families: tuple[str, ...]):
+    places = [look for family in families for look in FAMILIES[family]]
     assert len({(look.colour, look.marker) for look in places}) == len(places)
     assert len({(look.colour, look.dash) for look in places}) == len(places)
 
 
-def test_every_trainer_of_the_suite_has_a_place():
-    names = {p.stem for p in (CONF / "trainer").glob("*.yaml")} - {"gba_published"}  # a GBA
-    assert (names | set(METHODS)) <= set(METHOD_LOOKS)
+def test_every_family_is_one_of_methods_or_of_estimators():
+    assert {*METHODS, *ESTIMATORS, "truth"} == set(FAMILIES)
 
 
-def test_every_estimator_of_the_influence_table_has_a_place():
-    from hydra.utils import instantiate
-
-    table = OmegaConf.load(CONF / "influence" / "table.yaml")
-    names = [instantiate(one, _convert_="object").name for one in table.estimators]
-    assert len(names) > 10
-    names += [*ESTIMATORS, *SELECTORS, *RANKINGS]
-    assert {kind(name) for name in names} <= set(RANKING_LOOKS)
+def test_every_component_of_this_package_that_names_a_member_has_a_look_of_its_own():
+    found = {**catalogue.known_variants(), **CONTROLS}
+    members = {name: about for name, about in found.items() if about.member is not None}
+    assert len(members) > 20
+    for name, about in members.items():
+        assert look_of(about) is not None, name
 
 
-def test_a_known_name_looks_the_same_in_every_figure():
-    alone = looks(["gba"])["gba"]
-    crowd = looks(["new", "gba_rule", *METHOD_LOOKS, "x"])
-    assert crowd["gba"] == alone == PLACES["gba"]
+def test_members_stand_in_the_order_of_families_and_strangers_before_controls():
+    shown = [
+        About(label="chance", family="chance", member=0, is_control=True),
+        About(label="theirs", family="new"),
+        About(label="second", family="l1", member=1),
+        About(label="spare", family="l1"),
+        About(label="first", family="l1", member=0),
+        About(label="zeroth", family="topk", member=0),
+    ]
+    labels = [about.label for about in sorted(shown, key=order)]
+    assert labels == ["zeroth", "first", "second", "spare", "theirs", "chance"]
+
+
+def test_a_member_looks_the_same_in_every_figure():
+    gba = About(label="GBA", family="bias_rule", member=0)
+    others = {
+        f"{family} {i}": About(label="x", family=family, member=i)
+        for family, members in FAMILIES.items()
+        for i in range(len(members))
+        if (family, i) != ("bias_rule", 0)
+    }
+    crowd = looks({"new": About(label="new"), "gba": gba, **others, "x": About(label="x")})
+    assert crowd["gba"] == looks({"gba": gba})["gba"] == FAMILIES["bias_rule"][0]
+
+
+TOPK, L1 = (About(label=name, family=name, member=0) for name in ("topk", "l1"))
+
+
+def unknown(*names: str) -> dict[str, About]:
+    return {name: About(label=name) for name in names}
 
 
 def test_unknown_names_get_the_least_used_colour_and_a_marker_of_their_own():
-    found = looks(["topk", "l1", "one", "two"])
+    found = looks({"topk": TOPK, "l1": L1, **unknown("one", "two")})
     assert len({found[name].colour for name in found}) == 4
     assert len({found[name].marker for name in found}) == 4
-    assert looks(["two", "one", "l1", "topk"]) == found
+    assert looks({**unknown("two", "one"), "l1": L1, "topk": TOPK}) == found
 
 
-def test_two_of_one_family_share_the_colour_and_differ_in_marker_and_dash():
-    found = looks(["ig_8", "ig_3", "path_ig_1x4"])
-    assert found["ig_8"] == PLACES["ig_#"]
+def test_two_of_one_place_share_the_colour_and_differ_in_marker_and_dash():
+    ig, path_ig = (About(label="x", family="path", member=member) for member in (0, 1))
+    found = looks({"ig_8": ig, "ig_3": ig, "path_ig": path_ig})
+    assert found["ig_8"] == FAMILIES["path"][0]
     assert found["ig_3"].colour == found["ig_8"].colour
     assert len({look.marker for look in found.values()}) == 3
     assert len({look.dash for look in found.values()}) == 3
 
 
+def test_a_stranger_in_a_known_family_gets_its_colour_and_a_free_marker():
+    found = looks({"l1": L1, "theirs": About(label="theirs", family="l1")})
+    assert found["theirs"].colour == found["l1"].colour
+    assert found["theirs"].marker != found["l1"].marker
+
+
 def test_fifty_names_without_a_place_all_differ():
-    found = looks([f"method {i}" for i in range(50)])
+    found = looks(unknown(*(f"method {i}" for i in range(50))))
     assert len({(look.colour, look.marker) for look in found.values()}) == 50
 
 
 def test_no_two_series_share_colour_and_dash_even_where_methods_share_a_colour():
+    rule = About(label="TopK, GBA's rule", family="bias_rule", member=3)
+    shown = {"topk": TOPK, "topk_rule": rule, "l1": L1, **unknown("unknown")}
     methods = ["topk"] * 4 + ["topk_rule"] * 3 + ["l1"] * 7 + ["unknown"] * 2
-    found = series(methods)
+    found = series(methods, shown)
     assert len({(look.colour, look.dash) for look in found}) == len(methods)
-    assert (found[0], found[4]) == (PLACES["topk"], PLACES["topk_rule"])
+    assert (found[0], found[4]) == (FAMILIES["topk"][0], FAMILIES["bias_rule"][3])

@@ -11,6 +11,7 @@ from benchmarks import regret
 from benchmarks.figures import regret as figure
 from benchmarks.leaderboard.board import make_tables
 from benchmarks.regret import CHOOSING, MEAN, REPORTED, Run, choices, regrets, runs
+from gradsae.about import About
 from gradsae.metrics.grid import SERIES
 from gradsae.records.record import Record
 
@@ -89,6 +90,7 @@ def test_a_default_is_behind_the_best_setting_of_any_method():
     def run(method: str, k: int, score: float, is_default: bool) -> Run:
         return Run(
             method=method,
+            about=About(label=method),
             world="a",
             seed=0,
             setting=(k,),

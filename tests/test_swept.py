@@ -10,9 +10,9 @@ from scipy import stats
 
 from benchmarks import experiments
 from benchmarks.figures import drawing, resonance, swept
-from benchmarks.figures.looks import looks
 from benchmarks.results.reading import Entry
 from benchmarks.results.settings import Cell, make_cells
+from benchmarks.results.vocabulary import FAMILIES
 from gradsae.records.record import Record
 from gradsae.sources.superposition import Superposition
 
@@ -103,8 +103,8 @@ def test_a_method_without_the_swept_setting_is_a_level_line(drawn):
     axes = drawn("initialisation", records).figure.axes[0]
     drawn_lines = [(line.get_color(), list(line.get_xdata())) for line in axes.get_lines()]
     (topk, across), (gba, at) = drawn_lines[:2]
-    assert topk == looks(["topk"])["topk"].colour and across == [0, 1]  # from edge to edge
-    assert gba == looks(["gba"])["gba"].colour and at == list(scales)
+    assert topk == FAMILIES["topk"][0].colour and across == [0, 1]  # from edge to edge
+    assert gba == FAMILIES["bias_rule"][0].colour and at == list(scales)
 
 
 def test_the_lines_of_one_method_are_told_apart_by_their_style(drawn):

@@ -15,7 +15,7 @@ from benchmarks.figures.style import (
     new_figure,
     whisker,
 )
-from benchmarks.results.settings import METHODS
+from benchmarks.results.settings import methods_of
 from benchmarks.results.worlds import World, in_order
 
 L0 = "sparsity/l0"
@@ -54,7 +54,7 @@ def draw_against_l0(
 
 def _panels(figure: Any, grid: Any, worlds: Sequence[World], scores: Mapping[str, str]) -> None:
     cells = in_order(cell for world in worlds for cell in world.cells)
-    of = looks(cell.method for cell in cells)
+    of = looks(abouts := methods_of(cells))
     for row, world in zip(grid, worlds, strict=True):
         for axes, (score, words) in zip(row, scores.items(), strict=True):
             for method in dict.fromkeys(cell.method for cell in world.cells):
@@ -62,7 +62,7 @@ def _panels(figure: Any, grid: Any, worlds: Sequence[World], scores: Mapping[str
             axes.set_ylabel(words)
             axes.grid()
         style.title(row[0], world.title)
-    handles = [line_handle(METHODS.get(method, method), of[method]) for method in of]
+    handles = [line_handle(abouts[method].label, of[method]) for method in of]
     legend_below(figure, handles, LEGEND_COLUMNS)
 
 

@@ -8,8 +8,7 @@ from benchmarks.figures.estimators import one_sae_a_place, panel_title
 from benchmarks.figures.looks import looks
 from benchmarks.figures.style import PAGE, new_figure
 from benchmarks.results.rows import variants
-from benchmarks.results.settings import Cell
-from benchmarks.results.vocabulary import ESTIMATORS, VARIANTS
+from benchmarks.results.settings import Cell, variants_of
 
 NAME = "agreement"
 COMMAND = "python -m benchmarks.run task=influence source=lm_layer trainer=topk"
@@ -17,8 +16,8 @@ SERIES = "influence/scatter"
 NOT_ESTIMATES = {"prompt", "latent", "effect"}
 MAX_ROWS = 5
 MAX_COLUMNS = 5
-MAIN = ("grad_times_act", "positive_mean", "released_gradsae", "abs_grad", "mean_act")
-"""Drawn where there are more estimators than columns: the gradient and what is made of it."""
+MAIN = ("gradient", "activation")
+"""Families that are drawn where there are more estimators than columns."""
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
@@ -27,7 +26,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     if not shown:
         return None
     names = _estimators(shown)
-    of = looks(names)
+    abouts = variants_of(shown, names)
+    of = looks(abouts)
     figure, grid = new_figure(
         *(len(shown), len(names)),
         width=PAGE,
@@ -42,7 +42,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         title = panel_title(cell).replace(", ", "\n", 1)
         row[0].set_ylabel(f"{title}\nestimate", fontsize=6.5)
     for axes, name in zip(grid[0], names, strict=True):
-        words = [VARIANTS.get(name, name), axes.get_title()]
+        words = [abouts[name].label, axes.get_title()]
         axes.set_title("\n".join(word for word in words if word), fontsize=6.5)
     figure.supxlabel("true effect of ablation (nats)", fontsize=8)
     symlog(grid[0, 0], "x", [x for cell in shown for x, _ in _points(cell, names[0])])
@@ -74,10 +74,12 @@ def choose(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _estimators(cells: Sequence[Cell]) -> list[str]:
-    """All of them, or those of `MAIN` that are there."""
+    """Return all of them, or the first of the families `MAIN`, in the order of tables."""
     found = {name for cell in cells for run in cell.series(SERIES) for name in run} - NOT_ESTIMATES
-    names = [n for n in ESTIMATORS if n in found] + sorted(found - set(ESTIMATORS))
-    return names if len(names) <= MAX_COLUMNS else [name for name in names if name in MAIN]
+    abouts = variants_of(cells, sorted(found))
+    if len(abouts) > MAX_COLUMNS:
+        abouts = {name: about for name, about in abouts.items() if about.family in MAIN}
+    return list(abouts)[:MAX_COLUMNS]
 
 
 def _points(cell: Cell, name: str) -> list[tuple[float, float]]:

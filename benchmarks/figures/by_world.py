@@ -18,7 +18,7 @@ from benchmarks.figures.style import (
     new_figure,
 )
 from benchmarks.results.labels import labels
-from benchmarks.results.settings import METHODS, Cell
+from benchmarks.results.settings import Cell, methods_of
 from benchmarks.results.worlds import World, in_order, make_worlds
 
 ELSEWHERE = {*swept.NAMES, resonance.NAME, gba_toy.NAME, *f1_l0.OWN}
@@ -79,7 +79,7 @@ def draw_by_world(
 def shown_worlds(cells: Sequence[Cell]) -> list[World]:
     """Worlds with something to compare; of several worlds, one setting of each trained method."""
     cells = not_elsewhere(cells)
-    worlds = make_worlds([c for c in cells if c.method not in f1_l0.NOT_SHOWN] or cells)
+    worlds = make_worlds([c for c in cells if f1_l0.is_shown(c)] or cells)
     worlds = [world for world in worlds if len(world.cells) > 1] or worlds
     if len(worlds) < 2:
         return worlds
@@ -103,10 +103,10 @@ def line_styles(worlds: Sequence[World]) -> dict[Cell, tuple[str, Look]]:
     cells = in_order(cell for world in worlds for cell in world.cells)
     methods = [cell.method for cell in cells]
     if len(worlds) == 1:
-        pairs = zip(labels(cells), series(methods), strict=True)
+        pairs = zip(labels(cells), series(methods, methods_of(cells)), strict=True)
     else:
-        of = looks(methods)
-        pairs = [(METHODS.get(method, method), of[method]) for method in methods]
+        of = looks(methods_of(cells))
+        pairs = [(cell.about.label, of[cell.method]) for cell in cells]
     return dict(zip(cells, pairs, strict=True))
 
 

@@ -17,7 +17,7 @@ from benchmarks.figures.style import (
     title,
     whisker,
 )
-from benchmarks.results.settings import METHODS, Cell
+from benchmarks.results.settings import Cell, methods_of
 from benchmarks.results.worlds import World, in_order, make_worlds
 
 NAME = "consistency"
@@ -38,7 +38,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     cells = [c for c in cells if c.task == "consistency" and c.site and c.series(SERIES)]
     if not cells:
         return None
-    of = looks(cell.method for cell in in_order(cells))
+    of = looks(methods_of(in_order(cells)))
     pages = batches(make_worlds(cells), int((MAX_HEIGHT - BELOW) / ROW))
     return book([_page(worlds, of) for worlds in pages])
 
@@ -56,7 +56,9 @@ def _page(worlds: Sequence[World], of: Mapping[str, Look]) -> Drawing:
     plain_log(grid[0, 0], "x")  # shared
     for axes, words in zip(grid[-1], RULES.values(), strict=True):
         axes.set_xlabel(f"top share by\n{words}")
-    handles = [line_handle(METHODS.get(method, method), of[method]) for method in of]
+    cells = [cell for world in worlds for cell in world.cells]
+    abouts = methods_of(cells)
+    handles = [line_handle(abouts[method].label, of[method]) for method in of if method in abouts]
     legend_below(figure, [*handles, handle("chance", GREY, linestyle=":")], 7)
     return Drawing(
         figure=figure,

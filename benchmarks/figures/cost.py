@@ -45,7 +45,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         return None
     asked = {cell: same_sae(cells, cell) for cell in shown}
     used = [cell for group in asked.values() for cell in group]
-    of = family_looks(name for cell in used for name in variants(cell))
+    of = family_looks(used, (name for cell in used for name in variants(cell)))
     few = f" {len(used)} of {len(cells)} settings." if len(used) < len(cells) else ""
     more_prompts = " An estimator that an SAE was asked about twice is shown with the more prompts."
     few += more_prompts if len(used) > len(shown) else ""
@@ -68,7 +68,7 @@ def _page(asked: Mapping[Cell, Sequence[Cell]], of: Mapping[str, Look], few: str
         stack[0].set_title(panel_title(cell), fontsize=7)
         stack[-1].set_xlabel("forward-equivalents per prompt")
     more = [handle("frontier", GREY, linewidth=1), handle("ablation", GREY, linestyle="--")]
-    family_legend(figure, of, more, wide=len(stacks) > 1, linestyle="")
+    family_legend(figure, used, of, more, wide=len(stacks) > 1, linestyle="")
     return Drawing(
         figure=figure,
         title="Cost and fidelity of the estimators.",

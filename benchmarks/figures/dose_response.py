@@ -14,8 +14,7 @@ from benchmarks.figures.style import (
     sae_label,
     where,
 )
-from benchmarks.results.settings import Cell
-from benchmarks.results.vocabulary import SELECTORS, VARIANTS
+from benchmarks.results.settings import Cell, variants_of
 from benchmarks.results.worlds import make_worlds
 
 NAME = "dose_response"
@@ -49,7 +48,9 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         sharex="col",
         sharey="row",
     )
-    of = looks(_selectors([cell for cell, _ in shown]))
+    cells_shown = [cell for cell, _ in shown]
+    abouts = variants_of(cells_shown, _selectors(cells_shown))
+    of = looks(abouts)
     for column, (cell, mode) in zip(grid.T, shown, strict=True):
         for axes, row in zip(column, rows, strict=True):
             _panel(axes, cell, mode, row, of)
@@ -57,7 +58,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         column[-1].set_xlabel(AXES.get(mode, mode))
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[3])
-    legend_below(figure, [line_handle(VARIANTS.get(name, name), of[name]) for name in of], 3)
+    legend_below(figure, [line_handle(abouts[name].label, of[name]) for name in of], 3)
     few = f" {len(shown)} of {len(panels)} panels." if len(shown) < len(panels) else ""
     return Drawing(
         figure=figure,
@@ -82,7 +83,7 @@ def modes(cell: Cell) -> list[str]:
 
 def _selectors(cells: Sequence[Cell]) -> list[str]:
     found = {name for cell in cells for name in cell.series(SERIES)[0]["selector"]}
-    return [n for n in SELECTORS if n in found] + sorted(found - set(SELECTORS))
+    return list(variants_of(cells, sorted(found)))
 
 
 def _panel(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Cell, counted
 from gradsae.records.record import Record
 
 MAX_COMMANDS = 3
@@ -77,16 +77,12 @@ def _count(cells: Sequence[Cell]) -> str:
     span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     words = f"{n} record{'s' * (n > 1)}, {span} seed{'s' * (seeds[-1] > 1)} a setting"
     prompts = sorted(
-        {count for cell in cells for r in cell.records for k, count in r.n.items() if _prompts(k)}
+        {count for cell in cells for record in cell.records if (count := counted(record))}
     )
     if prompts:
         span = str(prompts[0]) if len(prompts) == 1 else f"{prompts[0]} to {prompts[-1]}"
         words += f", {span} prompts each"
     return words + "."
-
-
-def _prompts(name: str) -> bool:
-    return name in ("influence/prompts", "steering/prompts", "budget/prompts", "masking/questions")
 
 
 def _hardware(records: Sequence[Record]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures.looks import RANKINGS, Look, kind, looks
+from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
     COLUMN,
     PAGE,
@@ -14,8 +14,15 @@ from benchmarks.figures.style import (
     new_figure,
 )
 from benchmarks.results.rows import variants
-from benchmarks.results.settings import METHODS, Cell, Estimate, most_asked_first, sae_config
-from benchmarks.results.vocabulary import VARIANTS
+from benchmarks.results.settings import (
+    Cell,
+    Estimate,
+    methods_of,
+    most_asked_first,
+    sae_config,
+    variants_of,
+)
+from benchmarks.results.vocabulary import order
 
 COLUMNS = 3
 TICKS = (-1, -0.5, 0, 0.5, 0.8, 0.9, 0.95, 1)
@@ -30,7 +37,8 @@ def one_sae_a_place(cells: Sequence[Cell]) -> list[Cell]:
     estimators.
     """
     methods = [cell.method for cell in cells]
-    best = max((m for m in METHODS if m in methods), key=methods.count, default=None)
+    abouts = methods_of(cells)
+    best = max(sorted(abouts, key=lambda m: order(abouts[m])), key=methods.count, default=None)
     places: dict[tuple[str, str, str, int], Cell] = {}
     for cell in sorted(cells, key=lambda cell: (cell.method != best, -len(variants(cell)))):
         places.setdefault(_place(cell), cell)
@@ -51,7 +59,7 @@ def _place(cell: Cell) -> tuple[str, str, str, int]:
 def panel_title(cell: Cell) -> str:
     """`smollm2, resid_post.15, prose` and the method, over two lines."""
     names = [cell.part("model", "name"), cell.site]
-    what = [METHODS.get(cell.method, cell.method), cell.part("corpus", "name")]
+    what = [cell.about.label, cell.part("corpus", "name")]
     lines = (", ".join(str(part) for part in parts if part) for parts in (names, what))
     return escape("\n".join(lines))
 
@@ -109,22 +117,23 @@ def low(found: Estimate) -> float:
     return found.mean if found.low is None else found.low
 
 
-def family_order(names: Iterable[str]) -> list[str]:
-    """Estimators in the order of the table of looks, where members of a family stand together."""
-    places = list(RANKINGS)
-    known = {name: places.index(kind(name)) for name in set(names) if kind(name) in places}
-    return sorted(known, key=lambda name: (known[name], name)) + sorted(set(names) - set(known))
-
-
-def family_looks(names: Iterable[str]) -> dict[str, Look]:
-    return looks(family_order(names))
+def family_looks(cells: Sequence[Cell], names: Iterable[str]) -> dict[str, Look]:
+    """Return the looks of estimators, where members of a family stand together."""
+    return looks(variants_of(cells, names))
 
 
 def family_legend(
-    figure: Any, of: Mapping[str, Look], more: Sequence[Any], *, wide: bool, **options: Any
+    figure: Any,
+    cells: Sequence[Cell],
+    of: Mapping[str, Look],
+    more: Sequence[Any],
+    *,
+    wide: bool,
+    **options: Any,
 ) -> None:
     """Below the panels, `wide` or a column wide; `options` change the handles."""
-    handles = [line_handle(VARIANTS.get(name, name), of[name], **options) for name in of]
+    abouts = variants_of(cells, of)
+    handles = [line_handle(abouts[name].label, of[name], **options) for name in of]
     columns = legend_columns(wide)
     small = {"fontsize": 6, "columnspacing": 1.0, "handlelength": 3.0}
     legend_below(figure, [*handles, *more], columns, **small)

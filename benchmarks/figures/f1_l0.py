@@ -7,7 +7,6 @@ from benchmarks.figures.against_l0 import draw_against_l0
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import plain_log
 from benchmarks.results.settings import Cell
-from benchmarks.results.vocabulary import SCORES
 from benchmarks.results.worlds import World, make_worlds
 
 NAME = "f1_l0"
@@ -15,7 +14,6 @@ COMMAND = "python -m benchmarks.run experiment=f1_against_l0"
 SHOWN = ("detection/f1", "latents/f1", "recovery/mcc")
 OWN = ("f1_against_l0",)
 EXPERIMENTS = ("known_features", *OWN)
-NOT_SHOWN = ("random", "pca", "ica", "untrained", "ceiling_linear")
 LEAST = 3
 """Fewest sparsities that make a curve worth a panel."""
 
@@ -26,14 +24,14 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         for cell in cells
         if cell.task == "recovery"
         and cell.part("experiment") in EXPERIMENTS
-        and cell.method not in NOT_SHOWN
+        and is_shown(cell)
         and cell.mean("latents/f1") is not None
     ]
     worlds = [world for world in _worlds(cells) if _n_sparsities(world) >= LEAST]
     if not worlds:
         return None
     shown = [cell for world in worlds for cell in world.cells]
-    words = {score: SCORES[score].header for score in SHOWN}
+    words = {score: shown[0].score(score).header for score in SHOWN}
     return draw_against_l0(
         *(worlds, words, _finish),
         row=2.2,
@@ -44,6 +42,11 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "SynthSAEBench table) and MCC; higher is better. A method's settings are joined along "
         f"their sparsity. Markers: mean over seeds; {bars(shown, SHOWN[0])}.",
     )
+
+
+def is_shown(cell: Cell) -> bool:
+    """Return whether a method is drawn: contenders, oracles and the ceiling, no other control."""
+    return cell.about.family != "control"
 
 
 def _finish(grid: Any) -> None:

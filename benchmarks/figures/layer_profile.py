@@ -22,7 +22,7 @@ from benchmarks.figures.style import (
     whisker,
 )
 from benchmarks.results.rows import variants
-from benchmarks.results.settings import METHODS, Cell, Estimate, most_asked_first, sae_config
+from benchmarks.results.settings import Cell, Estimate, most_asked_first, sae_config
 from benchmarks.results.worlds import in_order
 from gradsae.records.record import content_id
 
@@ -38,7 +38,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     panels = make_panels(cells)
     if not panels:
         return None
-    of = family_looks(name for cell in cells for name in variants(cell))
+    of = family_looks(cells, (name for cell in cells for name in variants(cell)))
     return book([_page(dict(page), of) for page in batches(list(panels.items()), PANELS_A_PAGE)])
 
 
@@ -60,7 +60,7 @@ def _page(panels: Mapping[str, list[Cell]], of: Mapping[str, Look]) -> Drawing:
         axes.set_xlabel("layer")  # the lowest of each column
     found = [cell.estimate(f"{SCORE}/{name}") for cell in cells for name in variants(cell)]
     stretched_axis(grid[0, 0], min(low(one) for one in found if one is not None))  # shared
-    family_legend(figure, of, [], wide=columns > 1)
+    family_legend(figure, cells, of, [], wide=columns > 1)
     return Drawing(
         figure=figure,
         title="Agreement with ablation by depth.",
@@ -80,7 +80,7 @@ def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     for members in panels.values():
         first = members[0]
         names = [first.part("model", "name"), first.part("corpus", "name")]
-        parts = [METHODS.get(first.method, first.method), *(str(name) for name in names if name)]
+        parts = [first.about.label, *(str(name) for name in names if name)]
         if first.place != "resid_post":
             parts.append(first.place)
         title = ", ".join(parts)

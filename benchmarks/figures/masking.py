@@ -15,8 +15,7 @@ from benchmarks.figures.style import (
     sae_label,
     where,
 )
-from benchmarks.results.settings import Cell, most_asked_first, sae_config
-from benchmarks.results.vocabulary import RANKINGS, VARIANTS
+from benchmarks.results.settings import Cell, most_asked_first, sae_config, variants_of
 from benchmarks.results.worlds import make_worlds
 from gradsae.records.record import content_id
 
@@ -50,7 +49,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         sharey="row",
     )
     found = {name for cell in shown for run in _runs(cell) for name in run["ranking"]}
-    of = looks([n for n in RANKINGS if n in found] + sorted(found - set(RANKINGS)))
+    abouts = variants_of(shown, sorted(found))
+    of = looks(abouts)
     for column, cell in zip(grid.T, shown, strict=True):
         for axes, (kind, value, _) in zip(column, rows, strict=True):
             _panel(axes, cell, kind, value, of)
@@ -58,7 +58,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         column[-1].set_xlabel("latents K")
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[2])
-    handles = [line_handle(VARIANTS.get(name, name), of[name]) for name in of]
+    handles = [line_handle(abouts[name].label, of[name]) for name in of]
     legend_below(figure, handles, 3 if len(shown) > 1 else 2)
     few = f" {len(shown)} of {len(cells)} cells, of one SAE that with the most questions."
     few = few if len(shown) < len(cells) else ""

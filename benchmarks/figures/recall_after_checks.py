@@ -36,7 +36,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     shown = one_sae_a_place(cells)
     if not shown:
         return None
-    of = family_looks(name for cell in shown for name in curves(cell))
+    of = family_looks(shown, (name for cell in shown for name in curves(cell)))
     few = f" {len(shown)} of {len(cells)} settings." if len(shown) < len(cells) else ""
     return book([_page(page, of, few) for page in batches(shown, PLACES_A_PAGE)])
 
@@ -48,7 +48,9 @@ def _page(shown: Sequence[Cell], of: Mapping[str, Look], few: str) -> Drawing:
         axes.set_title(panel_title(cell), fontsize=7)
         axes.set_xlabel("exact checks")
     _checks_axis(stacks[0][0], shown)  # shared
-    family_legend(figure, of, [handle("a random order", GREY, linestyle=":")], wide=len(stacks) > 1)
+    family_legend(
+        figure, shown, of, [handle("a random order", GREY, linestyle=":")], wide=len(stacks) > 1
+    )
     return Drawing(
         figure=figure,
         title="Recall after exact checks.",
@@ -56,18 +58,22 @@ def _page(shown: Sequence[Cell], of: Mapping[str, Look], few: str) -> Drawing:
         "latents of a ranking have been ablated; mean over prompts, a panel per layer. Up to "
         f"{K} checks it is the precision at {K}, which stands at the left with its interval "
         f"({bars(shown, f'{FIRST}/mean_act')}). Dotted: what a random order finds on average. "
-        f"Estimates that hold checks themselves are not drawn.{few}",
+        f"Not drawn: controls, and estimators that spend exact checks of their own.{few}",
         cells=shown,
     )
 
 
 def curves(cell: Cell) -> dict[str, Curve]:
-    """Of each estimator that makes no checks of its own, mean over seeds, from K checks on."""
+    """Return the mean recall over seeds from K checks on, by estimator.
+
+    Controls and estimators that spend checks of their own are left out.
+    """
     found: dict[str, dict[int, list[float]]] = {}
     for run in cell.series(SERIES):
         rows = zip(run["estimator"], run["k"], run["checks"], run["recall"], strict=True)
         for name, k, checks, recall in rows:
-            if k == K <= checks and "_verify_" not in name and name != "random":
+            about = cell.variant(name)
+            if k == K <= checks and not (about.spends_checks or about.is_control):
                 found.setdefault(name, {}).setdefault(checks, []).append(recall)
     return {
         name: [(checks, fmean(values)) for checks, values in sorted(points.items())]

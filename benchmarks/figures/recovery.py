@@ -18,8 +18,7 @@ from benchmarks.figures.style import (
     title,
     whisker,
 )
-from benchmarks.results.settings import Cell
-from benchmarks.results.vocabulary import SCORES
+from benchmarks.results.settings import Cell, methods_of
 from benchmarks.results.worlds import World, make_worlds
 
 NAME = "recovery"
@@ -32,7 +31,7 @@ SHOWN = ("recovery/frr_0.8", "recovery/frr_0.9", "recovery/mcc")
 def draw(cells: Sequence[Cell]) -> Drawing | None:
     found = [cell for cell in cells if cell.task == "recovery" and cell.mean("recovery/mcc")]
     cells = not_elsewhere(found)
-    of = looks(cell.method for cell in cells)
+    of = looks(methods_of(cells))
     few = f" {len(cells)} of {len(found)} settings; the other experiments have their own figures."
     few = few if len(cells) < len(found) else ""
     return book([_page(worlds, of, few) for worlds in pages(make_worlds(cells))])
@@ -66,7 +65,7 @@ def _page(worlds: Sequence[World], of: Mapping[str, Look], few: str) -> Drawing:
     for row, world in zip(grid, worlds, strict=True):
         for axes, score in zip(row, SHOWN, strict=True):
             _panel(axes, world.cells, score, of)
-            axes.set_xlabel(SCORES[score].header)
+            axes.set_xlabel(cells[0].score(score).header)
         row[0].set_yticks(range(len(world.cells)), row_labels(world.cells))
         row[0].invert_yaxis()
         title(row[0], world.title)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures.drawing import Drawing
-from benchmarks.figures.looks import BLACK, GREY, looks
+from benchmarks.figures.looks import BLACK, GREY, Look, looks
 from benchmarks.figures.style import COLUMN, handle, legend_below, line_handle, new_figure
 from benchmarks.regret import (
     CHOOSING,
@@ -19,7 +19,8 @@ from benchmarks.regret import (
     regrets,
     runs,
 )
-from benchmarks.results.settings import METHODS, Cell
+from benchmarks.results.settings import Cell
+from gradsae.about import About
 from gradsae.stats.intervals import worlds_interval
 
 NAME = "regret"
@@ -37,6 +38,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         return None
     methods = sorted(methods_of(found), key=lambda method: _mean(found, method, "default"))
     worlds = list(dict.fromkeys(world for _, world in sorted(found)))
+    of = looks({world: About(label=world) for world in worlds})
     figure, grid = new_figure(
         *(1, len(PANELS)),
         width=2 * COLUMN,
@@ -46,16 +48,16 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
     for axes, (kind, words) in zip(grid[0], PANELS.items(), strict=True):
         for at, method in enumerate(methods):
-            _row(axes, at, of_method(found, method), kind, worlds)
+            _row(axes, at, of_method(found, method), kind, of)
         axes.set_title(words)
         axes.set_xlabel("regret, mean of MCC, FRR .9 and F1")
         axes.axvline(0, color=GREY, linewidth=0.6)
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-    grid[0][0].set_yticks(range(len(methods)), [METHODS.get(name, name) for name in methods])
+    names = [of_method(found, method)[0].about.label for method in methods]
+    grid[0][0].set_yticks(range(len(methods)), names)
     grid[0][0].set_ylim(len(methods) - 0.4, -0.6)
-    of = looks(worlds)
     shown = [line_handle(w.replace("_", "-"), of[w], linestyle="") for w in worlds]
     shown.append(handle("mean over worlds", BLACK, "|", markersize=9))
     legend_below(figure, shown, 4)
@@ -80,13 +82,13 @@ def _values(regret: Regret, kind: str) -> Sequence[float]:
     return (regret.default if kind == "default" else regret.constant)[MEAN]
 
 
-def _row(axes: Any, at: int, regrets: Sequence[Regret], kind: str, worlds: Sequence[str]) -> None:
+def _row(axes: Any, at: int, regrets: Sequence[Regret], kind: str, of: Mapping[str, Look]) -> None:
     values = [_values(each, kind) for each in regrets]
     mean, low, high = worlds_interval(values)
     axes.plot([low, high], [at, at], color=BLACK, linewidth=1.0, zorder=3)
     axes.plot(mean, at, "|", color=BLACK, markersize=11, markeredgewidth=1.6, zorder=4)
     for each, row in zip(regrets, values, strict=True):
-        place = worlds.index(each.world)
-        colour, marker, _ = looks(worlds)[each.world]
-        shift = SPREAD * (2 * place / max(1, len(worlds) - 1) - 1)
+        place = list(of).index(each.world)
+        colour, marker, _ = of[each.world]
+        shift = SPREAD * (2 * place / max(1, len(of) - 1) - 1)
         axes.plot(np.mean(row), at + shift, marker, color=colour, markersize=3.4, zorder=2)

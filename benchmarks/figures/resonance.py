@@ -8,7 +8,6 @@ from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import VERMILLION
 from benchmarks.figures.style import COLUMN, handle, legend_below, new_figure
 from benchmarks.results.settings import Cell, Estimate
-from benchmarks.results.vocabulary import SCORES
 
 NAME = "resonance"
 COMMAND = "python -m benchmarks.run experiment=resonance"
@@ -32,7 +31,9 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         chance = {place(cell): c for cell in cells if (c := cell.mean(f"{score}/chance"))}
         _map(axes, found, chance, widths, rates)
         _band(axes, cells[0], widths, rates)
-        axes.set_title(f"{SCORES[score].header}: mean, half the interval, chance", fontsize=7)
+        axes.set_title(
+            f"{cells[0].score(score).header}: mean, half the interval, chance", fontsize=7
+        )
         axes.set_ylabel("dimensions d")
     grid[-1, 0].set_xlabel("target rate p, one group (BA)")
     legend_below(figure, [handle("the theorem's band", VERMILLION)], 1)

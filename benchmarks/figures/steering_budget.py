@@ -14,8 +14,7 @@ from benchmarks.figures.style import (
     where,
     whisker,
 )
-from benchmarks.results.settings import Cell
-from benchmarks.results.vocabulary import SELECTORS, VARIANTS
+from benchmarks.results.settings import Cell, variants_of
 from benchmarks.results.worlds import make_worlds
 
 NAME = "steering_budget"
@@ -32,7 +31,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         return None
     shown = cells[:MAX_ROWS]
     figure, grid = new_figure(len(shown), 3, width=PAGE, height=0.7 + 1.9 * len(shown))
-    of = looks(name for cell in shown for name in _names(cell))
+    abouts = variants_of(shown, (name for cell in shown for name in _names(cell)))
+    of = looks(abouts)
     for (left, middle, right), cell in zip(grid, shown, strict=True):
         _effect(left, cell, of)
         _bars(middle, cell, "budget/effect_at_kl", "effect at the KL\nbudget (nats)", of)
@@ -40,7 +40,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         left.set_title(f"{sae_label(cell)}, {where(cell)}", fontsize=7, loc="left")
     selectors: list[str] = [n for cell in shown for n in cell.series(SERIES)[0]["selector"]]
     drawn = list(dict.fromkeys(selectors))
-    legend_below(figure, [line_handle(VARIANTS.get(name, name), of[name]) for name in drawn], 3)
+    legend_below(figure, [line_handle(abouts[name].label, of[name]) for name in drawn], 3)
     budgets = {f"{budget:g}" for cell in shown if (budget := cell.part("ask", "kl_budget"))}
     spent = f" of {' or '.join(sorted(budgets))} nats" if budgets else ""
     few = f" {len(shown)} of {len(cells)} cells." if len(shown) < len(cells) else ""
@@ -67,7 +67,7 @@ def _scored(cell: Cell, score: str) -> list[str]:
     names = {
         name.removeprefix(f"{score}/") for name in cell.first.scores if name.startswith(f"{score}/")
     }
-    return [n for n in SELECTORS if n in names] + sorted(names - set(SELECTORS))
+    return list(variants_of([cell], sorted(names)))
 
 
 def _effect(axes: Any, cell: Cell, of: Mapping[str, Look]) -> None:
@@ -94,7 +94,7 @@ def _bars(axes: Any, cell: Cell, score: str, label: str, of: Mapping[str, Look])
         colour, marker, _ = of[name]
         axes.plot([found.mean], [at], color=colour, marker=marker, linestyle="")
         whisker(axes, at, found, colour, horizontal=True)
-    axes.set_yticks(range(len(order)), [VARIANTS.get(n, n) for n in reversed(order)])
+    axes.set_yticks(range(len(order)), [cell.variant(n).label for n in reversed(order)])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_xlabel(label)
     axes.axvline(0, color="#BBBBBB", linewidth=0.5, zorder=0)

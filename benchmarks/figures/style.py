@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.figures.looks import Look
 from benchmarks.results.labels import labels
-from benchmarks.results.settings import METHODS, MIN_SEEDS, Cell, Estimate
+from benchmarks.results.settings import MIN_SEEDS, Cell, Estimate
 from benchmarks.results.worlds import world_title
 
 COLUMN = 3.4
@@ -108,7 +108,7 @@ def shown_labels(cells: Sequence[Cell]) -> list[str]:
 
 def sae_label(cell: Cell) -> str:
     """The label of a cell, after its method where a label of its own leaves that out."""
-    (label,), method = shown_labels([cell]), METHODS.get(cell.method, cell.method)
+    (label,), method = shown_labels([cell]), cell.about.label
     return label if label.startswith(method) else f"{method}, {label}"
 
 

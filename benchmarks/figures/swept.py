@@ -10,9 +10,9 @@ from benchmarks.figures.drawing import Drawing, Figure, bars
 from benchmarks.figures.looks import GREY, Look, series
 from benchmarks.figures.style import COLUMN, PAGE, handle, legend_below, line_handle, new_figure
 from benchmarks.results.labels import seedless
-from benchmarks.results.settings import METHODS, Cell
-from benchmarks.results.vocabulary import SCORES
+from benchmarks.results.settings import Cell, methods_of
 from benchmarks.results.worlds import in_order
+from gradsae.about import About
 
 SHOWN = ("recovery/frr_0.9", "recovery/mcc", "reconstruction/fvu")
 Line = tuple[str, Any]
@@ -135,7 +135,8 @@ def draw(sweep: Sweep, cells: Sequence[Cell]) -> Drawing | None:
         sharex=True,
         sharey="row",
     )
-    of = looks_of(lines_of(sweep, cells))
+    abouts = methods_of(cells)
+    of = looks_of(lines_of(sweep, cells), abouts)
     for column, facet in zip(grid.T, facets, strict=True):
         shown = [cell for cell in cells if _value(cell, sweep.facet) == facet]
         for axes, score in zip(column, SHOWN, strict=True):
@@ -144,8 +145,8 @@ def draw(sweep: Sweep, cells: Sequence[Cell]) -> Drawing | None:
         if facet is not None:
             column[0].set_title(str(facet).replace("_", " "))
     for axes, score in zip(grid[:, 0], SHOWN, strict=True):
-        axes.set_ylabel(SCORES[score].header)
-    legend_below(figure, _legend(sweep, of), 4 if sweep.line is None else 2)
+        axes.set_ylabel(cells[0].score(score).header)
+    legend_below(figure, _legend(sweep, of, abouts), 4 if sweep.line is None else 2)
     return Drawing(
         figure=figure,
         title=sweep.title,
@@ -274,19 +275,19 @@ def _log_axis(axes: Any, values: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
 
 
-def _legend(sweep: Sweep, of: Mapping[Line, Look]) -> list[Any]:
+def _legend(sweep: Sweep, of: Mapping[Line, Look], abouts: Mapping[str, About]) -> list[Any]:
     handles = []
     for (method, value), look in of.items():
-        name = METHODS.get(method, method)
+        name = abouts[method].label
         more = f", {sweep.line[1].replace('_', ' ')} {value}" if sweep.line and value else ""
         handles.append(line_handle(name + more, look))
     return [*handles, handle("chance", GREY, linestyle=":")]
 
 
-def looks_of(lines: Iterable[Line]) -> dict[Line, Look]:
+def looks_of(lines: Iterable[Line], abouts: Mapping[str, About]) -> dict[Line, Look]:
     """The look of each line; the lines of one method differ in their dashes."""
     lines = list(lines)
-    return dict(zip(lines, series([method for method, _ in lines]), strict=True))
+    return dict(zip(lines, series([method for method, _ in lines], abouts), strict=True))
 
 
 def _values(cells: Sequence[Cell], field: tuple[str, str] | None) -> list[Any]:

@@ -7,8 +7,8 @@ from benchmarks.results.labels import labels
 from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN
 from benchmarks.results.rows import Line, columns, make_lines
 from benchmarks.results.settings import MIN_SEEDS, Cell, Estimate
-from benchmarks.results.vocabulary import SCORES
 from benchmarks.results.worlds import World, make_worlds
+from gradsae.about import Score
 from gradsae.stats.intervals import Mean, seeds_interval
 
 RANKED_BY = {
@@ -52,6 +52,10 @@ class Table:
     rows: tuple[Row, ...]
     chance: dict[str, Mean]
     """By column: the score of random directions, mean over all records of the table."""
+
+    def score(self, name: str) -> Score:
+        """What a score means: header, direction, range."""
+        return self.rows[0].line.cell.score(name)
 
     @property
     def ranked_by(self) -> str:
@@ -114,7 +118,8 @@ def rank(lines: Sequence[Line], score: str) -> dict[int, int]:
     Lines that their intervals do not set apart share a rank.
     """
     found = {id(line): line.estimate(score) for line in lines}
-    sign = -1 if score in SCORES and SCORES[score].better == "lower" else 1
+    lower = any(line.cell.score(score).better == "lower" for line in lines)
+    sign = -1 if lower else 1
     spans = {i: sorted((sign * (e.low or 0), sign * (e.high or 0))) for i, e in found.items() if e}
     return {i: 1 + sum(other[0] > span[1] for other in spans.values()) for i, span in spans.items()}
 

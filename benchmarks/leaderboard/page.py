@@ -11,7 +11,8 @@ from benchmarks.leaderboard.board import RANKED_BY, TASKS, Row, Table
 from benchmarks.leaderboard.html import Html, caption, element, fingerprint, join
 from benchmarks.leaderboard.plain import commit
 from benchmarks.results.settings import MIN_SEEDS, Estimate
-from benchmarks.results.vocabulary import SCORES, format_score, header
+from benchmarks.results.vocabulary import format_score
+from gradsae.about import Score
 
 HERE = Path(__file__).parent
 
@@ -95,17 +96,17 @@ def _ranking(task: str, tables: Sequence[Table]) -> str:
     )
     score = RANKED_BY.get(task)
     if any(row.rank for table in tables for row in table.rows) and score:
-        words = f"Ranked by {header(score)}. {words}"
+        words = f"Ranked by {tables[0].score(score).header}. {words}"
     if len({table.version for table in tables}) > 1:
         words += " Versions of the task are not comparable and have tables of their own."
     return words
 
 
 def _table(table: Table, out: Path) -> Html:
-    heads = [_head("rank", "")] if table.ranked_by else []
-    heads += [_head("method", ""), _head("seeds", "")]
-    heads += [_head(header(name), name) for name in table.columns]
-    heads += [_head(title, "") for title in ("seconds", "badge", "commit", "records")]
+    heads = [_head("rank")] if table.ranked_by else []
+    heads += [_head("method"), _head("seeds")]
+    heads += [_head(table.score(name).header, table.score(name)) for name in table.columns]
+    heads += [_head(title) for title in ("seconds", "badge", "commit", "records")]
     rows = [_row(table, row, out) for row in table.rows]
     if table.chance:
         rows.append(_chance(table))
@@ -129,11 +130,10 @@ def _table(table: Table, out: Path) -> Html:
     )
 
 
-def _head(title: str, score: str) -> Html:
+def _head(title: str, about: Score | None = None) -> Html:
     """A head that sorts; better scores come first on the first click."""
     if title == "records":
         return element("th", title, scope="col")
-    about = SCORES.get(score) or SCORES.get(score.rpartition("/")[0])
     better = about.better if about else ""
     arrow = {"higher": " ↑", "lower": " ↓"}.get(better, "")
     down = "descending" if better == "higher" else "ascending"
@@ -143,7 +143,7 @@ def _head(title: str, score: str) -> Html:
         button,
         scope="col",
         aria_sort="none",
-        title=about.meaning if about else None,
+        title=about.meaning or None if about else None,
         class_="number" if about or title in ("seeds", "seconds") else None,
     )
 
@@ -246,11 +246,10 @@ def _figure(drawn: Drawn) -> Html:
 
 
 def _notes(tables: Sequence[Table]) -> Html:
-    shown = dict.fromkeys(name for table in tables for name in table.columns)
+    shown = {name: table.score(name) for table in tables for name in table.columns}
     items: list[Html] = []
-    for name in shown:
-        about = SCORES.get(name)
-        if about:
+    for name, about in shown.items():
+        if about.meaning:
             better = f"; {about.better} is better" if about.better else ""
             items += [
                 element("dt", about.header, " ", element("code", name)),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from benchmarks.leaderboard.board import Row, Table
 from benchmarks.render.console import console_table, mean_text
-from benchmarks.results.vocabulary import format_score, header
+from benchmarks.results.vocabulary import format_score
 
 CSV_COLUMNS = (
     *("task", "version", "source", "method", "variant", "rank", "unranked", "badge"),
@@ -68,7 +68,14 @@ def commit(row: Row) -> str:
 
 
 def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
-    headers = ["method", *map(header, table.columns), "seeds", "seconds", "badge", "commit"]
+    headers = [
+        "method",
+        *(table.score(name).header for name in table.columns),
+        "seeds",
+        "seconds",
+        "badge",
+        "commit",
+    ]
     rows = [
         [
             row.line.label,

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.leaderboard.html import Html, element, fingerprint, join
+from benchmarks.results.declared import about_variant
 from benchmarks.results.settings import Cell, n_asked, sae_title, site_order
-from benchmarks.results.vocabulary import VARIANTS, format_score
+from benchmarks.results.vocabulary import format_score
 from gradsae.records.record import Record, part
 
 N_FIRST = 10
@@ -89,7 +90,7 @@ def _masking_page(record: Record, question: int) -> Page:
         _tokens(tokens, set(peaks)),
         element("p", _LEGEND, class_="quiet"),
         element("h2", "Latents"),
-        _latents(latents, {row["position"]: row["token"] for row in tokens}),
+        _latents(record, latents, {row["position"]: row["token"] for row in tokens}),
         element("h2", "What is lost when a ranking's first latents are off (all questions)"),
         _curve(record),
     ]
@@ -121,7 +122,7 @@ def _influence_page(record: Record, prompt: int) -> Page:
         _tokens(tokens, set(peaks)),
         element("h2", "Latents, by true effect"),
         element("p", _LEGEND, class_="quiet"),
-        _latents(latents, {row["position"]: row["token"] for row in tokens}),
+        _latents(record, latents, {row["position"]: row["token"] for row in tokens}),
     ]
     return _page(record, f"prompt {prompt}", _end(about["text"]), body)
 
@@ -144,7 +145,7 @@ def _sampled_page(record: Record, prompt: int) -> Page:
         element("p", f"Target: {about[0]['target']!r}" if about else None),
         element("h2", f"Latents: {len(rows)} of {n_active}, drawn at random"),
         element("p", f"Ranks are among those listed, not among all. {_COLOURS}", class_="quiet"),
-        _latents(rows, {}),
+        _latents(record, rows, {}),
     ]
     return _page(record, f"prompt {prompt}", _end(text), body)
 
@@ -154,7 +155,7 @@ def _samples_page(record: Record, prompt: str) -> Page:
     rows = _only(record, "steering/samples", "prompt", prompt)
     pieces: list[Html] = [element("div", prompt, class_="tokens")]
     for row in rows:
-        name = VARIANTS.get(row["selector"], row["selector"])
+        name = about_variant(record, row["selector"]).label
         how = (
             "off"
             if (row["mode"], row["dose"]) == ("scale", 0)
@@ -196,11 +197,11 @@ def _tokens(rows: Sequence[dict[str, Any]], peaks: set[int]) -> Html:
     return element("div", *spans, class_="tokens")
 
 
-def _latents(rows: Sequence[dict[str, Any]], tokens: dict[int, str]) -> Html:
+def _latents(record: Record, rows: Sequence[dict[str, Any]], tokens: dict[int, str]) -> Html:
     """One row per latent, in the order of the truth where it is known."""
     names = [name.removeprefix("rank.") for name in rows[0] if name.startswith("rank.")]
     names.sort(key=lambda name: name not in TRUTHS)
-    shown = [_name(name) for name in names]
+    shown = [_name(record, name) for name in names]
     placed = ["strongest at"] if any(row.get("peak") is not None for row in rows) else []
     heads = [element("th", element("span", text)) for text in ("latent", *placed, *shown)]
     lines = [element("tr", *heads)]
@@ -210,13 +211,16 @@ def _latents(rows: Sequence[dict[str, Any]], tokens: dict[int, str]) -> Html:
         where = "" if at is None else f"{tokens.get(at, '')!r} ({at})"
         cells = [element("td", str(row["latent"]))]
         cells += [element("td", where, class_="text") for _ in placed]
-        cells += [_ranked(row, name, truth, alone=len(names) > MOST_SCORES) for name in names]
+        alone = len(names) > MOST_SCORES
+        cells += [_ranked(record, row, name, truth, alone=alone) for name in names]
         lines.append(element("tr", *cells))
     wide = "wide turned" if len(names) > MOST_SCORES else "wide"
     return element("div", element("table", *lines), class_=wide)
 
 
-def _ranked(row: dict[str, Any], name: str, truth: str | None, *, alone: bool) -> Html:
+def _ranked(
+    record: Record, row: dict[str, Any], name: str, truth: str | None, *, alone: bool
+) -> Html:
     """A method's score and rank (or the rank alone), marked by what the truth says."""
     rank, score = row[f"rank.{name}"], format_score(row[name])
     mark = None
@@ -227,13 +231,13 @@ def _ranked(row: dict[str, Any], name: str, truth: str | None, *, alone: bool) -
     elif row[f"rank.{truth}"] <= N_FIRST:
         mark = "missed"
     if alone and name != truth:
-        return element("td", str(rank), class_=mark, title=f"{_name(name)}: {score}")
+        return element("td", str(rank), class_=mark, title=f"{_name(record, name)}: {score}")
     small = element("span", f"{rank}", class_="rank", title="rank")
     return element("td", join(score, small), class_=mark)
 
 
-def _name(name: str) -> str:
-    return "true effect" if name in TRUTHS else VARIANTS.get(name, name)
+def _name(record: Record, name: str) -> str:
+    return "true effect" if name in TRUTHS else about_variant(record, name).label
 
 
 def _curve(record: Record) -> Html:
@@ -246,7 +250,7 @@ def _curve(record: Record) -> Html:
     lines = [element("tr", element("th", "ranking"), *(element("th", f"K = {k}") for k in ks))]
     for name in dict.fromkeys(row["ranking"] for row in rows):
         cells = [element("td", format_score(drop.get((name, k)))) for k in ks]
-        lines.append(element("tr", element("td", _name(name)), *cells))
+        lines.append(element("tr", element("td", _name(record, name)), *cells))
     return element("div", element("table", *lines), class_="wide")
 
 

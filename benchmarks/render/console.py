@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.results.labels import labels, printable
+from benchmarks.results.declared import printable
+from benchmarks.results.labels import labels
 from benchmarks.results.reading import LOCAL_ORIGIN, Entry
 from benchmarks.results.rows import columns, make_lines
-from benchmarks.results.settings import Cell, Estimate, inside, make_cells
-from benchmarks.results.vocabulary import ONLY_ON_THE_BOARD, VARIANTS, format_score, header
+from benchmarks.results.settings import Cell, Estimate, make_cells
+from benchmarks.results.vocabulary import format_score
 from gradsae.records.record import Record
 
 MAX_CELL = 200  # characters
@@ -59,9 +60,9 @@ def source_name(cell: Cell) -> str:
 def _summary(cells: Sequence[Cell]) -> str:
     lines = make_lines(cells, labels(cells))
     task = cells[0].first.task
-    names = [name for name in columns(task["name"], lines) if name not in ONLY_ON_THE_BOARD]
+    names = [n for n in columns(task["name"], lines) if not cells[0].score(n).detail]
     n_inside = [line.n_inside for line in lines]
-    counted = [inside(names[0])] if names and None not in n_inside else []
+    counted = [cells[0].score(names[0]).over] if names and None not in n_inside else []
     rows = [
         [
             line.label,
@@ -74,7 +75,14 @@ def _summary(cells: Sequence[Cell]) -> str:
         for line, n in zip(lines, n_inside, strict=True)
     ]
     title = f"{task['name']}, version {task['version']}, on {source_name(cells[0])}"
-    headers = ["method", "seeds", *counted, *map(header, names), "seconds", "record"]
+    headers = [
+        "method",
+        "seeds",
+        *counted,
+        *(cells[0].score(name).header for name in names),
+        "seconds",
+        "record",
+    ]
     noise = [text for cell in cells if (text := noise_text(cell))]
     further = [text for cell in cells if (text := further_table(cell))]
     return "\n".join([printable(title, MAX_CELL), console_table(headers, rows), *noise, *further])
@@ -89,7 +97,7 @@ def further_table(cell: Cell) -> str | None:
     asked = list(dict.fromkeys(name.partition("/")[0] for name in found))
     rows = [
         [
-            VARIANTS.get(estimator, estimator),
+            cell.variant(estimator).label,
             *(mean_text(cell.estimate(f"{first}{label}/{estimator}")) for label in asked),
         ]
         for estimator in dict.fromkeys(name.partition("/")[2] for name in found)

@@ -3,16 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks.results.declared import MAX_LABEL, printable
 from benchmarks.results.reading import LOCAL_ORIGIN
-from benchmarks.results.settings import METHODS, Cell
-
-MAX_LABEL = 60  # characters
+from benchmarks.results.settings import Cell
 
 NAMES = {"label", "experiment"}
 ALWAYS = {"k", "l1"}
 """Hyperparameters that set the sparsity: shown also where they do not differ."""
 
-NOT_HYPERPARAMETERS = {"name", "_target_", "n_latents", "d_sae"}
+NOT_HYPERPARAMETERS = {"name", "d_sae"}
 
 
 def labels(cells: Sequence[Cell]) -> list[str]:
@@ -59,21 +58,14 @@ def _label(cell: Cell, alike: Sequence[Cell]) -> str:
     given = cell.first.config.get("label")
     if isinstance(given, str) and given.strip():
         return printable(given.strip(), MAX_LABEL)
-    name = METHODS.get(cell.method, cell.method)
     mine = hyperparameters(cell)
     telling = [
         key
         for key in mine
         if key in ALWAYS or any(hyperparameters(other).get(key) != mine[key] for other in alike)
     ]
-    words = [name, *(f"{key}={_value(mine[key])}" for key in telling)]
+    words = [cell.about.label, *(f"{key}={_value(mine[key])}" for key in telling)]
     return printable(" ".join(words), MAX_LABEL)
-
-
-def printable(text: str, limit: int) -> str:
-    """One line of limited length: a record from a stranger must not steer a terminal or page."""
-    text = "".join(char if char.isprintable() else "?" for char in text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def hyperparameters(cell: Cell) -> dict[str, Any]:

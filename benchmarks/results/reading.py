@@ -3,10 +3,12 @@
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.places import LOCAL, PUBLISHED
+from benchmarks.results.vocabulary import RETIRED
 from gradsae.errors import UserError
 from gradsae.records.record import Record, load_folder
 
@@ -70,7 +72,39 @@ def _read_tree(folder: Path) -> list[Entry]:
         for problem in problems:
             print(f"left out: {problem}", file=sys.stderr)
         entries += [
-            Entry(record=record, path=place / f"{record.id}.json", origin=origin)
+            Entry(record=without_retired(record), path=place / f"{record.id}.json", origin=origin)
             for record in found
         ]
     return entries
+
+
+def without_retired(record: Record) -> Record:
+    """Return a record without what it says of estimators whose names are retired."""
+    if not any(_variant(name) in RETIRED for name in record.scores):
+        return record
+
+    def kept(scores: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in scores.items() if _variant(name) not in RETIRED}
+
+    return replace(
+        record,
+        scores=kept(record.scores),
+        intervals=kept(record.intervals),
+        n=kept(record.n),
+        skipped=kept(record.skipped),
+        series={name: _without_retired(table) for name, table in record.series.items()},
+    )
+
+
+def _variant(score: str) -> str:
+    """Return the last of the parts `kind/score/variant`."""
+    return score.rpartition("/")[2]
+
+
+def _without_retired(table: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Drop the rows that a column `estimator` gives to a retired name, and its own columns."""
+    names = table.get("estimator")
+    rows = range(len(next(iter(table.values()), [])))
+    kept = [row for row in rows if names is None or names[row] not in RETIRED]
+    dropped = {*RETIRED, *(f"rank.{name}" for name in RETIRED)}
+    return {key: [column[i] for i in kept] for key, column in table.items() if key not in dropped}

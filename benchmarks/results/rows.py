@@ -4,22 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.results.settings import Cell, Estimate
-from benchmarks.results.vocabulary import (
-    COLUMNS,
-    CONTROLS,
-    ESTIMATORS,
-    FORERUNNERS,
-    RANKINGS,
-    SELECTORS,
-    VARIANTS,
-)
+from benchmarks.results.vocabulary import COLUMNS, order
+from gradsae.about import About
 
-BY_VARIANT = {
-    "influence": ESTIMATORS,
-    "steering": SELECTORS,
-    "masking": RANKINGS,
-    "steering_budget": SELECTORS,
-}
+BY_VARIANT = ("influence", "steering", "masking", "steering_budget")
 """Tasks whose methods are the variants of a score; the SAE is only what they are tried on."""
 
 
@@ -30,8 +18,14 @@ class Line:
     variant: str = ""
 
     @property
+    def about(self) -> About:
+        """What is compared: the estimator, or the method where a line has none."""
+        return self.cell.variant(self.variant) if self.variant else self.cell.about
+
+    @property
     def is_control(self) -> bool:
-        return self.variant in CONTROLS
+        """True for what is shown and never ranked."""
+        return self.about.is_control
 
     def estimate(self, column: str) -> Estimate | None:
         return self.cell.estimate(self._score(column))
@@ -53,7 +47,7 @@ def make_lines(cells: Sequence[Cell], labels: Sequence[str]) -> list[Line]:
     lines: list[Line] = []
     for cell, label in zip(cells, labels, strict=True):
         for variant in variants(cell):
-            name = f"{VARIANTS.get(variant, variant)}, {label}" if variant else label
+            name = f"{cell.variant(variant).label}, {label}" if variant else label
             lines.append(Line(cell, name, variant))
     return lines
 
@@ -65,8 +59,7 @@ def variants(cell: Cell) -> list[str]:
     names = {name for record in cell.records for name in record.scores}
     main = COLUMNS[cell.task][0]
     found = {name.removeprefix(f"{main}/") for name in names if name.startswith(f"{main}/")}
-    found = {name for name in found if not name.startswith(FORERUNNERS)}
-    return _in_order(found, BY_VARIANT[cell.task]) or [""]
+    return sorted(found, key=lambda name: (order(cell.variant(name)), name)) or [""]
 
 
 def columns(task: str, lines: Sequence[Line]) -> list[str]:
@@ -76,7 +69,3 @@ def columns(task: str, lines: Sequence[Line]) -> list[str]:
         return known
     names = {name for line in lines for record in line.cell.records for name in record.scores}
     return sorted(names)[:8]
-
-
-def _in_order(found: set[str], order: Sequence[str]) -> list[str]:
-    return [name for name in order if name in found] + sorted(found - set(order))

@@ -4,39 +4,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from benchmarks.results.declared import about_method, about_variant, method_of, score_of
 from benchmarks.results.reading import Entry
+from benchmarks.results.vocabulary import order
+from gradsae.about import About, Score
 from gradsae.records.record import Record, group_by_seed, group_key, part
 from gradsae.stats.intervals import seeds_interval
 
 MIN_SEEDS = 3
 """Below this there is no interval over seeds and no rank."""
 
-ASKED = ("influence/prompts", "masking/questions")
-"""What `n` of a record calls that of which an SAE was asked."""
-
-METHODS = {
-    "topk": "TopK",
-    "batchtopk": "BatchTopK",
-    "matryoshka": "Matryoshka",
-    "l1": "L1",
-    "panneal": "p-anneal",
-    "gated": "Gated",
-    "jumprelu": "JumpReLU",
-    "jumprelu_tanh": "JumpReLU (tanh)",
-    "gba": "GBA",
-    "gba_oracle": "GBA, true rates",
-    "ba": "BA",
-    "topk_rule": "TopK, GBA's rule",
-    "jumprelu_rule": "JumpReLU, GBA's rule",
-    "peel": "peel",
-    "untrained": "untrained TopK",
-    "random": "random atoms",
-    "pca": "PCA",
-    "ica": "ICA",
-    "ceiling_linear": "true features, TopK's encoder",
-    "ceiling": "true features, pursuit",
-}
-"""Names for people, in the order of tables and legends; a control stands last."""
+MODELS = ("smollm2",)
+"""Language models that stand first in lists, in this order; the others follow by name."""
 
 
 class Estimate(NamedTuple):
@@ -48,15 +27,6 @@ class Estimate(NamedTuple):
     n: int
     over: str
     """`seeds`; `prompts`, `windows` or `rows` of one record; empty where there is no interval."""
-
-
-def inside(score: str) -> str:
-    """What the interval of a score within one record is taken over."""
-    kinds = {
-        **{"influence": "prompts", "steering": "prompts", "budget": "prompts"},
-        **{"masking": "contexts", "lm": "windows"},
-    }
-    return kinds.get(score.partition("/")[0], "rows")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +68,20 @@ class Cell:
     @property
     def method(self) -> str:
         return method_of(self.first)
+
+    @property
+    def about(self) -> About:
+        """What the method says of itself."""
+        return about_method(self.first)
+
+    def variant(self, name: str) -> About:
+        """What an estimator, or whatever else stands at the end of a score's name, says of
+        itself."""
+        return about_variant(self.first, name)
+
+    def score(self, name: str) -> Score:
+        """What a score means: header, direction, range."""
+        return score_of(self.first, name)
 
     @property
     def site(self) -> str:
@@ -146,7 +130,7 @@ class Cell:
                 low, high = record.intervals[score]
                 if self.task == "consistency":  # its interval is over its runs
                     return Estimate(mean, low, high, self.n_seeds, "seeds")
-                return Estimate(mean, low, high, record.n.get(score, 0), inside(score))
+                return Estimate(mean, low, high, record.n.get(score, 0), self.score(score).over)
         return Estimate(mean, None, None, n, "")
 
     def mean(self, score: str) -> float | None:
@@ -156,6 +140,21 @@ class Cell:
     def series(self, name: str) -> list[dict[str, list[Any]]]:
         """The series of this name, one per seed that has it."""
         return [r.series[name] for r in self.records if name in r.series]
+
+
+def variants_of(cells: Iterable[Cell], names: Iterable[str]) -> dict[str, About]:
+    """Return what estimators of some settings say of themselves, in the order of tables."""
+    cells = list(cells)
+    found: dict[str, About] = {}
+    for name in dict.fromkeys(names):
+        every = [cell.variant(name) for cell in cells]
+        found[name] = next((about for about in every if about.label != name), every[0])
+    return dict(sorted(found.items(), key=lambda item: (order(item[1]), item[0])))
+
+
+def methods_of(cells: Iterable[Cell]) -> dict[str, About]:
+    """Return what the methods of some settings say of themselves, as they first occur."""
+    return {cell.method: cell.about for cell in cells}
 
 
 def sae_config(cell: Cell) -> dict[str, Any]:
@@ -171,27 +170,32 @@ def most_asked_first(cells: Iterable[Cell]) -> list[Cell]:
 
 def sae_title(cell: Cell) -> str:
     """`smollm2, resid_post.7, TopK, prose`: what an SAE was trained on and how."""
-    method = METHODS.get(cell.method, cell.method)
-    parts = [cell.part("model", "name"), cell.site, method, cell.part("corpus", "name")]
+    parts = [cell.part("model", "name"), cell.site, cell.about.label, cell.part("corpus", "name")]
     return ", ".join(str(part) for part in parts if part)
 
 
 def n_asked(cell: Cell) -> int:
     """Prompts (of masking: questions) that an SAE was asked about; 0 for other tasks."""
-    return max(cell.first.n.get(name, 0) for name in ASKED)
+    return counted(cell.first)
+
+
+def counted(record: Record) -> int:
+    """Prompts or questions that a record counts; 0 for tasks without."""
+    from gradsae.bench import catalogue
+
+    return max(record.n.get(name, 0) for name in catalogue.counts())
 
 
 def site_order(cell: Cell) -> tuple[Any, ...]:
     """By model, the stream before what an MLP adds, and method as everywhere; without depth."""
-    method = [*METHODS, cell.method].index(cell.method)
     model = str(cell.part("model", "name"))
-    return model != "smollm2", model, cell.place != "resid_post", cell.place, method
-
-
-def method_of(record: Record) -> str:
-    """Short name of the training method, `topk` for one; from the class where there is no name."""
-    name = part(record, "trainer", "name") or part(record, "trainer", "_target_") or "none"
-    return str(name).rpartition(".")[2].lower()
+    return (
+        MODELS.index(model) if model in MODELS else len(MODELS),
+        model,
+        (cell.place != "resid_post"),
+        cell.place,
+        order(cell.about),
+    )
 
 
 def make_cells(entries: Iterable[Entry], task: str | None = None) -> list[Cell]:

@@ -1,381 +1,87 @@
-"""What each score means, in one place: tables, board and figures take their words from here."""
+"""What is presentation alone: colours and markers by family, their order, retired names."""
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+from gradsae.about import About
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    header: str
-    """Short, for the head of a column."""
-
-    better: str
-    """higher, lower, or the empty string where neither is."""
-
-    bounds: str
-    meaning: str
+# Okabe and Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for
+# lines on white, and the grey is dark enough not to be taken for the green.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#666666"
 
 
-SCORES: dict[str, Score] = {
-    "recovery/frr_0.8": Score(
-        header="FRR .8",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Feature recovery rate: share of true features that some latent matches with "
-        "a cosine above 0.8.",
+class Look(NamedTuple):
+    colour: Any
+    marker: str
+    dash: Any = "-"
+
+
+FAMILIES: dict[str, tuple[Look, ...]] = {
+    # training methods
+    "topk": (Look(BLUE, "o"),),
+    "batchtopk": (Look(SKY, "v"),),
+    "matryoshka": (Look(BLACK, "P"),),
+    "l1": (Look(ORANGE, "s"), Look(ORANGE, "d", "--")),
+    "gated": (Look(PURPLE, "p", "--"),),
+    "jumprelu": (Look(VERMILLION, ">"), Look(VERMILLION, "<", "--")),
+    "bias_rule": (
+        *(Look(GREEN, "D"), Look(GREEN, "8", "--"), Look(PURPLE, "^")),
+        *(Look(BLUE, "X", "--"), Look(VERMILLION, "X", ":")),
     ),
-    "recovery/frr_0.9": Score(
-        header="FRR .9",
-        better="higher",
-        bounds="0 to 1",
-        meaning="The same with a cosine above 0.9.",
+    "pursuit": (Look(SKY, "*", "--"),),
+    "released": (Look(BLACK, "h", "-."),),
+    # estimators: gradient times activation, and what the GradSAE paper and its release make of it
+    "gradient": (
+        *(Look(VERMILLION, "o"), Look(VERMILLION, "X", ":")),
+        *(Look(BLUE, "p", "--"), Look(BLUE, "s"), Look(SKY, "D", "--")),
     ),
-    "recovery/mcc": Score(
-        header="MCC",
-        better="higher",
-        bounds="-1 to 1",
-        meaning="Mean cosine of each true feature with its latent in the best one-to-one "
-        "matching; a feature left without a latent counts 0.",
+    # another backward pass
+    "backward": (
+        *(Look(VERMILLION, "v", "--"), Look(GREEN, ">", "--")),
+        *(Look(GREEN, "<"), Look(GREEN, "d", ":"), Look(GREEN, "h", "-.")),
     ),
-    "recovery/precision_0.9": Score(
-        header="precision .9",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Share of live latents that match some true feature with a cosine above 0.9.",
+    # more than one point or direction
+    "path": (Look(PURPLE, "v"), Look(PURPLE, "P", "--"), Look(PURPLE, "D", ":")),
+    # some latents ablated exactly
+    "checked": (
+        *(Look(BLACK, "^"), Look(BLACK, "s", "--"), Look(BLACK, "v", ":")),
+        *(Look(BLACK, "D", "-."), Look(ORANGE, "D", "--")),
     ),
-    "recovery/rate_error": Score(
-        header="rate error",
-        better="lower",
-        bounds="0 to 1",
-        meaning="Mean over features of |p - f| / max(p, f), with p the firing rate of the "
-        "feature's latent and f its own.",
+    "truth": (Look(BLACK, "*"), Look(BLACK, "*")),
+    # no gradient
+    "activation": (Look(ORANGE, "^"), Look(SKY, "v")),
+    # what is shown beside the contenders
+    "control": (
+        *(Look(GREY, "+"), Look(GREY, "x", "--"), Look(GREY, "1", ":"), Look(GREY, "2", "-.")),
+        Look(BLACK, "4", "--"),
     ),
-    "detection/f1": Score(
-        header="F1",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Each feature's latent as a detector of the feature being active: mean F1 over "
-        "features; one without a latent counts 0.",
-    ),
-    "latents/f1": Score(
-        header="F1 of latents",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Each latent as a detector of the feature nearest to it: mean F1 over latents, "
-        "as in published SynthSAEBench tables. Features that no latent is near cost nothing.",
-    ),
-    "coverage/f1": Score(
-        header="coverage",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Share of all features with a latent whose F1, as a detector of the feature, is "
-        "above 0.8.",
-    ),
-    "consistency/mcs_0.9": Score(
-        header="MCS .9",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Share of latents that have a latent of another seed with a cosine above 0.9.",
-    ),
-    "consistency/pw_mcc": Score(
-        header="pairwise MCC",
-        better="higher",
-        bounds="-1 to 1",
-        meaning="MCC between the dictionaries of two seeds, mean over pairs.",
-    ),
-    "reconstruction/fvu": Score(
-        header="FVU",
-        better="lower",
-        bounds="from 0",
-        meaning="Fraction of variance unexplained on held-out activations. A good value is no "
-        "sign of recovery.",
-    ),
-    "reconstruction/fvu/with_outliers": Score(
-        header="FVU with outliers",
-        better="lower",
-        bounds="from 0",
-        meaning="The same with the outlier tokens that training and the other scores leave out.",
-    ),
-    "sparsity/l0": Score(
-        header="L0",
-        better="",
-        bounds="0 to the number of latents",
-        meaning="Mean number of active latents per activation. Compare methods at like L0.",
-    ),
-    "sparsity/dead": Score(
-        header="dead",
-        better="lower",
-        bounds="0 to 1",
-        meaning="Share of latents that never fire on held-out activations.",
-    ),
-    "lm/ce_recovered": Score(
-        header="CE recovered",
-        better="higher",
-        bounds="at most 1",
-        meaning="Cross-entropy with the reconstruction spliced in: 1 is that of the untouched "
-        "model, 0 that with zeros in its place; an SAE can do worse.",
-    ),
-    "lm/kl": Score(
-        header="KL",
-        better="lower",
-        bounds="from 0, nats",
-        meaning="KL from the model's next-token distribution to that with the reconstruction.",
-    ),
-    "influence/spearman": Score(
-        header="Spearman",
-        better="higher",
-        bounds="-1 to 1",
-        meaning="Rank correlation over the active latents of a prompt between the estimate and "
-        "the true effect of ablating the latent; mean over prompts.",
-    ),
-    "influence/pearson": Score(
-        header="Pearson",
-        better="higher",
-        bounds="-1 to 1",
-        meaning="Linear correlation of estimate and true effect; mean over prompts.",
-    ),
-    "influence/sign_agreement": Score(
-        header="sign",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Share of the total absolute effect whose sign the estimate has.",
-    ),
-    "influence/precision_at_10": Score(
-        header="P@10",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Share of the ten largest estimates that are among the ten largest true effects; "
-        "signed, so it is about the latents that support the target.",
-    ),
-    "influence/kendall": Score(
-        header="Kendall",
-        better="higher",
-        bounds="-1 to 1",
-        meaning="Kendall's tau-b between estimate and true effect; mean over prompts.",
-    ),
-    "influence/effect_recall_at_10": Score(
-        header="effect@10",
-        better="higher",
-        bounds="at most 1",
-        meaning="True effect of the ten largest estimates over that of the ten largest effects.",
-    ),
-    "influence/ndcg_at_10": Score(
-        header="NDCG@10",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Discounted gain of the ten largest estimates over the best possible; gains are "
-        "the positive true effects.",
-    ),
-    "influence/false_negatives_at_10": Score(
-        header="missed@10",
-        better="lower",
-        bounds="0 to 1",
-        meaning="Share of the ten largest true effects that the estimate ranks below 50.",
-    ),
-    "influence/calibration_slope": Score(
-        header="slope",
-        better="",
-        bounds="any, 1 is best",
-        meaning="Slope of true effect on estimate: above 1 the estimate is too small.",
-    ),
-    "influence/relative_error": Score(
-        header="rel. error",
-        better="lower",
-        bounds="from 0",
-        meaning="Sum of absolute errors over sum of absolute true effects; 1 is that of zeros.",
-    ),
-    "influence/cost": Score(
-        header="cost",
-        better="lower",
-        bounds="from 0",
-        meaning="Forward-equivalents per prompt; a backward pass counts as two forward passes.",
-    ),
-    "steering/effect": Score(
-        header="effect",
-        better="higher",
-        bounds="nats",
-        meaning="Log-probability of the target clean minus with the latents switched off: "
-        "positive where they support the target.",
-    ),
-    "steering/kl_rest": Score(
-        header="KL of the rest",
-        better="lower",
-        bounds="from 0, nats",
-        meaning="KL from the clean next-token distribution to that with the latents off, both "
-        "without the target: the side effect.",
-    ),
-    "steering/selectivity": Score(
-        header="selectivity",
-        better="",
-        bounds="any",
-        meaning="Mean effect over the root of twice the mean KL of the rest: 1 where the target "
-        "moves as much as a typical other token.",
-    ),
-    "steering/ppl_ratio": Score(
-        header="perplexity ratio",
-        better="lower",
-        bounds="from 0",
-        meaning="Perplexity of unrelated text with the latents off, over that of the clean model; "
-        "1 is no damage.",
-    ),
-    "masking/drop": Score(
-        header="drop",
-        better="higher",
-        bounds="nats",
-        meaning="Log-probability of the teacher-forced answer minus that with the ranking's first "
-        "latents off, on questions that the unedited model answers right.",
-    ),
-    "masking/mark_drop": Score(
-        header="drop of the mark",
-        better="",
-        bounds="nats",
-        meaning="The same of the answer format's bracket, which the GradSAE release scores.",
-    ),
-    "masking/em": Score(
-        header="EM",
-        better="lower",
-        bounds="0 to 1",
-        meaning="Exact match of what the model writes with these latents off; 1 without a mask.",
-    ),
-    "masking/f1": Score(
-        header="F1",
-        better="lower",
-        bounds="0 to 1",
-        meaning="Token F1 of what the model writes with these latents off; 1 without a mask.",
-    ),
-    "masking/deletion_area": Score(
-        header="deletion",
-        better="lower",
-        bounds="any",
-        meaning="Area of faithfulness over log K while the first K go.",
-    ),
-    "masking/insertion_area": Score(
-        header="insertion",
-        better="higher",
-        bounds="any",
-        meaning="Area of faithfulness over log K while only the first K stay.",
-    ),
-    "masking/oracle_overlap": Score(
-        header="true top K",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Share of the ranking's first latents that are first by true effect.",
-    ),
-    "masking/swap_gain": Score(
-        header="swap",
-        better="higher",
-        bounds="nats",
-        meaning="Rise of another answer on the same context when its question's first latents are "
-        "put in place of the own ones.",
-    ),
-    "masking/swap_em": Score(
-        header="swap EM",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Exact match of what the steered model writes with that other answer.",
-    ),
-    "budget/effect_at_kl": Score(
-        header="effect at KL",
-        better="higher",
-        bounds="nats",
-        meaning="Rise of the target's log-probability where the KL of the rest reaches its budget.",
-    ),
-    "budget/effect_at_ppl": Score(
-        header="effect at ppl",
-        better="higher",
-        bounds="nats",
-        meaning="Rise of the target's log-probability where the perplexity of unrelated text has "
-        "risen by its budget, whatever the KL.",
-    ),
-    "budget/safe_effect": Score(
-        header="safe effect",
-        better="higher",
-        bounds="nats",
-        meaning="The same at the last dose at which neither KL nor perplexity passed its budget.",
-    ),
-    "budget/safe_dose": Score(
-        header="safe dose",
-        better="",
-        bounds="from 0",
-        meaning="That dose, in units of each latent's largest value on the prompt.",
-    ),
-    "budget/flips": Score(
-        header="flips",
-        better="lower",
-        bounds="0 to 1",
-        meaning="Share of top-1 predictions on unrelated text that changed at it.",
-    ),
-    "budget/stability": Score(
-        header="stability",
-        better="higher",
-        bounds="0 to 1",
-        meaning="Share of positions of unrelated text at which the target moves as it does on the "
-        "prompt; half is chance.",
-    ),
-    "budget/slope_gap": Score(
-        header="slope gap",
-        better="lower",
-        bounds="from 0",
-        meaning="Share by which finite differences at dose 0 depart from the gradient: a check of "
-        "the edits.",
-    ),
-    "budget/predicts": Score(
-        header="predicts",
-        better="higher",
-        bounds="-1 to 1",
-        meaning="Rank correlation, over latents steered alone, of the size of the score and of the "
-        "effect at the KL budget.",
-    ),
+    "ceiling": (Look(BLACK, "3", ":"),),
+    "chance": (Look(GREY, "x", "--"), Look(GREY, "+"), Look(GREY, "1", ":")),
 }
+"""Looks of the members of each family, in the order of tables and legends.
 
-ESTIMATORS = (
-    *("grad_times_act", "norm_exact", "positive_mean", "released_gradsae", "abs_grad"),
-    *("norm_frozen", "relp", "relp_frozen_attention", "grad_drop", "curvature_1", "mean_act"),
-    *("output_score", "random_matched", "random"),
-)
-SELECTORS = ("grad_times_act", "mean_act", "random_matched")
-RANKINGS = (
-    *("oracle", "grad_times_act", "released_mark", "released_gradsae", "mean_act"),
-    *("random_matched", "random"),
-)
+A family that is not here stands before the controls and gets looks that are free.
+"""
 
-VARIANTS = {
-    "grad_times_act": "grad x act",
-    "positive_mean": "GradSAE as printed",
-    "released_gradsae": "released GradSAE",
-    "abs_grad": "|grad| x act",
-    "norm_exact": "gradient, norms exact",
-    "norm_frozen": "norms frozen",
-    "relp": "RelP",
-    "relp_frozen_attention": "RelP, attention frozen",
-    "grad_drop": "GradDrop",
-    "curvature_1": "curvature, 1 probe",
-    "ig_3": "joint-path IG, 3 points",
-    "ig_8": "joint-path IG, 8 points",
-    "path_ig_1x4": "own-path IG, 4 latents",
-    "screen_verify_10fe": "screen, verify to 10",
-    "screen_size_verify_10fe": "screen and size, verify to 10",
-    "screen_by_size_verify_10fe": "screen, verify the largest to 10",
-    "part_verify_10fe": "part, verify to 10",
-    "part_verify_20fe": "part, verify to 20",
-    "hop_lean10_10fe": "hop, verify to 10",
-    "hop_lean10_20fe": "hop, verify to 20",
-    "mean_act": "mean act",
-    "random": "random",
-    "random_matched": "random, matched",
-    "random_direction": "random direction",
-    "ablation": "ablation (truth)",
-    "oracle": "true effect",
-    "oracle_greedy": "true effect, greedy",
-    "released_mark": "released, on the bracket",
-    "output_score": "output score",
-    "chance": "chance",
-}
 
-FORERUNNERS = ("first_hop_", "hop_verify_", "hop_top10_", "hop_doubt10_")
-"""How the names of earlier forms of `hop_then_verify` begin. What they gave is in results/LOG.md;
-older records hold them, tables and figures leave them out."""
+def look_of(about: About) -> Look | None:
+    """Return the look that a component has in every figure, or None."""
+    members = FAMILIES.get(about.family, ())
+    known = about.member is not None and about.member < len(members)
+    return members[about.member] if known and about.member is not None else None
 
-CONTROLS = ("random", "random_matched", "random_direction", "chance")
+
+def order(about: About) -> tuple[int, int, str]:
+    """Return the sort key of tables and legends: family, place in it, label."""
+    names = list(FAMILIES)
+    family = 2 * names.index(about.family if about.family in names else "control")
+    member = len(FAMILIES) if about.member is None else about.member
+    return family - (about.family not in names), member, about.label
+
+
+RETIRED = ("first_hop_10fe", "first_hop_20fe", "hop_verify_10fe", "hop_verify_20fe")
+"""Names of earlier forms of `hop_then_verify`. What they gave is in results/LOG.md; it is dropped
+when a record is read, so that no table or figure shows it."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "recovery": (
@@ -408,21 +114,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """Columns of the tables of a task; of a grid, the default's. Influence and steering have a line per
 variant."""
-
-ONLY_ON_THE_BOARD = {
-    *("recovery/precision_0.9", "recovery/rate_error", "lm/kl"),
-}
-"""Left out of the tables on the terminal, to keep them narrow."""
-
-
-def header(name: str) -> str:
-    """Column head of any score, known or not."""
-    base, _, variant = name.rpartition("/")
-    if name in SCORES:
-        return SCORES[name].header
-    if base in SCORES:
-        return f"{SCORES[base].header} {VARIANTS.get(variant, variant)}"
-    return name
 
 
 def format_score(value: float | None) -> str:

@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from benchmarks.results.labels import differences, hyperparameters, printable, seedless
-from benchmarks.results.settings import METHODS, Cell
+from benchmarks.results.declared import printable
+from benchmarks.results.labels import differences, hyperparameters, seedless
+from benchmarks.results.settings import Cell
+from benchmarks.results.vocabulary import order
 from gradsae.records.record import content_id
 
 KEYS = ("source", "model", "corpus")
@@ -61,13 +64,11 @@ def _world(cell: Cell) -> str:
     return content_id([cell.task, cell.first.task["version"], seedless(parts)])
 
 
-def _method_order(cell: Cell) -> tuple[int, list[tuple[int, float, str]]]:
+def _method_order(cell: Cell) -> tuple[Any, ...]:
     """By method, then by label and hyperparameters, with numbers in the order of their size."""
-    order = list(METHODS)
-    place = order.index(cell.method) if cell.method in order else len(order)
     name = [str(cell.part("label") or ""), *map(str, sorted(hyperparameters(cell).items()))]
     words = re.findall(r"\d*\.?\d+|\D+", " ".join(name))
-    return place, [_word_order(word) for word in words]
+    return order(cell.about), [_word_order(word) for word in words]
 
 
 def _word_order(word: str) -> tuple[int, float, str]:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.influence.target import Target
 from gradsae.prompts.seen import SeenPrompt
 
@@ -23,6 +24,11 @@ class Estimator(ABC):
     """True if the scores are in units of the target, so that their size can be judged."""
     is_first_order: bool = False
     """True if the gradient of the clean pass is all that is known of the target."""
+
+    @property
+    def about(self) -> About:
+        """Return label, family, paper and flags: what tables, figures and the board show."""
+        return About(label=self.name)
 
     def why_not(self, target: Target) -> str | None:
         """Return why this estimator has no scores for a target, or None if it has."""

@@ -1,6 +1,6 @@
 """Influence: does a cheap estimate find the latents whose ablation moves the model's output?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -8,6 +8,8 @@ import torch
 from tqdm import tqdm
 
 from gradsae import checks
+from gradsae.about import About, Score
+from gradsae.influence import scores
 from gradsae.influence.case import SINGLES, Case, Question, Settings, study
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.summary import summarise
@@ -62,6 +64,13 @@ class Influence(ModelTask):
         "influence/precision_at_10",
         "influence/cost",
     )
+    REFERENCES: ClassVar[Mapping[str, About]] = {
+        "ablation": About(label="ablation (truth)", family="truth", member=1, is_control=True),
+        "no_op_edit": About(label="an edit of nothing", family="chance", is_control=True),
+    }
+    """What its scores name besides estimators, by name."""
+    SCORES: ClassVar[tuple[Score, ...]] = (*scores.ALWAYS, *scores.at_k(10))
+    COUNT: ClassVar[str] = "influence/prompts"
 
     prompts: PromptSet
     estimators: Sequence[Estimator]
@@ -105,6 +114,11 @@ class Influence(ModelTask):
             raise ValueError(f"estimators must be at least one, each once; got {names}")
         if SINGLES in names:
             raise ValueError(f"{SINGLES} is the truth's own name, no estimator's; got {names}")
+
+    def declared(self) -> tuple[Score, ...]:
+        truths = [truth.name for truth in self.truths]
+        scalars = [*self.also, *(f"{truth}.{scalar}" for truth in truths for scalar in self.also)]
+        return scores.every(self.ks, [*truths, *scalars])
 
     def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         """`seed` fixes the prompts, the random estimator, every subsample and the bootstrap."""

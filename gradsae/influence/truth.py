@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.influence.ablation import ablate_all
 from gradsae.influence.target import Target
 from gradsae.interfaces import ModelSource, Skipped
@@ -124,6 +125,11 @@ class Truth(ABC):
     @abstractmethod
     def name(self) -> str:
         """Part of score names; fields that change the result are part of it."""
+
+    @property
+    def about(self) -> About:
+        """Return label and paper: what tables, figures and the board show."""
+        return About(label=self.name)
 
     @abstractmethod
     def prepare(

@@ -1,6 +1,6 @@
 """Masking: do the latents that a ranking names carry the answer to a question?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, permutations
 from typing import ClassVar, final, get_args
@@ -8,8 +8,10 @@ from typing import ClassVar, final, get_args
 from tqdm import tqdm
 
 from gradsae import checks
+from gradsae.about import About, Score
 from gradsae.influence.estimator import Estimator
 from gradsae.interfaces import LATER, ModelSource, ModelTask, Scores, Skipped, Source
+from gradsae.masking import scores
 from gradsae.masking.rankings import Ranker
 from gradsae.masking.sets import K, Kind, count, top
 from gradsae.masking.summary import summarise
@@ -72,6 +74,15 @@ class Masking(ModelTask):
         "masking/swap_gain",
         "masking/swap_em",
     )
+    REFERENCES: ClassVar[Mapping[str, About]] = {
+        "oracle": About(label="true effect", family="truth", member=0, is_control=True),
+        "oracle_greedy": About(label="true effect, greedy", family="truth", is_control=True),
+        "released_mark": About(label="released, on the bracket", family="gradient", member=4),
+    }
+    """What its scores name besides estimators, by name."""
+    SCORES: ClassVar[tuple[Score, ...]] = scores.SCORES
+    COUNT: ClassVar[str] = "masking/questions"
+    """What `n` of a record calls the questions that were asked."""
 
     questions: Questions
     rankings: Sequence[Estimator]

@@ -1,13 +1,14 @@
 """Absorption: does a parent's latent fall silent where a child of the feature takes over?"""
 
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import Score
 from gradsae.interfaces import Hierarchy, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, merge, ratio_interval
 from gradsae.metrics.joint import join, partner_values, partners
@@ -151,6 +152,38 @@ class Absorption(Metric):
 
     Skipped for a source without a hierarchy.
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="absorption/gap",
+            header="absorption",
+            better="lower",
+            low=-1,
+            high=1,
+            ceiling=0,
+            meaning=(
+                "Recall of a parent feature's latent where the child is absent less where it is "
+                "active; mean over edges."
+            ),
+        ),
+        Score(
+            name="absorption/gap/childless",
+            header="absorption, childless",
+            better="lower",
+            low=-1,
+            high=1,
+            ceiling=0,
+            meaning=("The same against rows on which no child of the parent is active."),
+        ),
+        Score(
+            name="absorption/judged",
+            header="judged",
+            better="",
+            low=0,
+            high=1,
+            meaning=("Share of edges whose parent has a latent near it."),
+        ),
+    )
 
     n_rows: int = 16_384
     cosine: int | float = 0.7

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 from gradsae import checks
+from gradsae.about import Score
 from gradsae.interfaces import Candidate, Scores, Skipped, Source, Task, Trainer
 from gradsae.metrics.consistency import consistency
 from gradsae.metrics.selection import describe
@@ -23,6 +24,37 @@ class Consistency(Task):
     name: ClassVar[str] = "consistency"
     version: ClassVar[int] = 1
     headline: ClassVar[tuple[str, ...]] = ("consistency/mcs_0.9", "consistency/pw_mcc")
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="consistency/mcs_0.9",
+            header="MCS .9",
+            better="higher",
+            low=0,
+            high=1,
+            over="seeds",
+            meaning=(
+                "Share of latents that have a latent of another seed with a cosine above 0.9."
+            ),
+        ),
+        Score(
+            name="consistency/max_cosine",
+            header="nearest",
+            better="higher",
+            low=-1,
+            high=1,
+            over="seeds",
+            meaning=("Mean over latents of the largest cosine with a latent of another seed."),
+        ),
+        Score(
+            name="consistency/pw_mcc",
+            header="pairwise MCC",
+            better="higher",
+            low=-1,
+            high=1,
+            over="seeds",
+            meaning=("MCC between the dictionaries of two seeds, mean over pairs."),
+        ),
+    )
 
     others: Sequence[int]
     """Seeds of the further SAEs; each is trained unless it is there."""

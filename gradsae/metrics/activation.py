@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import Score
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.assignment import best_matching
 from gradsae.metrics.common import as_control, chance_control, merge
@@ -104,6 +105,28 @@ class ActivationMCC(Metric):
 
     Memory: the open entries and 64 MB blocks of the table of correlations (`assignment.py`).
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="activation/mcc",
+            header="activation MCC",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=(
+                "Mean correlation of latents with true coefficients in the best one-to-one "
+                "matching; a feature left without a latent counts 0."
+            ),
+        ),
+        Score(
+            name="activation/mcc/matched",
+            header="activation MCC of matched",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=("The same over the most pairs there can be."),
+        ),
+    )
 
     n_rows: int = 16_384
 

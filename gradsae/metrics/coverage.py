@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import Score
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.joint import SPARSE_PAIRS, best_f1, join
@@ -103,6 +104,39 @@ class Coverage(Metric):
 
     A band without a feature is skipped, with the rates there are.
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="coverage/cosine",
+            header="covered by cosine",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=(
+                "Share of all features with a latent whose signed cosine is above the field "
+                "`cosine`, 0.9 as a rule."
+            ),
+        ),
+        Score(
+            name="coverage/f1",
+            header="coverage",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=(
+                "Share of all features with a latent whose F1, as a detector of the feature, is "
+                "above 0.8."
+            ),
+        ),
+        Score(
+            name="coverage/rate_error",
+            header="rate error of covered",
+            better="lower",
+            low=0,
+            high=1,
+            meaning=("The rate error of recovery over the features of a band of rates."),
+        ),
+    )
 
     n_rows: int = 16_384
     edges: Sequence[int | float] = DECADES

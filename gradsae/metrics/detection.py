@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradsae.about import Score
 from gradsae.interfaces import Scores, Skipped, Source
 from gradsae.metrics.common import (
     as_control,
@@ -171,6 +172,36 @@ class Detection(OnMatched):
     Not the F1 of SAELens (`sae_lens/synthetic/evals.py`), which is a mean over latents, each with
     its nearest feature: features that no latent is near cost nothing there.
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="detection/f1",
+            header="F1",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=(
+                "Each feature's latent as a detector of the feature being active: mean F1 over "
+                "features; one without a latent counts 0."
+            ),
+        ),
+        Score(
+            name="detection/precision",
+            header="precision",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=("Hits over rows on which the feature's latent fires; mean over features."),
+        ),
+        Score(
+            name="detection/recall",
+            header="recall",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=("Hits over rows on which the feature is active; mean over features."),
+        ),
+    )
 
     def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         truth = known_rows(source, self.n_rows, seed)

@@ -1,13 +1,14 @@
 """Latents as detectors: does each latent fire exactly when the feature nearest to it is active?"""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import Score
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.joint import Joint, join
@@ -57,6 +58,39 @@ class Latents(Metric):
     - `latents/f1`, `latents/precision`, `latents/recall`.
     - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`).
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="latents/f1",
+            header="F1 of latents",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=(
+                "Each latent as a detector of the feature nearest to it: mean F1 over latents, "
+                "as in published SynthSAEBench tables. Features that no latent is near cost "
+                "nothing."
+            ),
+        ),
+        Score(
+            name="latents/precision",
+            header="precision of latents",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=("Hits over rows on which the latent fires; mean over latents."),
+        ),
+        Score(
+            name="latents/recall",
+            header="recall of latents",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=(
+                "Hits over rows on which the latent's nearest feature is active; mean over latents."
+            ),
+        ),
+    )
 
     n_rows: int = 16_384
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from gradsae import checks
+from gradsae.about import Score
 from gradsae.interfaces import Metric, ModelSource, Scores, Skipped, Source
 from gradsae.lm.model import LM
 from gradsae.lm.sites import Site
@@ -193,6 +194,87 @@ class LMLoss(Metric):
 
     A reconstruction equal to the activation gives exactly 1, 1, 0 and 0.
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="lm/ce_recovered",
+            header="CE recovered",
+            better="higher",
+            high=1,
+            over="windows",
+            meaning=(
+                "Cross-entropy with the reconstruction spliced in: 1 is that of the untouched "
+                "model, 0 that with zeros in its place; an SAE can do worse."
+            ),
+        ),
+        Score(
+            name="lm/ce_recovered/mean",
+            header="CE recovered, mean",
+            better="higher",
+            high=1,
+            over="windows",
+            meaning=(
+                "The same with the mean activation in the place of zeros, which is the harder "
+                "baseline."
+            ),
+        ),
+        Score(
+            name="lm/ce_clean",
+            header="CE",
+            better="",
+            low=0,
+            unit="nats",
+            over="windows",
+            meaning=("Cross-entropy of the untouched model."),
+        ),
+        Score(
+            name="lm/ce_spliced",
+            header="CE spliced",
+            better="lower",
+            low=0,
+            unit="nats",
+            over="windows",
+            meaning=("Cross-entropy with the reconstruction spliced in."),
+        ),
+        Score(
+            name="lm/ce_zero",
+            header="CE of zeros",
+            better="",
+            low=0,
+            unit="nats",
+            over="windows",
+            meaning=("Cross-entropy with zeros in the place of the activation."),
+        ),
+        Score(
+            name="lm/ce_mean",
+            header="CE of the mean",
+            better="",
+            low=0,
+            unit="nats",
+            over="windows",
+            meaning=("Cross-entropy with the mean activation in its place."),
+        ),
+        Score(
+            name="lm/ce_delta",
+            header="CE lost",
+            better="lower",
+            unit="nats",
+            over="windows",
+            meaning=("Cross-entropy with the reconstruction less that of the untouched model."),
+        ),
+        Score(
+            name="lm/kl",
+            header="KL",
+            better="lower",
+            low=0,
+            unit="nats",
+            over="windows",
+            detail=True,
+            meaning=(
+                "KL from the model's next-token distribution to that with the reconstruction."
+            ),
+        ),
+    )
 
     n_windows: int = 32
     n_rows: int = 4096

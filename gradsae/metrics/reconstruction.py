@@ -1,7 +1,7 @@
 """Reconstruction: how much of an activation comes back, and through how many latents?"""
 
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from gradsae import checks
+from gradsae.about import Score
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.common import forward, held_out, merge, ratio_interval
 from gradsae.sae.dictionary import Dictionary
@@ -129,6 +130,62 @@ class Reconstruction(Metric):
     - `sparsity/dense_share` in [0, 1]: share of all latents that fire on more than 10 % of rows.
     - series `sparsity/density`: see `density`; n["sparsity/never_fired"] counts the other latents.
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="reconstruction/fvu",
+            header="FVU",
+            better="lower",
+            low=0,
+            meaning=(
+                "Fraction of variance unexplained on held-out activations. A good value is no "
+                "sign of recovery."
+            ),
+        ),
+        Score(
+            name="reconstruction/fvu/with_outliers",
+            header="FVU with outliers",
+            better="lower",
+            low=0,
+            meaning=(
+                "The same with the outlier tokens that training and the other scores leave out."
+            ),
+        ),
+        Score(
+            name="reconstruction/cosine",
+            header="cosine",
+            better="higher",
+            low=-1,
+            high=1,
+            meaning=(
+                "Mean over rows of the cosine between row and reconstruction; rows of zeros are "
+                "left out."
+            ),
+        ),
+        Score(
+            name="sparsity/l0",
+            header="L0",
+            better="",
+            low=0,
+            meaning=("Mean number of active latents per activation. Compare methods at like L0."),
+        ),
+        Score(
+            name="sparsity/dead",
+            header="dead",
+            better="lower",
+            low=0,
+            high=1,
+            meaning=("Share of latents that never fire on held-out activations."),
+        ),
+        Score(
+            name="sparsity/dense_share",
+            header="dense",
+            better="",
+            low=0,
+            high=1,
+            meaning=("Share of latents that fire on more than 10 % of held-out activations."),
+        ),
+    )
 
     n_rows: int = 16_384
 

@@ -1,12 +1,13 @@
 """Recovery: which of the true features does the dictionary contain?"""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import Score
 from gradsae.interfaces import KnownSource, Scores, Skipped, Source
 from gradsae.metrics.common import (
     as_control,
@@ -183,6 +184,98 @@ class Recovery(OnMatched):
     directions drawn at random (`Dictionary.chance`). An untrained SAE scores there, exactly so if
     its biases do not depend on its directions (all but GBA with bias_init=quantile).
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="recovery/frr_0.8",
+            header="FRR .8",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=(
+                "Feature recovery rate: share of true features that some latent, dead or alive, "
+                "matches with a signed cosine above 0.8."
+            ),
+        ),
+        Score(
+            name="recovery/frr_0.9",
+            header="FRR .9",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=("The same with a cosine above 0.9."),
+        ),
+        Score(
+            name="recovery/frr_0.95",
+            header="FRR .95",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=("The same with a cosine above 0.95."),
+        ),
+        Score(
+            name="recovery/frr_area",
+            header="FRR area",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=("Area under the feature recovery rate over the cosine, from 0 to 1."),
+        ),
+        Score(
+            name="recovery/mcc",
+            header="MCC",
+            better="higher",
+            low=-1,
+            high=1,
+            meaning=(
+                "Mean cosine of each true feature with its latent in the best one-to-one "
+                "matching; a feature left without a latent counts 0."
+            ),
+        ),
+        Score(
+            name="recovery/mcc/matched",
+            header="MCC of matched",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=(
+                "Mean absolute cosine over the matched pairs only, the MCC of SAELens; features "
+                "without a latent cost nothing."
+            ),
+        ),
+        Score(
+            name="recovery/precision_0.9",
+            header="precision .9",
+            better="higher",
+            low=0,
+            high=1,
+            detail=True,
+            meaning=("Share of live latents that match some true feature with a cosine above 0.9."),
+        ),
+        Score(
+            name="recovery/rate_error",
+            header="rate error",
+            better="lower",
+            low=0,
+            high=1,
+            detail=True,
+            meaning=(
+                "Mean over features of |p - f| / max(p, f), with p the firing rate of the "
+                "feature's latent and f its own."
+            ),
+        ),
+        Score(
+            name="recovery/rate_error/absolute",
+            header="|rate error|",
+            better="lower",
+            low=0,
+            high=1,
+            meaning=(
+                "Mean over features of |p - f|. Where features are rare, an SAE that never "
+                "fires scores well."
+            ),
+        ),
+    )
 
     def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
         if not isinstance(source, KnownSource):

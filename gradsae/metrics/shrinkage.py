@@ -1,13 +1,14 @@
 """Shrinkage: how much of a feature's true size does its latent write back?"""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import Score
 from gradsae.interfaces import Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, directions, merge, ratio_interval
 from gradsae.metrics.joint import join, partner_values, partners
@@ -65,6 +66,20 @@ class Shrinkage(Metric):
     Not the shrinkage of SAELens (`sae_lens/synthetic/evals.py`), the mean over rows of |x_hat| /
     |x|: that one does not tell a shrunk code from a missing feature, and counts the bias.
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="shrinkage/ratio",
+            header="shrinkage",
+            better="",
+            low=0,
+            ceiling=1,
+            meaning=(
+                "A latent's output along its feature over the feature's coefficient, where both "
+                "are on: below 1 the code is shrunk; mean over features."
+            ),
+        ),
+    )
 
     n_rows: int = 16_384
     cosine: int | float = 0.7

@@ -1,7 +1,7 @@
 """Splitting and duplication: several latents for one feature, several copies of one latent."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gradsae import checks
+from gradsae.about import Score
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, chance_control, directions, merge
 from gradsae.metrics.matching import BLOCK
@@ -82,6 +83,35 @@ class Splitting(Metric):
       (`sae_lens/synthetic/evals.py`). Random latents score high, too: mind `/chance`.
     - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`).
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="splitting/split",
+            header="split",
+            better="lower",
+            low=0,
+            high=1,
+            meaning=("Share of true features with two or more latents near them."),
+        ),
+        Score(
+            name="splitting/duplicate",
+            header="duplicate",
+            better="lower",
+            low=0,
+            high=1,
+            meaning=("Share of latents with another latent near them."),
+        ),
+        Score(
+            name="splitting/uniqueness",
+            header="uniqueness",
+            better="higher",
+            low=0,
+            high=1,
+            meaning=(
+                "Distinct features that are the nearest of some latent, over the number of latents."
+            ),
+        ),
+    )
 
     split: int | float = 0.7
     duplicate: int | float = 0.9

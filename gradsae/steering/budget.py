@@ -1,7 +1,7 @@
 """Steering on a budget: what does a choice of latents achieve before something else gives way?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, final
@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gradsae import checks
+from gradsae.about import About, Score
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import NextToken
 from gradsae.interfaces import ModelSource, ModelTask, Scores, Skipped, Source
@@ -19,6 +20,7 @@ from gradsae.prompts.seen import NoActiveLatentError
 from gradsae.prompts.sets import Prompt, PromptSet
 from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import make_generator
+from gradsae.steering import scores
 from gradsae.steering.budget_summary import summarise
 from gradsae.steering.climb import Budget, Choice, Climb, Ladder
 from gradsae.steering.doses import respond
@@ -70,6 +72,14 @@ class SteeringBudget(ModelTask):
         "budget/predicts",
         "budget/slope_gap",
     )
+    REFERENCES: ClassVar[Mapping[str, About]] = {
+        "random_direction": About(
+            label="random direction", family="chance", member=2, is_control=True
+        ),
+    }
+    """What its scores name besides estimators, by name."""
+    SCORES: ClassVar[tuple[Score, ...]] = scores.BUDGET_SCORES
+    COUNT: ClassVar[str] = "budget/prompts"
 
     prompts: PromptSet
     estimators: Sequence[Estimator]

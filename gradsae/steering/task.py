@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple, final
 from tqdm import tqdm
 
 from gradsae import checks
+from gradsae.about import About, Score
 from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource, ModelTask, Scores, Skipped, Source
 from gradsae.lm.model import LM
@@ -15,6 +16,7 @@ from gradsae.prompts.seen import NoActiveLatentError
 from gradsae.prompts.sets import Prompt, PromptSet
 from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import make_generator
+from gradsae.steering import scores
 from gradsae.steering.interventions import OFF, Intervention, Text, read
 from gradsae.steering.samples import Sample, sample_texts
 from gradsae.steering.selectors import MAIN, Selection, check_selectors, select
@@ -59,6 +61,14 @@ class Steering(ModelTask):
         "steering/selectivity",
         "steering/ppl_ratio",
     )
+    REFERENCES: ClassVar[Mapping[str, About]] = {
+        "random_direction": About(
+            label="random direction", family="chance", member=2, is_control=True
+        ),
+    }
+    """What its scores name besides estimators, by name."""
+    SCORES: ClassVar[tuple[Score, ...]] = scores.SCORES
+    COUNT: ClassVar[str] = "steering/prompts"
 
     prompts: PromptSet
     k: int = 5

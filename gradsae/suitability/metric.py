@@ -1,9 +1,10 @@
 """Suitability as a metric: the conditions of the theorem as a trained SAE's latents show them."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from gradsae import checks
+from gradsae.about import Score
 from gradsae.interfaces import KnownSource, Metric, Scores, Skipped, Source
 from gradsae.metrics.common import as_control, merge
 from gradsae.sae.dictionary import Dictionary
@@ -62,6 +63,80 @@ class Suitability(Metric):
     - `suitability/band_low`, `_band_high`: target rates the theorem admits; empty if low > high.
     - `suitability/met`, `_not_met` in [0, 1]: share of the conditions with that verdict.
     """
+
+    SCORES: ClassVar[tuple[Score, ...]] = (
+        Score(
+            name="suitability/s_p99",
+            header="active features",
+            better="",
+            low=0,
+            meaning=("99th percentile of the number of active features of a row."),
+        ),
+        Score(
+            name="suitability/rate_ratio",
+            header="rate ratio",
+            better="",
+            low=1,
+            meaning=("Largest over least firing rate."),
+        ),
+        Score(
+            name="suitability/size_ratio",
+            header="size ratio",
+            better="",
+            low=1,
+            meaning=("Largest over least mean square where active."),
+        ),
+        Score(
+            name="suitability/co_occurrence",
+            header="co-occurrence",
+            better="",
+            low=0,
+            meaning=("rho_2 times the root of n; the theorem wants it far below 1."),
+        ),
+        Score(
+            name="suitability/coherence",
+            header="coherence",
+            better="",
+            low=0,
+            high=1,
+            meaning=("Largest absolute cosine of two features."),
+        ),
+        Score(
+            name="suitability/effective_d",
+            header="effective dimensions",
+            better="",
+            low=1,
+            meaning=("Participation ratio of the centred activations."),
+        ),
+        Score(
+            name="suitability/band_low",
+            header="lowest rate",
+            better="",
+            meaning=("Lowest target rate that the theorem admits."),
+        ),
+        Score(
+            name="suitability/band_high",
+            header="highest rate",
+            better="",
+            meaning=("Highest target rate that the theorem admits."),
+        ),
+        Score(
+            name="suitability/met",
+            header="met",
+            better="",
+            low=0,
+            high=1,
+            meaning=("Share of the conditions that are met."),
+        ),
+        Score(
+            name="suitability/not_met",
+            header="not met",
+            better="",
+            low=0,
+            high=1,
+            meaning=("Share of the conditions that are not met."),
+        ),
+    )
 
     n_rows: int = 16_384
     """Held-out rows."""

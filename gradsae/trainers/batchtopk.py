@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae.dictionary import Pass
@@ -55,6 +56,15 @@ class BatchTopK(Trainer):
     @property
     def name(self) -> str:
         return "batchtopk"
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="BatchTopK",
+            family="batchtopk",
+            member=0,
+            paper="https://arxiv.org/abs/2412.06410",
+        )
 
     @property
     def gate(self) -> BatchTopKGate:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import HIDDEN, Biased, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae.dictionary import Dictionary, Pass
@@ -18,6 +19,28 @@ from gradsae.sae.pursuit import PursuitCoder
 from gradsae.stats.ica import fast_ica
 
 NAMES = {"random": "random", "pca": "pca", "ica": "ica", "features": "ceiling"}
+
+
+ABOUT = {
+    "random": About(label="random atoms", family="control", member=1, is_control=True),
+    "pca": About(label="PCA", family="control", member=2, is_control=True),
+    "ica": About(label="ICA", family="control", member=3, is_control=True),
+    "ceiling_linear": About(
+        label="true features, TopK's encoder",
+        family="control",
+        member=4,
+        is_control=True,
+        needs_truth=True,
+    ),
+    "ceiling": About(
+        label="true features, pursuit",
+        family="ceiling",
+        member=0,
+        is_control=True,
+        needs_truth=True,
+    ),
+}
+"""What each control says of itself, by its name."""
 
 
 class Atoms(NamedTuple):
@@ -67,6 +90,10 @@ class Control(Trainer[Dictionary]):
     def name(self) -> str:
         linear = self.atoms == "features" and self.encoder == "linear"
         return NAMES[self.atoms] + "_linear" * linear
+
+    @property
+    def about(self) -> About:
+        return ABOUT[self.name]
 
     @property
     def wants_truth(self) -> bool:
@@ -136,6 +163,11 @@ class Untrained(Trainer[Dictionary]):
     @property
     def name(self) -> str:
         return "untrained"
+
+    @property
+    def about(self) -> About:
+        label = f"untrained {self.of.about.label}"
+        return About(label=label, family="control", member=0, is_control=True)
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> Dictionary:
         return self.of.build(sample, generator).requires_grad_(False)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
@@ -50,6 +51,12 @@ class Gated(Trainer):
     @property
     def name(self) -> str:
         return "gated"
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="Gated", family="gated", member=0, paper="https://arxiv.org/abs/2404.16014"
+        )
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         arch = Architecture(

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
@@ -47,7 +48,7 @@ class GBA(Trainer):
     normalise: Mode = "token"
     centre: bool = False
     """Subtract the training mean before normalising."""
-    scale_init: float = 1.0
+    scale_init: int | float = 1.0
     """Output scale a_m at the start. Small values decouple the latents (Theorem 6.1: a -> 0)."""
     train_scale: bool = True
     bias_init: Literal["zero", "quantile"] = "zero"
@@ -104,6 +105,22 @@ class GBA(Trainer):
         if self.wants_truth:
             return "gba_oracle"
         return "ba" if self.groups == 1 else "gba"
+
+    @property
+    def about(self) -> About:
+        label, member = "GBA", 0
+        if self.wants_truth:
+            label, member = "GBA, true rates", 1
+        elif self.groups == 1:
+            label, member = "BA", 2
+        return About(
+            label=label,
+            family="bias_rule",
+            member=member,
+            paper="https://arxiv.org/abs/2506.14002",
+            is_control=self.wants_truth,
+            needs_truth=self.wants_truth,
+        )
 
     @property
     def wants_truth(self) -> bool:

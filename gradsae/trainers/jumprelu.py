@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
@@ -94,6 +95,16 @@ class JumpReLU(Trainer):
         if self.rule is not None:
             return "jumprelu_rule"
         return "jumprelu" if self.penalty == "step" else "jumprelu_tanh"
+
+    @property
+    def about(self) -> About:
+        paper = "https://arxiv.org/abs/2407.14435"
+        if self.rule is not None:
+            return About(label="JumpReLU, GBA's rule", family="bias_rule", member=4, paper=paper)
+        if self.penalty == "tanh":
+            paper = "https://transformer-circuits.pub/2025/january-update"
+            return About(label="JumpReLU (tanh)", family="jumprelu", member=1, paper=paper)
+        return About(label="JumpReLU", family="jumprelu", member=0, paper=paper)
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         arch = Architecture(

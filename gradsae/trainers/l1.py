@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import LATER, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae.dictionary import Pass
@@ -59,6 +60,10 @@ class L1(Trainer):
     @property
     def name(self) -> str:
         return "l1"
+
+    @property
+    def about(self) -> About:
+        return About(label="L1", family="l1", member=0)
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         d_in = sample.shape[1]

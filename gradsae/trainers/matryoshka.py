@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
@@ -76,6 +77,15 @@ class Matryoshka(Trainer):
     @property
     def name(self) -> str:
         return "matryoshka"
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="Matryoshka",
+            family="matryoshka",
+            member=0,
+            paper="https://arxiv.org/abs/2503.17547",
+        )
 
     @property
     def gate(self) -> BatchTopKGate:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
@@ -63,6 +64,12 @@ class PAnneal(Trainer):
     @property
     def name(self) -> str:
         return "panneal"
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="p-anneal", family="l1", member=1, paper="https://arxiv.org/abs/2408.00113"
+        )
 
     def falls(self, progress: Progress) -> int:
         """Return how often p has fallen at this step, from 0 to n_falls."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
@@ -88,6 +89,12 @@ class Peel(Trainer[PeelCoder]):
     @property
     def name(self) -> str:
         return "peel"
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="peel", family="pursuit", member=0, paper="https://arxiv.org/abs/0908.0050"
+        )
 
     @property
     def tied(self) -> bool:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.errors import UserError
 from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
 from gradsae.lm.sites import Site, parse_site
@@ -61,6 +62,10 @@ class Pretrained(Trainer[Dictionary]):
     @property
     def name(self) -> str:
         return "pretrained"
+
+    @property
+    def about(self) -> About:
+        return About(label="pretrained", family="released", member=0)
 
     def content(self) -> dict[str, Any]:
         return {"sha256": load.content_hash(self._folder())}

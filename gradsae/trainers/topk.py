@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
@@ -64,6 +65,13 @@ class TopK(Trainer):
     @property
     def name(self) -> str:
         return "topk" if self.rule is None else "topk_rule"
+
+    @property
+    def about(self) -> About:
+        paper = "https://arxiv.org/abs/2406.04093"
+        if self.rule is not None:
+            return About(label="TopK, GBA's rule", family="bias_rule", member=3, paper=paper)
+        return About(label="TopK", family="topk", member=0, paper=paper)
 
     @property
     def wants_truth(self) -> bool:

@@ -14,6 +14,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.influence.gradient import GradientEstimator
 
 
@@ -24,6 +25,15 @@ class AbsGrad(GradientEstimator):
 
     name = "abs_grad"
     in_units = False
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="|grad| x act",
+            family="gradient",
+            member=1,
+            paper="https://arxiv.org/abs/2505.08080",
+        )
 
     def from_gradient(
         self, grad: Float[Tensor, "pos active"], codes: Float[Tensor, "pos active"]

@@ -13,6 +13,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.influence.gradient import GradientEstimator
 
 
@@ -22,6 +23,15 @@ class GradTimesAct(GradientEstimator):
     """Signed estimate of the ablation effect, in units of the target."""
 
     name = "grad_times_act"
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="grad x act",
+            family="gradient",
+            member=0,
+            paper="https://arxiv.org/abs/2505.08080",
+        )
 
     def from_gradient(
         self, grad: Float[Tensor, "pos active"], codes: Float[Tensor, "pos active"]

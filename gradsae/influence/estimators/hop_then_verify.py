@@ -30,6 +30,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.ablation import ablate_sparing, clean_value, first_read
 from gradsae.influence.entries import (
     latent_columns,
@@ -91,6 +92,11 @@ class HopThenVerify(Estimator):
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"hop_lean{self.top}_{self.max_cost:g}fe"
+
+    @property
+    def about(self) -> About:
+        label = f"hop, verify to {self.max_cost:g}"
+        return About(label=label, family="checked", member=4, spends_checks=True)
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

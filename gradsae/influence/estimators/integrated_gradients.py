@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.gradient import gradient
 from gradsae.influence.target import Target
@@ -36,6 +37,11 @@ class IntegratedGradients(Estimator):
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"ig_{self.n_points}"
+
+    @property
+    def about(self) -> About:
+        label = f"joint-path IG, {self.n_points} points"
+        return About(label=label, family="path", member=0, paper="https://arxiv.org/abs/1703.01365")
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import Target
 from gradsae.prompts.seen import SeenPrompt
@@ -22,6 +23,15 @@ class MeanAct(Estimator):
 
     name = "mean_act"
     in_units = False
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="mean act",
+            family="activation",
+            member=0,
+            paper="https://arxiv.org/abs/2505.08080",
+        )
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import Target
 from gradsae.prompts.seen import SeenPrompt
@@ -41,6 +42,15 @@ class OutputScore(Estimator):
 
     name = "output_score"
     in_units = False
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="output score",
+            family="activation",
+            member=1,
+            paper="https://arxiv.org/abs/2505.20063",
+        )
 
     @torch.no_grad()
     def scores(

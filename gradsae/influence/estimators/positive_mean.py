@@ -13,6 +13,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.influence.gradient import GradientEstimator
 
 
@@ -25,6 +26,15 @@ class PositiveMean(GradientEstimator):
     in_units = False
     is_first_order = False
     reads_probability = True
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="GradSAE as printed",
+            family="gradient",
+            member=2,
+            paper="https://arxiv.org/abs/2505.08080",
+        )
 
     def from_gradient(
         self, grad: Float[Tensor, "pos active"], codes: Float[Tensor, "pos active"]

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.target import Target
 from gradsae.prompts.seen import SeenPrompt
@@ -19,6 +20,10 @@ class Random(Estimator):
 
     name = "random"
     in_units = False
+
+    @property
+    def about(self) -> About:
+        return About(label="random", family="chance", member=0, is_control=True)
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.gradient import gradient_cost, write_norms
@@ -32,6 +33,10 @@ class RandomMatched(Estimator):
 
     name = "random_matched"
     is_first_order = True
+
+    @property
+    def about(self) -> About:
+        return About(label="random, matched", family="chance", member=1, is_control=True)
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.ablation import ablate, forward_equivalents
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
@@ -58,6 +59,20 @@ class ScreenThenVerify(Estimator):
         size = self.budget if self.max_cost is None else f"{self.max_cost:g}fe"
         first = {"score": screen, "both": f"{screen}_size", "size": f"{screen}_by_size"}[self.first]
         return f"{first}_verify_{size}"
+
+    @property
+    def about(self) -> About:
+        screen = "screen" if isinstance(self.screen, GradTimesAct) else self.screen.about.label
+        first = {"score": "verify", "both": "verify", "size": "verify the largest"}[self.first]
+        screen += " and size" if self.first == "both" else ""
+        to = f"the first {self.budget}" if self.max_cost is None else f"to {self.max_cost:g}"
+        return About(
+            label=f"{screen}, {first} {to}",
+            family="checked",
+            member=["score", "both", "size"].index(self.first),
+            paper="https://arxiv.org/abs/2403.00745",
+            spends_checks=True,
+        )
 
     @property
     def is_first_order(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.truth import PromptContext, Singles, Truth
 from gradsae.sae.codes import DenseCodes
 from gradsae.sae.dictionary import Dictionary
@@ -42,6 +43,13 @@ class Baseline(Truth):
     @property
     def name(self) -> str:
         return self.kind
+
+    @property
+    def about(self) -> About:
+        if self.kind == "mean":
+            paper = "https://arxiv.org/abs/2211.00593"
+            return About(label="its mean in its place", family="baseline", paper=paper)
+        return About(label="another row in its place", family="baseline")
 
     def prepare(self, context: PromptContext, generator: torch.Generator) -> Singles:
         seen, n = context.seen, context.seen.n_active

@@ -16,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.truth import PromptContext, Singles, Truth
 from gradsae.prompts.seen import SeenPrompt
 
@@ -39,6 +40,10 @@ class Dose(Truth):
     @property
     def name(self) -> str:
         return f"dose_{self.dose:g}"
+
+    @property
+    def about(self) -> About:
+        return About(label=f"added, dose {self.dose:g}", family="dose")
 
     def prepare(self, context: PromptContext, generator: torch.Generator) -> Singles:
         seen = context.seen

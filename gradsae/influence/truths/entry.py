@@ -11,6 +11,7 @@ from typing import final
 
 import torch
 
+from gradsae.about import About
 from gradsae.influence.entries import split_entries
 from gradsae.influence.truth import PromptContext, Singles, Truth
 
@@ -23,6 +24,12 @@ class Entry(Truth):
     @property
     def name(self) -> str:
         return "entry"
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="at one position", family="entry", paper="https://arxiv.org/abs/2505.08080"
+        )
 
     def prepare(self, context: PromptContext, generator: torch.Generator) -> Singles:
         split = split_entries(context.seen)

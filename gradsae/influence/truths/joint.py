@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.ablation import effects_of
 from gradsae.influence.target import Target
 from gradsae.influence.truth import Measured, PreparedTruth, PromptContext, Truth
@@ -38,6 +39,10 @@ class Joint(Truth):
     @property
     def name(self) -> str:
         return f"joint_{self.size}"
+
+    @property
+    def about(self) -> About:
+        return About(label=f"sets of {self.size}", family="joint")
 
     def prepare(self, context: PromptContext, generator: torch.Generator) -> "Sets | Skipped":
         if context.seen.n_active <= self.size:

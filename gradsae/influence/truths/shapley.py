@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.ablation import first_read, runs_from
 from gradsae.influence.target import Target, evaluate_all
 from gradsae.influence.truth import Measured, PreparedTruth, PromptContext, Truth
@@ -39,6 +40,11 @@ class Shapley(Truth):
     @property
     def name(self) -> str:
         return f"shapley_{self.n_pairs}"
+
+    @property
+    def about(self) -> About:
+        label, paper = f"Shapley, {self.n_pairs} pairs", "https://arxiv.org/abs/2104.12199"
+        return About(label=label, family="shapley", paper=paper)
 
     def prepare(self, context: PromptContext, generator: torch.Generator) -> "Walks":
         return Walks(seen=context.seen, orders=context.orders(self.n_pairs, generator))

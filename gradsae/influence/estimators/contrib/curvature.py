@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.gradient import gradient
@@ -47,6 +48,12 @@ class Curvature(Estimator):
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"{self.prefix}_{self.n_probes}"
+
+    @property
+    def about(self) -> About:
+        probes = "1 probe" if self.n_probes == 1 else f"{self.n_probes} probes"
+        paper = "https://arxiv.org/abs/2606.09899"
+        return About(label=f"curvature, {probes}", family="path", member=2, paper=paper)
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

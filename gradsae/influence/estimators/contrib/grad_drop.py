@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.contrib.backward_rules import Rules, Switch, changed_backward
 from gradsae.influence.target import Target, evaluate
@@ -32,6 +33,12 @@ class GradDrop(Estimator):
     name = "grad_drop"
     in_units = False
     is_first_order = True
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="GradDrop", family="backward", member=4, paper="https://arxiv.org/abs/2403.00745"
+        )
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

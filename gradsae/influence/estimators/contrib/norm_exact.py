@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.influence.entries import positions_of, split_entries, sum_by_latent
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.contrib.norm_readers import watch_norms
@@ -32,6 +33,10 @@ class NormExact(Estimator):
 
     name = "norm_exact"
     is_first_order = True
+
+    @property
+    def about(self) -> About:
+        return About(label="gradient, norms exact", family="backward", member=0)
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

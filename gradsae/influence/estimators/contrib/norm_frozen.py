@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.contrib.backward_rules import Rules, scores_under
 from gradsae.influence.gradient import gradient_cost
@@ -29,6 +30,15 @@ class NormFrozen(Estimator):
 
     name = "norm_frozen"
     is_first_order = True
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="norms frozen",
+            family="backward",
+            member=1,
+            paper="https://arxiv.org/abs/2508.21258",
+        )
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.ablation import ablate, batches, first_read, forward_equivalents
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.screen_then_verify import (
@@ -57,6 +58,11 @@ class PartThenVerify(Estimator):
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"part_verify_{self.max_cost:g}fe"
+
+    @property
+    def about(self) -> About:
+        label = f"part, verify to {self.max_cost:g}"
+        return About(label=label, family="checked", member=3, spends_checks=True)
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.contrib.curvature import self_curvature
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
@@ -43,6 +44,11 @@ class PathIG(Estimator):
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"path_ig_{self.n_points}x{self.budget}"
+
+    @property
+    def about(self) -> About:
+        label = f"own-path IG, {self.budget} latents"
+        return About(label=label, family="path", member=1, paper="https://arxiv.org/abs/2606.09899")
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.contrib.backward_rules import Rules, scores_under
 from gradsae.influence.gradient import gradient_cost
@@ -39,6 +40,13 @@ class RelP(Estimator):
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return "relp_frozen_attention" if self.freeze_attention else "relp"
+
+    @property
+    def about(self) -> About:
+        more = ", attention frozen" if self.freeze_attention else ""
+        member = 3 if self.freeze_attention else 2
+        paper = "https://arxiv.org/abs/2508.21258"
+        return About(label=f"RelP{more}", family="backward", member=member, paper=paper)
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator

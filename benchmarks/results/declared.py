@@ -1,0 +1,72 @@
+"""What the components of a record say of themselves.
+
+A component of this package speaks for itself, rebuilt from the record's config, so that a better
+label reaches old records too. Of a stranger's component the record tells (`Record.about`). Of one
+that nobody describes there is the bare name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gradsae.about import About, Score
+from gradsae.records.record import Record, part
+
+MAX_LABEL = 60  # characters
+
+
+def printable(text: str, limit: int) -> str:
+    """Return one line of limited length: a stranger's record must not steer a terminal or page."""
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def method_of(record: Record) -> str:
+    """Return the short name of the training method: `topk`, for one."""
+    return str(part(record, "trainer", "name") or "none")
+
+
+def about_method(record: Record) -> About:
+    """Return what the method of a record says of itself."""
+    from gradsae.bench import catalogue
+
+    trainer = part(record, "trainer")
+    known = catalogue.about_method(trainer) if isinstance(trainer, dict) else None
+    return known or _told(record.about.get("method"), method_of(record))
+
+
+def about_variant(record: Record, name: str) -> About:
+    """Return what an estimator of a record says of itself, or another end of a score's name."""
+    from gradsae.bench import catalogue
+
+    ask = part(record, "ask")
+    known = catalogue.about_variants(ask if isinstance(ask, dict) else {})
+    return known.get(name) or _told(record.about.get("variants", {}).get(name), name)
+
+
+def score_of(record: Record, name: str) -> Score:
+    """Return what a score of a record means; its bare name where nobody says.
+
+    A name that is not declared itself is a variant of one that is: `kind/score/variant`.
+    """
+    return known_score(name) or _told_score(record.about.get("scores", {}), name)
+
+
+def known_score(name: str) -> Score | None:
+    """Return what this package says of a score or of its variant, or None."""
+    from gradsae.bench import catalogue
+
+    known = catalogue.known_scores()
+    return known.get(name) or known.get(name.rpartition("/")[0])
+
+
+def _told_score(scores: Mapping[str, Mapping[str, Any]], name: str) -> Score:
+    told = scores.get(name) or scores.get(name.rpartition("/")[0])
+    found = Score(**told) if told else Score(name=name, header=name, better="", meaning="")
+    return replace(found, header=printable(found.header, MAX_LABEL))
+
+
+def _told(about: Mapping[str, Any] | None, name: str) -> About:
+    """Return what a record tells of a component that this package does not know."""
+    found = About(**about) if about else About(label=name)
+    return replace(found, label=printable(found.label, MAX_LABEL))
