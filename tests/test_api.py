@@ -192,7 +192,10 @@ def test_training_on_activations_reduces_the_error_and_scores_say_so():
         for t in (gradsae.score(one, x[2000:]) for one in (first, later))
     ]
     assert fvu[1] < 0.5 * fvu[0]
-    notes = " ".join(gradsae.score(later, x[2000:]).notes)
+    scores = gradsae.score(later, x[2000:])
+    row = next(row for row in scores.rows if row["score"] == "reconstruction/cosine")
+    assert (row["better"], row["range"]) == ("higher", "-1 to 1") and "cosine" in row["meaning"]
+    notes = " ".join(scores.notes)
     assert "recovery: " in notes and "lm_loss: " in notes
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gradsae.about import Score
 from gradsae.api import presets
 from gradsae.api.saes import load_sae
 from gradsae.api.table import Table
@@ -33,8 +34,9 @@ def score(
 
     Returns:
         A table with one row per score: `score`, `value`, its 95 % interval `low` to `high` where
-        there is one, and `n` (rows, latents or windows behind it). A metric that does not apply
-        says why in the notes: recovery needs known features, lm_loss a language model.
+        there is one, `n` (rows, latents or windows behind it), and what the metric declares of
+        it: the direction that is `better`, its `range` and its `meaning`. A metric that does not
+        apply says why in the notes: recovery needs known features, lm_loss a language model.
 
     Raises:
         UserError: The metric or source are not known, or the SAE has another width.
@@ -49,12 +51,11 @@ def score(
             f"the SAE {placed.name} has d_in={placed.d_in}, but the activations of source "
             f"{place.name} have width {rows.shape[1]}"
         )
+    chosen = make_metrics(metrics)
     with sharing():
-        answers = {
-            name: metric.measure(placed.sae, place, seed)
-            for name, metric in make_metrics(metrics).items()
-        }
-    return _table(f"Scores of {placed.name} on {place.name}", answers)
+        answers = {name: one.measure(placed.sae, place, seed) for name, one in chosen.items()}
+    declared = {score.name: score for one in chosen.values() for score in one.declared()}
+    return _table(f"Scores of {placed.name} on {place.name}", answers, declared)
 
 
 def make_metrics(metrics: Sequence[str] | Mapping[str, Metric] | None) -> dict[str, Metric]:
@@ -72,19 +73,34 @@ def make_metrics(metrics: Sequence[str] | Mapping[str, Metric] | None) -> dict[s
     return {name: presets.instantiated(config, f"metric.{name}") for name in config.metric}
 
 
-def _table(title: str, answers: Mapping[str, Scores | Skipped]) -> Table:
+def _table(
+    title: str, answers: Mapping[str, Scores | Skipped], declared: Mapping[str, Score]
+) -> Table:
     given = {name: one for name, one in answers.items() if isinstance(one, Scores)}
     rows = [
-        (name, value, *one.intervals.get(name, (None, None)), one.n.get(name))
+        (
+            name,
+            value,
+            *one.intervals.get(name, (None, None)),
+            one.n.get(name),
+            *_said(name, declared),
+        )
         for one in given.values()
         for name, value in one.scores.items()
     ]
-    columns = zip(*rows, strict=True) if rows else [()] * 5
+    heads = ("score", "value", "low", "high", "n", "better", "range", "meaning")
+    columns = zip(*rows, strict=True) if rows else [()] * len(heads)
     left_out = {n: one.reason for n, one in answers.items() if isinstance(one, Skipped)}
     for one in given.values():
         left_out |= one.skipped
     return Table(
         title=title,
-        columns=dict(zip(("score", "value", "low", "high", "n"), map(list, columns), strict=True)),
+        columns=dict(zip(heads, map(list, columns), strict=True)),
         notes=[f"{name}: {reason}." for name, reason in left_out.items()],
     )
+
+
+def _said(name: str, declared: Mapping[str, Score]) -> tuple[str, str, str]:
+    """Return direction, range and meaning of a score, or of the score that it is a variant of."""
+    found = declared.get(name) or declared.get(name.rpartition("/")[0])
+    return (found.better, found.bounds, found.meaning) if found else ("", "", "")
