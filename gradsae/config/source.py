@@ -97,8 +97,14 @@ def _load(path: Path, changed: int) -> tuple[Any, dict[str, str | None]]:
     with path.open(encoding="utf-8") as file:
         header = PlainFiles._get_header_dict(file.read(512))
     config = OmegaConf.to_container(OmegaConf.load(path))
-    builds_on = isinstance(config, dict) and TARGET in config and "defaults" in config
-    return config if builds_on else filled(config), header
+    return config if _builds_on(config) else filled(config), header
+
+
+def _builds_on(config: Any) -> bool:
+    """Whether the defaults list of a component's file brings fields of the same component."""
+    listed = config.get("defaults", []) if isinstance(config, dict) and TARGET in config else []
+    names = [next(iter(item)) if isinstance(item, dict) else item for item in listed]
+    return any(name != "_self_" and ("@" not in name or name.endswith("@_here_")) for name in names)
 
 
 def _open(node: Any) -> None:
