@@ -112,8 +112,9 @@ def known_estimators() -> dict[str, type[Estimator]]:
     for each in walk_packages(package.__path__, f"{package.__name__}."):
         module = import_module(each.name)
         for _, one in inspect.getmembers(module, inspect.isclass):
-            is_own = issubclass(one, Estimator) and one.__module__ == each.name
-            if is_own and not inspect.isabstract(one):
+            if one.__module__ != each.name or inspect.isabstract(one):
+                continue
+            if issubclass(one, Estimator):
                 found[each.name.rpartition(".")[2]] = one
     return dict(sorted(found.items()))
 
