@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.render.markdown import RESULTS, plain, replaced, write_or_check
+from benchmarks.render.table import markdown_table
 from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN, command
 from benchmarks.results.rows import variants
 from benchmarks.results.settings import (
@@ -131,7 +132,7 @@ def _section(one: Asked) -> str:
     about += f"; ablating all of them costs {price.mean:.0f}." if price else "."
     questions = one.questions()
     heads = ["estimator", "cost", "n", *(q.removeprefix(".") or one.scalar for q in questions)]
-    lines = [f"## {one.title}", "", about, "", _row(heads), _row(["---"] * len(heads))]
+    rows: list[list[str]] = []
     for name in one.estimators():
         rank = one.estimate(f"{RANK}/{name}")
         assert rank is not None  # of `estimators`
@@ -141,26 +142,23 @@ def _section(one: Asked) -> str:
             plain(cost.mean, 1) if cost else "-",
             str(rank.n),
         ]
-        lines.append(_row(texts + [_pair(one, name, q, rank.n) for q in questions]))
-    return "\n".join(lines)
+        rows.append(texts + [_pair(one, name, q, rank.n) for q in questions])
+    return "\n".join([f"## {one.title}", "", about, "", markdown_table(heads, rows)])
 
 
 def short(found: Sequence[Asked]) -> str:
     """A row for each SAE that was asked about the estimators of `SHORT`."""
     heads = ["SAE of", "n", "ablation", *SHORT.values()]
-    lines = [_row(heads), _row(["---"] * len(heads))]
+    rows: list[list[str]] = []
     for one in found:
         ranks = [one.estimate(f"{RANK}/{name}") for name in SHORT]
         price = one.estimate("influence/cost/ablation")
         known = [rank.n for rank in ranks if rank is not None]
         if len(known) > 2 and price is not None:  # more than gradient and mean activation
             about = [one.title, str(max(known)), f"{price.mean:.0f}"]
-            lines.append(
-                _row(
-                    about + [_pair(one, name, "", max(known), bars=name in BARS) for name in SHORT]
-                )
-            )
-    return "\n".join(lines)
+            pairs = [_pair(one, name, "", max(known), bars=name in BARS) for name in SHORT]
+            rows.append(about + pairs)
+    return markdown_table(heads, rows)
 
 
 def _pair(one: Asked, name: str, question: str, n: int, *, bars: bool = True) -> str:
@@ -178,10 +176,6 @@ def number(estimate: Estimate) -> str:
         return plain(estimate.mean, 3)
     mean, low, high = (plain(x, 3) for x in (estimate.mean, estimate.low, estimate.high))
     return mean if low == mean == high else f"{mean} [{low}, {high}]"
-
-
-def _row(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(texts) + " |"
 
 
 def pages(cells: Sequence[Cell]) -> dict[Path, str]:

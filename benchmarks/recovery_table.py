@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.render.markdown import RESULTS, plain, replaced, write_or_check
+from benchmarks.render.table import markdown_table
 from benchmarks.results.labels import seedless
 from benchmarks.results.reading import command
 from benchmarks.results.settings import Cell, Estimate
@@ -37,16 +38,11 @@ def markdown(cells: Sequence[Cell]) -> str:
     if not worlds:
         raise UserError(f"no records of experiment={EXPERIMENT} among those read")
     seeds = [c for c in cells if (c.task, c.part("experiment")) == ("consistency", SEEDS)]
-    lines = [
-        "| world, method | " + " | ".join(cells[0].score(name).header for name in COLUMNS) + " |",
-        "| --- |" + " --- |" * len(COLUMNS),
-    ]
-    for world in worlds:
-        lines += _block(world, seeds)
-    return "\n".join(lines)
+    heads = ["world, method", *(cells[0].score(name).header for name in COLUMNS)]
+    return markdown_table(heads, [row for world in worlds for row in _block(world, seeds)])
 
 
-def _block(world: World, seeds: Sequence[Cell]) -> list[str]:
+def _block(world: World, seeds: Sequence[Cell]) -> list[list[str]]:
     """Rows of one world, under a row with its name."""
     scored = {cell: _estimates(cell, seeds) for cell in world.cells}
     trained = [cell for cell in world.cells if not cell.about.is_control]
@@ -57,18 +53,18 @@ def _block(world: World, seeds: Sequence[Cell]) -> list[str]:
     }
     n = sorted({cell.n_seeds for cell in world.cells})
     count = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
-    rows = [f"| **{world.title}** ({count}) |" + " |" * len(COLUMNS)]
+    rows = [[f"**{world.title}** ({count})", *[""] * len(COLUMNS)]]
     rows += [_row(name_of(cell), scored[cell], best) for cell in trained]
     controls = [cell for cell in world.cells if cell not in trained]
     return rows + [_row(f"*{name_of(cell)}*", scored[cell], {}) for cell in controls]
 
 
-def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | None]) -> str:
+def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | None]) -> list[str]:
     texts = []
     for column, found in scored.items():
         is_best = found is not None and found.mean > 0 and found.mean == best.get(column)
         texts.append(f"**{number(found)}**" if is_best else number(found))
-    return f"| {name} | " + " | ".join(texts) + " |"
+    return [name, *texts]
 
 
 def name_of(cell: Cell) -> str:

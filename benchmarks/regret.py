@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.places import ROOT
+from benchmarks.render.table import markdown_table
 from benchmarks.results.declared import about_method, method_of
 from benchmarks.results.reading import add_records_argument, command, read
 from benchmarks.results.vocabulary import order
@@ -204,8 +205,8 @@ def table(found: Mapping[tuple[str, str], Regret]) -> str:
             f"{np.mean([behind(found, each) for each in of]):.3f}",
         ]
         rows.append((default, cells))
-    lines = [head, ["---"] * len(head), *(cells for _, cells in sorted(rows, key=lambda r: r[0]))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    ordered = [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+    return f"{markdown_table(head, ordered)}\n"
 
 
 def chosen_json(records: Sequence[Record]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, variance
 
-from benchmarks.render.console import console_table
+from benchmarks.render.table import console_table
 from benchmarks.results.declared import score_of
 from benchmarks.results.reading import OWN_ORIGIN, Entry, command, read
 from benchmarks.results.settings import MIN_SEEDS, Cell, make_cells

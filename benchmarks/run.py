@@ -36,7 +36,7 @@ def _job(cfg: DictConfig) -> None:
     except UserError as error:
         note = {"status": "failed", "text": str(error), "record": None}
         print(f"error: {error}", file=sys.stderr, flush=True)
-    (folder / CELL).write_text(json.dumps(note))
+    (folder / CELL).write_text(json.dumps({**note, "report": cfg.report}))
 
 
 def folders_of(words: Sequence[str]) -> list[Path]:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmarks.places import CONF
-from benchmarks.render.console import console_table
+from benchmarks.render.table import console_table
 
 if TYPE_CHECKING:
     from gradsae.bench.cell import Cell

@@ -68,7 +68,7 @@ def test_text_of_a_record_is_escaped_and_no_script_may_run():
     (page,) = pages_of(masking.masking(15, TOPK, 0))
     assert "<b>cat" not in page.html and "&lt;b&gt;cat" in page.html
     first = pages_of(samples())[0]
-    assert "<script>" not in first.html and "default-src &#x27;none&#x27;" not in first.html
+    assert "<script>" not in first.html
     assert "default-src 'none'; style-src 'sha256-" in first.html
 
 

@@ -3,7 +3,8 @@
 import example_records as example
 import pytest
 
-from benchmarks.render.console import console_table, summary_table
+from benchmarks.render.console import summary_table
+from benchmarks.render.table import console_table
 from benchmarks.results.vocabulary import format_score
 
 TOPK = {"name": "topk", "k": 20}

@@ -1,7 +1,8 @@
-"""What a run says at its end: the table of its records, and what failed."""
+"""What a run says at its end: the table of its records, what failed, and where its page is."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ class Report(Callback):
 
 
 def _report(folder: Path) -> None:
+    """Print the table of a run's records; write the page of a sweep and print its path last."""
     notes = [json.loads(path.read_text()) for path in _in_order(folder)]
     failures.extend(note["text"] for note in notes if note["status"] == "failed")
-    paths = dict.fromkeys(note["record"] for note in notes if note["record"])
+    paths = [Path(name) for name in dict.fromkeys(n["record"] for n in notes if n["record"])]
     if paths:
         from benchmarks.render.console import summary_table
         from gradsae.records.record import load
@@ -37,7 +39,23 @@ def _report(folder: Path) -> None:
         print(summary_table([load(path) for path in paths]), flush=True)
     if len(notes) > 1:
         for text in failures:
-            print(f"failed: {text}", file=sys.stderr)
+            print(f"failed: {text}", file=sys.stderr, flush=True)
+        if paths and notes[0]["report"] == "page":
+            _write_page(paths, folder / "site")
+
+
+def _write_page(paths: Sequence[Path], out: Path) -> None:
+    """Write the page of these records. The run is done: what fails here is one line, no error."""
+    try:
+        from benchmarks.launch.site import write_site
+
+        page, problems = write_site(paths, failures, out)
+    except Exception as error:  # whatever it is, the records are safe and the run has succeeded
+        print(f"no page was written: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return
+    for problem in problems:
+        print(f"left out of the page: {problem}", file=sys.stderr, flush=True)
+    print(f"\nopen {page}", flush=True)
 
 
 def _in_order(folder: Path) -> list[Path]:

@@ -6,7 +6,8 @@ import io
 from collections.abc import Sequence
 
 from benchmarks.leaderboard.board import Row, Table
-from benchmarks.render.console import console_table, mean_text
+from benchmarks.render.console import mean_text
+from benchmarks.render.table import console_table, markdown_table
 from benchmarks.results.vocabulary import format_score
 
 CSV_COLUMNS = (
@@ -37,9 +38,7 @@ def markdown(tables: Sequence[Table]) -> str:
     parts = ["# Leaderboard\n"]
     for table in tables:
         headers, rows = _grid(table)
-        lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in [headers, *rows]]
-        lines.insert(1, "|" + " --- |" * len(headers))
-        text = "\n".join(lines)
+        text = markdown_table([*map(_cell, headers)], [[*map(_cell, row)] for row in rows])
         parts.append(f"## {_cell(table.heading)}, version {table.version}\n\n{text}\n")
     return "\n".join(parts)
 

@@ -1,8 +1,10 @@
 """Plain text tables for the terminal."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.render.table import MAX_CELL, console_table
 from benchmarks.results.declared import printable
 from benchmarks.results.labels import labels
 from benchmarks.results.reading import LOCAL_ORIGIN, Entry
@@ -11,34 +13,39 @@ from benchmarks.results.settings import Cell, Estimate, make_cells
 from benchmarks.results.vocabulary import format_score
 from gradsae.records.record import Record
 
-MAX_CELL = 200  # characters
 
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """One table of a summary, ready to print."""
 
-def console_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns under a rule; columns of numbers are set flush right."""
-    cells = [[printable(text, MAX_CELL) for text in row] for row in [headers, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [all(map(_is_numeric, column[1:])) for column in zip(*cells, strict=True)]
-
-    def line(row: Sequence[str]) -> str:
-        parts = [
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(row, widths, numeric, strict=True)
-        ]
-        return "  ".join(parts).rstrip()
-
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
 
 
 def summary_table(records: Iterable[Record]) -> str:
-    """Main scores, a table per task, version and source: a row per method, means over seeds."""
+    """Return the summary of records for a terminal."""
+    return "\n\n".join(_printed(sheet) for sheet in summaries(records))
+
+
+def summaries(records: Iterable[Record]) -> list[Sheet]:
+    """Return the main scores: a sheet per task, version and source with a row per method, means
+    over seeds, and after it what was asked further of a method."""
     entries = [Entry(record=r, path=Path(f"{r.id}.json"), origin=LOCAL_ORIGIN) for r in records]
-    tables: dict[tuple[str, int, str], list[Cell]] = {}
+    groups: dict[tuple[str, int, str], list[Cell]] = {}
     for cell in make_cells(entries):
         key = (cell.task, cell.first.task["version"], source_name(cell))
-        tables.setdefault(key, []).append(cell)
-    return "\n\n".join(_summary(cells) for cells in tables.values())
+        groups.setdefault(key, []).append(cell)
+    sheets: list[Sheet] = []
+    for cells in groups.values():
+        sheets += [_summary(cells), *(sheet for cell in cells if (sheet := further(cell)))]
+    return sheets
+
+
+def _printed(sheet: Sheet) -> str:
+    title = printable(sheet.title, MAX_CELL)
+    return "\n".join([title, console_table(sheet.headers, sheet.rows), *sheet.notes])
 
 
 def mean_text(estimate: Estimate | None) -> str:
@@ -57,7 +64,7 @@ def source_name(cell: Cell) -> str:
     return " ".join(filter(None, map(str, parts))) or str(cell.part("source", "name") or "?")
 
 
-def _summary(cells: Sequence[Cell]) -> str:
+def _summary(cells: Sequence[Cell]) -> Sheet:
     lines = make_lines(cells, labels(cells))
     task = cells[0].first.task
     names = [n for n in columns(task["name"], lines) if not cells[0].score(n).detail]
@@ -84,12 +91,11 @@ def _summary(cells: Sequence[Cell]) -> str:
         "record",
     ]
     noise = [text for cell in cells if (text := noise_text(cell))]
-    further = [text for cell in cells if (text := further_table(cell))]
-    return "\n".join([printable(title, MAX_CELL), console_table(headers, rows), *noise, *further])
+    return Sheet(title=title, headers=headers, rows=rows, notes=noise)
 
 
-def further_table(cell: Cell) -> str | None:
-    """Spearman for each further scalar and truth that was asked of a cell, a column each."""
+def further(cell: Cell) -> Sheet | None:
+    """Return Spearman for each further scalar and truth that was asked of a cell, a column each."""
     first = "influence/spearman."
     found = [n.removeprefix(first) for n in cell.first.scores if n.startswith(first)]
     if not found:
@@ -102,8 +108,8 @@ def further_table(cell: Cell) -> str | None:
         ]
         for estimator in dict.fromkeys(name.partition("/")[2] for name in found)
     ]
-    title = f"\nSpearman for further scalars and truths ({_records(cell)})"
-    return f"{title}\n{console_table(['estimator', *asked], rows)}"
+    title = f"Spearman for further scalars and truths ({_records(cell)})"
+    return Sheet(title=title, headers=["estimator", *asked], rows=rows)
 
 
 def noise_text(cell: Cell) -> str | None:
@@ -123,7 +129,3 @@ def noise_text(cell: Cell) -> str | None:
 
 def _records(cell: Cell) -> str:
     return cell.first.id if len(cell.records) == 1 else f"{len(cell.records)} records"
-
-
-def _is_numeric(text: str) -> bool:
-    return text[:1] in set("0123456789+-.") or text == ""
