@@ -11,8 +11,11 @@ from pathlib import Path
 
 from benchmarks.docs.examples import examples, notebook
 from benchmarks.docs.numbers import numbers
+from benchmarks.docs.scores import scores
+from benchmarks.docs.tables import TABLES
 from benchmarks.render.markdown import RESULTS, replaced
-from benchmarks.results.reading import command
+from benchmarks.results.reading import command, read
+from benchmarks.results.settings import make_cells
 from gradsae.errors import UserError
 from gradsae.storage.files import write_whole
 
@@ -23,10 +26,14 @@ ROOT = DOCS.parent
 def pages() -> Iterator[tuple[Path, str]]:
     """Yield each page that is made here, with its text as it should be."""
     yield DOCS / "numbers.md", numbers((ROOT / "CHANGELOG.md").read_text())
+    yield DOCS / "scores.md", scores()
     yield filled(DOCS / "records.md", {"examples": examples(ROOT / "results" / "records")})
     example = notebook(DOCS / "snippets" / "notebook.py")
     for path in (ROOT / "README.md", DOCS / "api.md"):
         yield filled(path, {"notebook": example})
+    settings = make_cells(read("published"))
+    for page, tables in TABLES.items():
+        yield filled(RESULTS / page, {name: make(settings) for name, make in tables.items()})
 
 
 def filled(path: Path, parts: dict[str, str]) -> tuple[Path, str]:
