@@ -16,10 +16,10 @@ from math import sqrt
 from statistics import fmean, variance
 
 from benchmarks.render.table import console_table
-from benchmarks.results.declared import score_of
+from benchmarks.results.declared import headline_of, score_of
 from benchmarks.results.reading import OWN_ORIGIN, Entry, command, read
 from benchmarks.results.settings import MIN_SEEDS, Cell, make_cells
-from benchmarks.results.vocabulary import COLUMNS, format_score
+from benchmarks.results.vocabulary import TASKS, format_score
 from gradsae.errors import UserError
 from gradsae.records.record import Record
 
@@ -62,11 +62,12 @@ def rows(found: Sequence[Pair], cells: Sequence[Cell]) -> list[list[str]]:
     published seeds of a setting, pooled over the settings of at least three that are matched.
     """
     table = []
-    for task in COLUMNS:
+    tasks = {pair.task for pair in found}
+    for task in [*(t for t in TASKS if t in tasks), *sorted(tasks - set(TASKS))]:
         of_task = [pair for pair in found if pair.task == task]
         matched = {pair.published.id for pair in of_task}
         settings = [cell for cell in cells if matched & {record.id for record in cell.records}]
-        for score in COLUMNS[task]:
+        for score in headline_of(of_task[0].published):
             every = [(abs(d), pair.here.id) for pair in of_task for d in pair.differences(score)]
             if not every:
                 continue

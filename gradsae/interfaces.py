@@ -318,6 +318,12 @@ class Task(ABC):
     """Goes up when the same cell would give other numbers; part of a record's id."""
     headline: ClassVar[tuple[str, ...]]
     """Scores that a table shows, in their order; a variant behind a second `/` is left out."""
+    question: ClassVar[str] = ""
+    """What it asks, in one line for people: the heading of its tables."""
+    ranked_by: ClassVar[str] = ""
+    """The score by which the board ranks; empty where nothing is ranked."""
+    is_on_board: ClassVar[bool] = True
+    """False for a task that chooses settings: what comes of it is a figure."""
     measures_training: ClassVar[bool] = False
     """True if the cost of training belongs to the answer; `force=true` then trains anew."""
     SCORES: ClassVar[tuple[Score, ...]] = ()

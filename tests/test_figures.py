@@ -424,7 +424,7 @@ def test_of_two_maskings_of_one_sae_the_one_with_more_questions_is_drawn(close_f
             record,
             id="",  # made anew
             n={**record.n, "masking/questions": n},
-            config={**record.config, "ask": n},
+            config={**record.config, "ask": {"n": n}},
         )
         for record, n in [(deep, 20), (deep, 80), (other, 30)]
     ]

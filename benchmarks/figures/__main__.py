@@ -1,50 +1,69 @@
 """Draw every figure from records alone, as SVG and PNG with a caption.
 
 python -m benchmarks.figures [--records local|published|both|DIR] [--out DIR] [--only NAME]
+    [--also FILE|MODULE]
 """
 
 import argparse
+import importlib
+import importlib.util
+import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from benchmarks.figures import (
-    agreement,
-    consistency,
-    cost,
-    density,
-    dose_response,
-    f1_l0,
-    frontier,
-    frr_curve,
-    gba_toy,
-    layer_profile,
-    masking,
-    recall_after_checks,
-    recovery,
-    regret,
-    resonance,
-    steering_budget,
-    swept,
-    training,
-)
-from benchmarks.figures.drawing import caption
+from benchmarks.figures.drawing import Drawing, caption
 from benchmarks.figures.style import write
 from benchmarks.results.reading import add_records_argument, command, read
 from benchmarks.results.settings import Cell, make_cells
 from gradsae.errors import UserError
 from gradsae.storage.files import check_writable, write_whole
 
-FIGURES = {
-    module.NAME: module
-    for module in (
-        *(recovery, f1_l0, gba_toy, frr_curve, density, training, frontier, consistency),
-        *(agreement, layer_profile, cost, recall_after_checks, dose_response, masking),
-        *(steering_budget, regret),
-        *(*swept.FIGURES, resonance),
-    )
-}
+
+class Draws(Protocol):
+    """A figure: a module of this folder, or any module that has these three."""
+
+    NAME: str
+    COMMAND: str
+    """The command that makes its records."""
+
+    def draw(self, cells: Sequence[Cell], /) -> Drawing | None: ...
+
+
+def find_figures() -> dict[str, Draws]:
+    """Return the figures of this folder by name: every module that has NAME, COMMAND and draw.
+
+    A module with several figures lists them under FIGURES.
+    """
+    folder = str(Path(__file__).parent)
+    names = [module.name for module in pkgutil.iter_modules([folder]) if module.name != "__main__"]
+    modules = [importlib.import_module(f"benchmarks.figures.{name}") for name in names]
+    figures = [each for module in modules for each in getattr(module, "FIGURES", (module,))]
+    return {each.NAME: each for each in figures if hasattr(each, "NAME")}
+
+
+def load_figure(place: str) -> Draws:
+    """Return a figure from elsewhere: a Python file, or the name of a module."""
+    if place.endswith(".py"):
+        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        if spec is None or spec.loader is None or not Path(place).is_file():
+            raise UserError(f"--also {place}: there is no such file")
+        module: Any = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise UserError(f"--also {place}: {error}; give a module or a .py file") from error
+    missing = [name for name in ("NAME", "COMMAND", "draw") if not hasattr(module, name)]
+    if missing:
+        raise UserError(f"--also {place}: a figure has NAME, COMMAND and draw; no {missing[0]}")
+    return module
+
+
+FIGURES = find_figures()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +74,10 @@ class Drawn:
 
 
 def draw_all(
-    cells: Sequence[Cell], out: Path, only: str | None = None
+    cells: Sequence[Cell],
+    out: Path,
+    only: str | None = None,
+    figures: Mapping[str, Draws] = FIGURES,
 ) -> tuple[list[Drawn], list[str]]:
     """Draw what the records allow, and say what they do not.
 
@@ -67,7 +89,7 @@ def draw_all(
     newest = newest_versions(cells)
     drawn: list[Drawn] = []
     problems: list[str] = []
-    for name, module in FIGURES.items():
+    for name, module in figures.items():
         if only not in (None, name):
             continue
         try:
@@ -107,12 +129,18 @@ def main() -> None:
     )
     add_records_argument(parser)
     parser.add_argument("--out", default="results/figures", type=Path, help="default: %(default)s")
-    parser.add_argument("--only", choices=FIGURES, metavar="NAME", help=", ".join(FIGURES))
+    parser.add_argument("--only", metavar="NAME", help=", ".join(FIGURES))
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="FILE|MODULE", help="a figure from elsewhere"
+    )
     args = parser.parse_args()
+    figures = FIGURES | {each.NAME: each for each in map(load_figure, args.also)}
+    if args.only not in (None, *figures):
+        raise UserError(f"--only {args.only}: it must be one of {', '.join(figures)}")
     cells = make_cells(read(args.records))
     if not cells:
         raise UserError(f"no records in {args.records}; `python -m benchmarks.run` makes some")
-    _, problems = draw_all(cells, args.out, args.only)
+    _, problems = draw_all(cells, args.out, args.only, figures)
     if problems:
         raise UserError("\n".join(problems))
 

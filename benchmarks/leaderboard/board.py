@@ -7,28 +7,10 @@ from benchmarks.results.labels import labels
 from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN
 from benchmarks.results.rows import Line, columns, make_lines
 from benchmarks.results.settings import MIN_SEEDS, Cell, Estimate
+from benchmarks.results.vocabulary import TASKS
 from benchmarks.results.worlds import World, make_worlds
 from gradsae.about import Score
 from gradsae.stats.intervals import Mean, seeds_interval
-
-RANKED_BY = {
-    "recovery": "recovery/mcc",
-    "consistency": "consistency/pw_mcc",
-    "influence": "influence/spearman",
-    "steering": "steering/effect",
-    "masking": "masking/drop",
-    "steering_budget": "budget/effect_at_kl",
-}
-TASKS = {
-    "recovery": "Recovery: does a training method find the features that are there?",
-    "consistency": "Consistency: do two seeds find the same latents?",
-    "influence": "Influence: does an estimate find the latents whose ablation moves the model?",
-    "steering": "Steering: do the chosen latents move the target, and what else do they move?",
-    "masking": "Masking: do the latents that a ranking names carry the answer to a question?",
-    "steering_budget": "Steering on a budget: what is got before something else gives way?",
-}
-LEFT_OUT = ("grid",)
-"""Tasks that choose settings: what comes of them is a figure, not a row to be ranked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +42,13 @@ class Table:
     @property
     def ranked_by(self) -> str:
         """The score that ranks, or the empty string where none can."""
-        score = RANKED_BY.get(self.task, "")
+        score = self.rows[0].line.cell.ranked_by
         return score if score in self.columns else ""
+
+    @property
+    def question(self) -> str:
+        """What the task asks, for people; its name where the task does not say."""
+        return self.rows[0].line.cell.question or self.task
 
     @property
     def weights(self) -> str:
@@ -76,20 +63,20 @@ class Table:
 
 def make_tables(cells: Iterable[Cell]) -> list[Table]:
     """Tables by task and source; two versions of a task are two tables."""
-    order = list(TASKS)
-    worlds = sorted(
-        make_worlds(cell for cell in cells if cell.task not in LEFT_OUT),
-        key=lambda w: order.index(w.cells[0].task) if w.cells[0].task in order else len(order),
-    )
-    return [_make_table(world) for world in worlds]
+    worlds = make_worlds(cell for cell in cells if cell.is_on_board)
+    return [_make_table(world) for world in sorted(worlds, key=_task_order)]
+
+
+def _task_order(world: World) -> int:
+    task = world.cells[0].task
+    return TASKS.index(task) if task in TASKS else len(TASKS)
 
 
 def _make_table(world: World) -> Table:
     cells, first = world.cells, world.cells[0]
     lines = make_lines(cells, labels(cells))
-    names = tuple(columns(first.task, lines))
-    by = RANKED_BY.get(first.task, "")
-    ranked = by if by in names else ""
+    names = tuple(columns(lines))
+    ranked = first.ranked_by if first.ranked_by in names else ""
     ranks = rank([line for line in lines if not _why_unranked(line, ranked)], ranked)
     rows = [
         Row(

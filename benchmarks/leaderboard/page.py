@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from benchmarks.figures.__main__ import Drawn
-from benchmarks.leaderboard.board import RANKED_BY, TASKS, Row, Table
+from benchmarks.leaderboard.board import Row, Table
 from benchmarks.leaderboard.plain import commit
 from benchmarks.render import html
 from benchmarks.results.reading import Entry
@@ -42,7 +42,7 @@ def _task(task: str, tables: Sequence[Table]) -> dict[str, Any]:
     own = [table for table in tables if table.task == task]
     return {
         "name": task,
-        "question": TASKS.get(task, task),
+        "question": own[0].question,
         "ranking": _ranking(task, own),
         "tables": own,
     }
@@ -54,7 +54,7 @@ def _ranking(task: str, tables: Sequence[Table]) -> str:
         f"interval over its prompts, windows or rows. A row is ranked from {MIN_SEEDS} seeds on; "
         "rows that their intervals do not set apart share a rank."
     )
-    score = RANKED_BY.get(task)
+    score = next((table.ranked_by for table in tables if table.ranked_by), "")
     if any(row.rank for table in tables for row in table.rows) and score:
         words = f"Ranked by {tables[0].score(score).header}. {words}"
     if len({table.version for table in tables}) > 1:

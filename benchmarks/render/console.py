@@ -67,7 +67,7 @@ def source_name(cell: Cell) -> str:
 def _summary(cells: Sequence[Cell]) -> Sheet:
     lines = make_lines(cells, labels(cells))
     task = cells[0].first.task
-    names = [n for n in columns(task["name"], lines) if not cells[0].score(n).detail]
+    names = [n for n in columns(lines) if not cells[0].score(n).detail]
     n_inside = [line.n_inside for line in lines]
     counted = [cells[0].score(names[0]).over] if names and None not in n_inside else []
     rows = [

@@ -7,10 +7,13 @@ that nobody describes there is the bare name.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradsae.about import About, Score
 from gradsae.records.record import Record, part
+
+if TYPE_CHECKING:
+    from gradsae.interfaces import Task
 
 MAX_LABEL = 60  # characters
 
@@ -42,6 +45,22 @@ def about_variant(record: Record, name: str) -> About:
     ask = part(record, "ask")
     known = catalogue.about_variants(ask if isinstance(ask, dict) else {})
     return known.get(name) or _told(record.about.get("variants", {}).get(name), name)
+
+
+def headline_of(record: Record) -> tuple[str, ...]:
+    """Return the scores that tables of a task show, in their order.
+
+    For a stranger's task, those that its record declares, in the order of the record.
+    """
+    task = known_task(record)
+    return task.headline if task else tuple(record.about.get("scores", {}))
+
+
+def known_task(record: Record) -> "type[Task] | None":
+    """Return the task of a record if it is one of this package."""
+    from gradsae.bench import catalogue
+
+    return catalogue.tasks().get(record.task["name"])
 
 
 def score_of(record: Record, name: str) -> Score:

@@ -4,11 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.results.settings import Cell, Estimate
-from benchmarks.results.vocabulary import COLUMNS, order
+from benchmarks.results.vocabulary import order
 from gradsae.about import About
-
-BY_VARIANT = ("influence", "steering", "masking", "steering_budget")
-"""Tasks whose methods are the variants of a score; the SAE is only what they are tried on."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +30,9 @@ class Line:
     @property
     def n_inside(self) -> int | None:
         """Prompts (of masking: contexts) behind the main score, over all seeds; None elsewhere."""
-        if self.cell.task not in BY_VARIANT:
+        if not self.variant:
             return None
-        main = self._score(COLUMNS[self.cell.task][0])
+        main = self._score(self.cell.headline[0])
         return sum(record.n.get(main, 0) for record in self.cell.records)
 
     def _score(self, column: str) -> str:
@@ -53,18 +50,22 @@ def make_lines(cells: Sequence[Cell], labels: Sequence[str]) -> list[Line]:
 
 
 def variants(cell: Cell) -> list[str]:
-    """Estimators or selectors of a cell, known ones first; one empty name for other tasks."""
-    if cell.task not in BY_VARIANT:
-        return [""]
+    """Return the estimators that a setting compares, in the order of tables.
+
+    One empty name where the main score stands for itself: there the methods are compared.
+    """
+    main = next(iter(cell.headline), "")
     names = {name for record in cell.records for name in record.scores}
-    main = COLUMNS[cell.task][0]
+    if main in names:
+        return [""]
     found = {name.removeprefix(f"{main}/") for name in names if name.startswith(f"{main}/")}
     return sorted(found, key=lambda name: (order(cell.variant(name)), name)) or [""]
 
 
-def columns(task: str, lines: Sequence[Line]) -> list[str]:
+def columns(lines: Sequence[Line]) -> list[str]:
     """Scores that at least one line has, in the order of the task."""
-    known = [c for c in COLUMNS.get(task, ()) if any(line.estimate(c) for line in lines)]
+    every = dict.fromkeys(column for line in lines for column in line.cell.headline)
+    known = [column for column in every if any(line.estimate(column) for line in lines)]
     if known:
         return known
     names = {name for line in lines for record in line.cell.records for name in record.scores}

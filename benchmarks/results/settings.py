@@ -4,7 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from benchmarks.results.declared import about_method, about_variant, method_of, score_of
+from benchmarks.results.declared import (
+    about_method,
+    about_variant,
+    headline_of,
+    known_task,
+    method_of,
+    score_of,
+)
 from benchmarks.results.reading import Entry
 from benchmarks.results.vocabulary import order
 from gradsae.about import About, Score
@@ -78,6 +85,29 @@ class Cell:
         """What an estimator, or whatever else stands at the end of a score's name, says of
         itself."""
         return about_variant(self.first, name)
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The scores that tables of its task show, in their order."""
+        return headline_of(self.first)
+
+    @property
+    def ranked_by(self) -> str:
+        """The score by which the board ranks, or the empty string."""
+        task = known_task(self.first)
+        return task.ranked_by if task else ""
+
+    @property
+    def question(self) -> str:
+        """What its task asks, for people; empty for a stranger's task."""
+        task = known_task(self.first)
+        return task.question if task else ""
+
+    @property
+    def is_on_board(self) -> bool:
+        """False for tasks that choose settings: what comes of them is a figure, not a rank."""
+        task = known_task(self.first)
+        return task is None or task.is_on_board
 
     def score(self, name: str) -> Score:
         """What a score means: header, direction, range."""

@@ -79,41 +79,14 @@ def order(about: About) -> tuple[int, int, str]:
     return family - (about.family not in names), member, about.label
 
 
+TASKS = (
+    *("recovery", "grid", "consistency", "influence", "steering", "masking", "steering_budget"),
+)
+"""Order of the tables of tasks; others follow."""
+
 RETIRED = ("first_hop_10fe", "first_hop_20fe", "hop_verify_10fe", "hop_verify_20fe")
 """Names of earlier forms of `hop_then_verify`. What they gave is in results/LOG.md; it is dropped
 when a record is read, so that no table or figure shows it."""
-
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "recovery": (
-        *("recovery/mcc", "recovery/frr_0.8", "recovery/frr_0.9", "recovery/precision_0.9"),
-        *("recovery/rate_error", "detection/f1", "consistency/mcs_0.9", "reconstruction/fvu"),
-        *("lm/ce_recovered", "lm/kl", "sparsity/l0", "sparsity/dead"),
-    ),
-    "grid": (
-        *("recovery/mcc", "recovery/frr_0.9", "detection/f1", "reconstruction/fvu"),
-        *("sparsity/l0", "sparsity/dead"),
-    ),
-    "consistency": ("consistency/mcs_0.9", "consistency/pw_mcc"),
-    "influence": (
-        *("influence/spearman", "influence/pearson", "influence/sign_agreement"),
-        *("influence/precision_at_10", "influence/cost"),
-    ),
-    "steering": (
-        *("steering/effect", "steering/kl_rest", "steering/selectivity", "steering/ppl_ratio"),
-    ),
-    "masking": (
-        *("masking/drop", "masking/mark_drop", "masking/em", "masking/f1"),
-        *("masking/deletion_area", "masking/insertion_area", "masking/oracle_overlap"),
-        *("masking/swap_gain", "masking/swap_em"),
-    ),
-    "steering_budget": (
-        *("budget/effect_at_kl", "budget/effect_at_ppl", "budget/safe_effect"),
-        *("budget/safe_dose", "budget/flips", "budget/stability"),
-        *("budget/predicts", "budget/slope_gap"),
-    ),
-}
-"""Columns of the tables of a task; of a grid, the default's. Influence and steering have a line per
-variant."""
 
 
 def format_score(value: float | None) -> str:

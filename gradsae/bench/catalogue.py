@@ -17,7 +17,7 @@ from gradsae.about import About, Score
 from gradsae.errors import UserError
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.truth import Truth
-from gradsae.interfaces import Source, Trainer
+from gradsae.interfaces import Source, Task, Trainer
 
 PACKAGES = (
     *("gradsae.optim", "gradsae.trainers", "gradsae.sources", "gradsae.prompts"),
@@ -183,6 +183,12 @@ def known_variants() -> Mapping[str, About]:
 def known_scores() -> Mapping[str, Score]:
     """Return the scores that metrics and tasks of this package declare, by name."""
     return {score.name: score for cls in _every_class() for score in getattr(cls, "SCORES", ())}
+
+
+@cache
+def tasks() -> Mapping[str, type[Task]]:
+    """Return the tasks of this package by name."""
+    return {cls.name: cls for cls in kinds(Task)}
 
 
 @cache

@@ -2,17 +2,29 @@
 
 import resource
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 
+from gradsae.about import Score
 from gradsae.bench.cell import Cell
 from gradsae.bench.tracking import MAX_KEYS, MAX_ROWS, Run
 from gradsae.errors import DivergedError, UserError
-from gradsae.interfaces import Candidate, ModelSource, Scores, Skipped, plain
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.truth import Truth
+from gradsae.interfaces import (
+    Candidate,
+    Metric,
+    ModelSource,
+    Scores,
+    Skipped,
+    Task,
+    Trainer,
+    plain,
+)
 from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
 from gradsae.records.shapes import TaskId
@@ -149,11 +161,45 @@ def _record(
             "peak_bytes": _peak_bytes(cell.device),
         },
         provenance=provenance(str(cell.device), checkout, **source.provenance()),
+        about=said(cell.trainer, cell.task, answer.scores),
         artifacts={
             "checkpoint": own.id if isinstance(own, Checkpoint) else None,
             "activations": source.activations_id() if isinstance(source, ModelSource) else None,
         },
     )
+
+
+def said(method: Trainer[Any], task: Task, scores: Iterable[str]) -> dict[str, Any]:
+    """Return what the method, the given scores and their variants say of themselves.
+
+    Tables and figures take their words from here where a component is not of this package.
+    """
+    parts = [task, *_parts(task)]
+    declared = {score.name: score for part in parts for score in _declared(part)}
+    variants = dict(task.REFERENCES)
+    variants |= {part.name: part.about for part in parts if isinstance(part, (Estimator, Truth))}
+    given = {name for score in scores for name in (score, score.rpartition("/")[0])}
+    return {
+        "method": asdict(method.about),
+        "scores": {name: asdict(score) for name, score in declared.items() if name in given},
+        "variants": {name: asdict(about) for name, about in variants.items()},
+    }
+
+
+def _parts(value: Any) -> list[Any]:
+    """Return the components inside a component, at any depth."""
+    if is_dataclass(value):
+        inner = [getattr(value, field.name) for field in fields(value)]
+        return [part for each in inner for part in ([each, *_parts(each)])]
+    if isinstance(value, Mapping):
+        return [part for each in value.values() for part in ([each, *_parts(each)])]
+    if isinstance(value, list | tuple):
+        return [part for each in value for part in ([each, *_parts(each)])]
+    return []
+
+
+def _declared(part: Any) -> tuple[Score, ...]:
+    return part.declared() if isinstance(part, (Metric, Task)) else ()
 
 
 def _peak_bytes(device: torch.device) -> int:

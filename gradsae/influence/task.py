@@ -57,6 +57,10 @@ class Influence(ModelTask):
 
     name: ClassVar[str] = "influence"
     version: ClassVar[int] = 2
+    question: ClassVar[str] = (
+        "Influence: does an estimate find the latents whose ablation moves the model?"
+    )
+    ranked_by: ClassVar[str] = "influence/spearman"
     headline: ClassVar[tuple[str, ...]] = (
         "influence/spearman",
         "influence/pearson",

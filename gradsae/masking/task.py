@@ -63,6 +63,10 @@ class Masking(ModelTask):
 
     name: ClassVar[str] = "masking"
     version: ClassVar[int] = 2
+    question: ClassVar[str] = (
+        "Masking: do the latents that a ranking names carry the answer to a question?"
+    )
+    ranked_by: ClassVar[str] = "masking/drop"
     headline: ClassVar[tuple[str, ...]] = (
         "masking/drop",
         "masking/mark_drop",

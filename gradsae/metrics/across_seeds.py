@@ -23,6 +23,8 @@ class Consistency(Task):
 
     name: ClassVar[str] = "consistency"
     version: ClassVar[int] = 1
+    question: ClassVar[str] = "Consistency: do two seeds find the same latents?"
+    ranked_by: ClassVar[str] = "consistency/pw_mcc"
     headline: ClassVar[tuple[str, ...]] = ("consistency/mcs_0.9", "consistency/pw_mcc")
     SCORES: ClassVar[tuple[Score, ...]] = (
         Score(

@@ -20,6 +20,7 @@ class Grid(Task):
 
     name: ClassVar[str] = "grid"
     version: ClassVar[int] = 1
+    is_on_board: ClassVar[bool] = False
     headline: ClassVar[tuple[str, ...]] = (
         "recovery/mcc",
         "recovery/frr_0.9",

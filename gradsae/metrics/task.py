@@ -19,6 +19,8 @@ class RecoveryTask(Task):
 
     name: ClassVar[str] = "recovery"
     version: ClassVar[int] = 1
+    question: ClassVar[str] = "Recovery: does a training method find the features that are there?"
+    ranked_by: ClassVar[str] = "recovery/mcc"
     headline: ClassVar[tuple[str, ...]] = (
         "recovery/mcc",
         "recovery/frr_0.8",

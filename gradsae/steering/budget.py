@@ -62,6 +62,8 @@ class SteeringBudget(ModelTask):
 
     name: ClassVar[str] = "steering_budget"
     version: ClassVar[int] = 1
+    question: ClassVar[str] = "Steering on a budget: what is got before something else gives way?"
+    ranked_by: ClassVar[str] = "budget/effect_at_kl"
     headline: ClassVar[tuple[str, ...]] = (
         "budget/effect_at_kl",
         "budget/effect_at_ppl",

@@ -55,6 +55,10 @@ class Steering(ModelTask):
 
     name: ClassVar[str] = "steering"
     version: ClassVar[int] = 1
+    question: ClassVar[str] = (
+        "Steering: do the chosen latents move the target, and what else do they move?"
+    )
+    ranked_by: ClassVar[str] = "steering/effect"
     headline: ClassVar[tuple[str, ...]] = (
         "steering/effect",
         "steering/kl_rest",
