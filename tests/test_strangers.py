@@ -14,8 +14,14 @@ from benchmarks.render.console import summary_table
 from benchmarks.results.reading import Entry
 from benchmarks.results.settings import make_cells
 from gradsae.about import About, Score
+from gradsae.bench.experiment import said
 from gradsae.errors import UserError
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.estimators.mean_act import MeanAct
+from gradsae.influence.task import Influence
+from gradsae.prompts.sets import CutPrompts
 from gradsae.records.record import Record
+from gradsae.trainers.topk import TopK
 
 METHOD = About(label="Their method", family="theirs")
 ESTIMATOR = About(label="Their estimator", family="theirs", spends_checks=True)
@@ -88,3 +94,16 @@ def test_a_figure_from_elsewhere_is_one_file(tmp_path: Path):
 def test_what_is_no_figure_is_refused_with_a_reason(place: str):
     with pytest.raises(UserError, match=f"--also {place}: "):
         load_figure(place)
+
+
+def test_the_writer_records_what_method_scores_and_estimators_say(tmp_path: Path):
+    record = example.influence(15, {"name": "topk", "k": 8}, 0)
+    task = Influence(
+        prompts=CutPrompts(n_prompts=2, length=10), estimators=(GradTimesAct(), MeanAct())
+    )
+    method = TopK(d_sae=16, k=2, optim=example.OPTIM)
+    about = said(method, task, ["influence/spearman/grad_times_act", "influence/n_active"])
+    assert about["method"]["label"] == "TopK"
+    assert set(about["scores"]) == {"influence/spearman", "influence/n_active"}
+    assert about["variants"]["mean_act"]["label"] == "mean act"
+    Record(**{**vars(record), "about": about})  # the schema takes it
