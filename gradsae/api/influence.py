@@ -47,52 +47,50 @@ def influence(
 ) -> Table:
     """Compute how much each active latent supports the model's next token.
 
-    The influence of a latent is the target's value with the latent minus without it, where
-    "without" switches it off at every position and holds the SAE's reconstruction error fixed. It
-    is positive where the latent supports the target. Estimates are in the same unit, except those
-    that only rank (`mean_act`, `random`).
+    Influence is the target's value with the latent minus without it: switched off at every
+    position, the SAE's error held fixed.
 
     Args:
         model: What `load_model` takes or returns.
         sae: What `load_sae` takes or returns.
         prompt: A text. What comes after it is asked about.
         site: Where the SAE reads, for example "resid_post.15"; by default as the SAE says.
-        target: The next token that is asked about, as text exactly as it follows the prompt
-            (" Paris", with the space) or as a token's number; by default the model's most likely
-            one. Of a text of several tokens the whole answer is asked about.
-        estimators: Names ("grad_times_act", "hop_then_verify", "integrated_gradients",
-            "mean_act", ...) or estimator objects with settings of their own.
-        truth: Also compute the true effect by ablation: one forward pass per active latent (of
-            the blocks after the site).
+        target: The next token, as text as it follows the prompt (" Paris", with the space) or as
+            a number; by default the model's most likely one. Several tokens: the whole answer.
+        estimators: Names ("grad_times_act", "hop_then_verify", ...) or objects.
+        truth: Also ablate every active latent: a run of the later blocks for each.
         scalar: What of the target is explained: "log_prob" (nats), "logit", "prob", "logit_diff"
-            (against the runner-up) or "kl" (of the whole distribution, nats).
+            (against the runner-up) or "kl" (whole distribution, nats).
         k: Latents counted as the first, in measures of agreement.
         batch_rows: Edited prompts in one forward pass; less takes less memory.
         seed: Fixes what random estimators draw.
 
     Returns:
-        A table with one row per active latent, those of largest effect first (without `truth`: by
-        the first estimator). Columns: `latent`, `token` and `position` where it is strongest,
-        `activation` there (in the SAE's units), one column per estimator, and `effect`. Its part
-        `estimators` has the cost of each (in full forward passes; a backward pass counts as two)
-        and its agreement with `effect`.
+        One row per active latent, by `effect` (else by the first estimator), largest first:
+        `latent`, `token` and `position` where it is strongest, `activation` there (SAE units), one
+        column per estimator, `effect`. Part `estimators`: cost (forward passes) and agreement.
 
     Raises:
-        UserError: Site, target, estimator or scalar are not known; the SAE has another width; no
-            latent fires on the prompt.
+        UserError: Something named is not known, the widths differ, or no latent fires.
 
     Example:
         >>> table = gradsae.influence(model, sae, "The capital of France is", target=" Paris")
         >>> table["latent"][:3], table.parts["estimators"]["spearman"]
     """
-    if scalar not in ANY_SCALAR:
-        raise UserError(f"scalar must be one of {', '.join(ANY_SCALAR)}, got {scalar!r}")
-    chosen = [make_estimator(one) for one in estimators]
-    if not chosen and not truth:
-        raise UserError("nothing to compute: name an estimator, or set truth=True")
+    chosen = _chosen(estimators, scalar, truth=truth)
     asked = ask(model, sae, prompt, site, target)
     study = _study(asked, chosen, scalar, truth=truth, batch_rows=batch_rows, seed=seed)
     return _table(asked, study, chosen, k)
+
+
+def _chosen(names: Sequence[str | Estimator], scalar: AnyScalar, *, truth: bool) -> list[Estimator]:
+    """Return the estimators; UserError where one, or the scalar, is not known."""
+    if scalar not in ANY_SCALAR:
+        raise UserError(f"scalar must be one of {', '.join(ANY_SCALAR)}, got {scalar!r}")
+    chosen = [make_estimator(one) for one in names]
+    if not chosen and not truth:
+        raise UserError("nothing to compute: name an estimator, or set truth=True")
+    return chosen
 
 
 def make_estimator(estimator: str | Estimator) -> Estimator:

@@ -49,45 +49,37 @@ def steer(
         mode: "scale" multiplies the latents' own values by the dose (0 switches them off, 1
             changes nothing); "set" gives them dose x reference at every position, "add" adds that
             to their own values.
-        target: The next token whose probability is followed, as text or as a number; by default
-            the model's most likely one.
+        target: The next token, as text or number; by default the model's most likely one.
         site: Where the SAE reads, for example "resid_post.15"; by default as the SAE says.
         reference: Value of each latent that dose 1 of "set" and "add" means, in the SAE's units;
             by default its largest on the prompt.
-        n_tokens: Length of the text that the model writes on (greedy), before and after; 0 for
-            none. Each token of each dose takes one forward pass.
+        n_tokens: Length of the greedy text that is written; each token is one forward pass.
         batch_rows: Edited prompts in one forward pass; less takes less memory.
 
     Returns:
-        A table with a row for the unedited model (`edit` is "none") and one per dose. Columns:
-        `effect`, the change of the target's log-probability (nats; positive = more likely);
-        `logit_change` of the target; `probability` of the target; `kl_rest`, the spread: KL of
-        the next-token distribution without the target (nats, from 0, where every other ratio is
-        left alone); `text`, what the model writes.
+        A row for the unedited model (`edit` is "none") and one per dose. `effect`: change of the
+        target's log-probability (nats; positive = more likely), `logit_change` of its logit;
+        `probability` of the target; `kl_rest`: KL of the next-token distribution without the
+        target (nats; 0 leaves every other ratio alone); `text`: what the model writes.
 
     Raises:
-        UserError: A latent does not exist or, for "set" and "add" without `reference`, does not
-            fire on the prompt; a dose does not fit the mode; no latent at all fires.
+        UserError: A latent does not exist, or has no reference value; a dose does not fit.
 
     Example:
         >>> gradsae.steer(model, sae, "The capital of France is", [1204, 77], dose=[0, 2, 4])
     """
-    checks.one_of("mode", mode, MODES)
     checks.whole("n_tokens", n_tokens, 0)
-    doses = [dose] if isinstance(dose, int | float) else list(dose)
-    edits = [_edit(mode, one) for one in doses]
+    edits = _edits(mode, [dose] if isinstance(dose, int | float) else dose)
     asked = ask(model, sae, prompt, site, target)
-    if asked.prompt.rest:
-        raise UserError(f"target must be one token to be steered to, {target!r} is several")
     text = read(asked.source, asked.placed.sae, asked.prompt.token_ids)
-    numbers = [latents] if isinstance(latents, int) else [int(one) for one in latents]
-    chosen = _chosen(asked, text, numbers, reference, needed=mode != "scale")
+    chosen = _chosen(asked, text, latents, reference, needed=mode != "scale")
     return _table(asked, text, chosen, edits, n_tokens, batch_rows)
 
 
-def _edit(mode: Mode, dose: float) -> Intervention:
+def _edits(mode: Mode, doses: Sequence[float]) -> list[Intervention]:
+    checks.one_of("mode", mode, MODES)
     try:
-        return Intervention(mode=mode, dose=float(dose))
+        return [Intervention(mode=mode, dose=float(dose)) for dose in doses]
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -95,12 +87,16 @@ def _edit(mode: Mode, dose: float) -> Intervention:
 def _chosen(
     asked: Asked,
     text: Text,
-    numbers: list[int],
+    given_latents: int | Sequence[int],
     reference: float | Sequence[float] | None,
     *,
     needed: bool,
 ) -> Chosen:
     """Return the latents with their directions and reference values; UserError where one is off."""
+    if asked.prompt.rest:
+        raise UserError("the target of steering must be one token; this one is several")
+    several = [given_latents] if isinstance(given_latents, int) else given_latents
+    numbers = [int(one) for one in several]
     d_sae, device = asked.placed.d_sae, text.seen.codes.device
     wrong = [one for one in numbers if not 0 <= one < d_sae]
     if wrong or not numbers or len(set(numbers)) < len(numbers):

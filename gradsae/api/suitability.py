@@ -1,6 +1,5 @@
 """Before training GBA: do these activations meet the conditions of its theorem?"""
 
-import torch
 from torch import Tensor
 
 from gradsae.api.table import Table
@@ -8,7 +7,7 @@ from gradsae.api.train import make_source, pick_device
 from gradsae.interfaces import Source
 from gradsae.seeds import Seeds
 from gradsae.suitability import references
-from gradsae.suitability.study import study
+from gradsae.suitability.study import Study, study
 from gradsae.training.fit import FitSettings
 
 NOTE = (
@@ -69,11 +68,15 @@ def suitability(
     length = FitSettings(steps=steps, batch_size=batch_size, init_rows=min(8192, rows))
     seeds = Seeds(world=seed, data=seed, init=seed, eval=seed)
     trainer = references.trainer_of(d_sae, k, lr)
-    where: torch.device = pick_device(device)
-    found = study(place, trainer, length, seeds, where)
+    found = study(place, trainer, length, seeds, pick_device(device))
+    return _table(place.name, found)
+
+
+def _table(name: str, found: Study) -> Table:
+    """Return the conditions as a table, with the proposed setting below."""
     family, settings = next(iter(found.settings.items()))
     return Table(
-        title=f"Suitability of {place.name} for GBA: {found.overall}",
+        title=f"Suitability of {name} for GBA: {found.overall}",
         columns={
             "condition": [row.name for row in found.rows],
             "verdict": [row.verdict for row in found.rows],

@@ -60,28 +60,35 @@ def train(
         >>> sae = gradsae.train("topk", activations, d_sae=4096, k=32, steps=5000)
         >>> sae.save("my_sae")
     """
-    place = make_source(source, seed)
-    trainer = make_method(method, settings)
+    place, trainer = make_source(source, seed), make_method(method, settings)
     if trainer.wants_truth:
-        raise UserError(f"method {trainer.name} is an oracle and has no place in a notebook")
+        raise UserError(f"method {trainer.name} is an oracle: it can only be run as a command")
     if isinstance(place, Activations):
         init_rows, batch_size = min(init_rows, len(place.x)), min(batch_size, len(place.x))
-    where = pick_device(device)
     length = FitSettings(steps=steps, batch_size=batch_size, init_rows=init_rows)
-    sample = place.stream(init_rows, seed, torch.device("cpu")).next().float()
-    sae = trainer.build(sample, make_generator(seed, "init")).to(where)
+    return _trained(trainer, place, length, seed, pick_device(device))
+
+
+def _trained(
+    trainer: Trainer[Any], source: Source, length: FitSettings, seed: int, device: torch.device
+) -> PlacedSAE:
+    """Return the SAE that a cell of these settings would train, frozen and with its place."""
+    sample = source.stream(length.init_rows, seed, torch.device("cpu")).next().float()
+    sae = trainer.build(sample, make_generator(seed, "init")).to(device)
     training = Training(trainer, sae)
-    fit([training], place.stream(batch_size, seed, where), length, log=lambda *_: None)
+    batches = source.stream(length.batch_size, seed, device)
+    fit([training], batches, length, log=lambda *_: None)
     if training.error:
         raise training.error
     sae.requires_grad_(False)
-    named = (
-        {"site": place.site(), "model": place.names()["model"]["name"]}
-        if isinstance(place, ModelSource)
-        else {}
-    )
+    is_layer = isinstance(source, ModelSource)
     return PlacedSAE(
-        sae=sae, name=trainer.name, curve=training.curve, seconds=training.seconds, **named
+        sae=sae,
+        name=trainer.name,
+        site=source.site() if is_layer else None,
+        model=source.names()["model"]["name"] if is_layer else None,
+        curve=training.curve,
+        seconds=training.seconds,
     )
 
 
