@@ -64,12 +64,12 @@ class Asked:
     @property
     def scalar(self) -> str:
         """What of the target is explained, unless a question says otherwise."""
-        return self.first.part("ask", "scalar") or "log_prob"
+        return self.first.setup.ask.scalar or "log_prob"
 
     @property
     def answer(self) -> int:
         """Tokens that a prompt's target has."""
-        return self.first.part("ask", "prompts", "answer_length") or 1
+        return (self.first.setup.ask.prompts or {}).get("answer_length") or 1
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -98,10 +98,10 @@ def asked(cells: Iterable[Cell]) -> list[Asked]:
     """Group the cells of the experiment by origin, SAE, kind of prompt and scalar."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.task == "influence" and cell.part("experiment") == EXPERIMENT:
-            prompts = {**cell.part("ask", "prompts"), "n_prompts": None}
+        if cell.task == "influence" and cell.setup.experiment == EXPERIMENT:
+            prompts = {**(cell.setup.ask.prompts or {}), "n_prompts": None}
             prompts.setdefault("answer_length", 1)  # records from before there was a choice
-            what = [cell.origin, sae_config(cell), prompts, cell.part("ask", "scalar")]
+            what = [cell.origin, sae_config(cell), prompts, cell.setup.ask.scalar]
             groups.setdefault(content_id(what), []).append(cell)
     if not groups:
         raise UserError(f"no records of experiment={EXPERIMENT} among those read")
@@ -127,7 +127,8 @@ one position; `joint_8`: sets of 8; `shapley_2`: share by sampled orders; `dose_
 
 def _section(one: Asked) -> str:
     active, price = (one.estimate(f"influence/{name}") for name in ("n_active", "cost/ablation"))
-    about = f"Prompts of {one.first.part('ask', 'prompts', 'length')} tokens"
+    prompts = one.first.setup.ask.prompts or {}
+    about = f"Prompts of {prompts.get('length')} tokens"
     about += f"; {active.mean:.0f} active latents" if active else ""
     about += f"; ablating all of them costs {price.mean:.0f}." if price else "."
     questions = one.questions()

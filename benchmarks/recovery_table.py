@@ -33,11 +33,11 @@ def markdown(cells: Sequence[Cell]) -> str:
     A number is the mean over seeds and half of its 95 % t interval.
     """
     worlds = make_worlds(
-        cell for cell in cells if cell.task == "recovery" and cell.part("experiment") == EXPERIMENT
+        cell for cell in cells if cell.task == "recovery" and cell.setup.experiment == EXPERIMENT
     )
     if not worlds:
         raise UserError(f"no records of experiment={EXPERIMENT} among those read")
-    seeds = [c for c in cells if (c.task, c.part("experiment")) == ("consistency", SEEDS)]
+    seeds = [c for c in cells if (c.task, c.setup.experiment) == ("consistency", SEEDS)]
     heads = ["world, method", *(cells[0].score(name).header for name in COLUMNS)]
     return markdown_table(heads, [row for world in worlds for row in _block(world, seeds)])
 
@@ -68,7 +68,7 @@ def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | 
 
 
 def name_of(cell: Cell) -> str:
-    return str(cell.part("label") or cell.about.label)
+    return str(cell.setup.label or cell.about.label)
 
 
 def _estimates(cell: Cell, seeds: Sequence[Cell]) -> dict[str, Estimate | None]:
@@ -82,7 +82,7 @@ def _estimates(cell: Cell, seeds: Sequence[Cell]) -> dict[str, Estimate | None]:
 
 def _what(cell: Cell) -> list[Any]:
     """What was trained on what, seeds aside."""
-    return [seedless(cell.part(key)) for key in ("source", "trainer", "fit")]
+    return [seedless(cell.first.config.get(key)) for key in ("source", "trainer", "fit")]
 
 
 def number(estimate: Estimate | None) -> str:

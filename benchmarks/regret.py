@@ -28,7 +28,7 @@ from benchmarks.results.reading import add_records_argument, command, read
 from benchmarks.results.vocabulary import order
 from gradsae.about import About
 from gradsae.errors import UserError
-from gradsae.records.record import Record, part
+from gradsae.records.record import Record
 from gradsae.stats.intervals import worlds_interval
 from gradsae.storage.files import write_whole
 
@@ -80,17 +80,17 @@ def runs(records: Iterable[Record], experiment: str) -> list[Run]:
     """Return the settings of all grids of an experiment; the label of a grid names its world."""
     found: list[Run] = []
     for record in records:
-        if record.task["name"] != "grid" or part(record, "experiment") != experiment:
+        if record.task["name"] != "grid" or record.setup.experiment != experiment:
             continue
         columns = record.series[SERIES]
-        fields = list(part(record, "ask", "settings")[0])
+        fields = list(tried(record)[0])
         for i, is_default in enumerate(columns["is_default"]):
             scores = {name: float(columns[name][i] or 0) for name in SCORES}
             found.append(
                 Run(
                     method=method_of(record),
                     about=about_method(record),
-                    world=str(part(record, "label")),
+                    world=str(record.setup.label),
                     seed=record.seeds["data"],
                     setting=tuple(columns[field][i] for field in fields),
                     is_default=is_default,
@@ -98,6 +98,11 @@ def runs(records: Iterable[Record], experiment: str) -> list[Run]:
                 )
             )
     return found
+
+
+def tried(record: Record) -> list[dict[str, Any]]:
+    """Return the settings of a grid's record."""
+    return record.setup.ask.settings or []
 
 
 def means(found: Iterable[Run], score: str = MEAN) -> dict[tuple[str, Values], float]:
@@ -213,9 +218,9 @@ def chosen_json(records: Sequence[Record]) -> str:
     """Return the file that says, by world and method, which settings `experiment=regret` trains
     beside the default: their places in conf/grid/<method>.yaml."""
     listed = {
-        method_of(record): [tuple(one.values()) for one in part(record, "ask", "settings")]
+        method_of(record): [tuple(one.values()) for one in tried(record)]
         for record in records
-        if part(record, "experiment") == CHOOSING
+        if record.setup.experiment == CHOOSING
     }
     worlds: dict[str, dict[str, list[int]]] = {}
     for (method, world), settings in choices(runs(records, CHOOSING)).items():
@@ -234,9 +239,9 @@ def constants(records: Sequence[Record]) -> str:
         worlds = list(dict.fromkeys(world for world, _ in mean))
         setting = best_constant(mean, worlds)
         fields = next(
-            list(part(r, "ask", "settings")[0])
+            list(tried(r)[0])
             for r in records
-            if method_of(r) == method and part(r, "experiment") == CHOOSING
+            if method_of(r) == method and r.setup.experiment == CHOOSING
         )
         score = math.fsum(mean[world, setting] for world in worlds) / len(worlds)
         words = ", ".join(f"{k}={v}" for k, v in zip(fields, setting, strict=True))

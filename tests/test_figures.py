@@ -211,10 +211,10 @@ def test_a_world_with_more_rows_than_a_page_goes_on_on_the_next():
 def test_curves_of_one_world_show_every_setting_and_of_several_the_middle_one_of_each_method():
     one = [r for r in many_worlds() if r.config["source"].get("n_features") == 20]
     (world,) = by_world.shown_worlds(cells_of(one))
-    assert [cell.part("trainer", "k") for cell in world.cells] == [2, 3]
+    assert [cell.setup.trainer.get("k") for cell in world.cells] == [2, 3]
     found = [r for r in many_worlds() if r.config["source"]["name"] == "forest"]
     for world in by_world.shown_worlds(cells_of(found)):
-        assert [cell.part("trainer", "k") for cell in world.cells] == [2]
+        assert [cell.setup.trainer.get("k") for cell in world.cells] == [2]
 
 
 def test_an_experiment_with_a_figure_of_its_own_is_in_no_curve_unless_it_is_alone():

@@ -136,8 +136,8 @@ def test_a_cell_that_a_sister_has_done_is_drawn_and_others_of_hers_are_not():
         example.swept("elsewhere", TOPK, 0, noise=0.3),
     ]
     shown = swept.cells_of(SWEEPS["noise"], cells_of(records))
-    assert sorted(cell.part("source", "noise") for cell in shown) == [0.0, 0.1]
-    assert {cell.part("source", "l0") for cell in shown} == {4}
+    assert sorted(cell.setup.source.get("noise") for cell in shown) == [0.0, 0.1]
+    assert {cell.setup.source.get("l0") for cell in shown} == {4}
 
 
 def test_a_sisters_variant_of_a_method_is_not_drawn_on_the_line_of_the_method():
@@ -149,7 +149,7 @@ def test_a_sisters_variant_of_a_method_is_not_drawn_on_the_line_of_the_method():
         example.swept("initialisation", variant, 0, noise=0.0),
     ]
     shown = swept.cells_of(SWEEPS["noise"], cells_of(records))
-    assert {cell.part("trainer", "scale_init") for cell in shown} == {0.05, None}
+    assert {cell.setup.trainer.get("scale_init") for cell in shown} == {0.05, None}
     assert len(shown) == 3
 
 

@@ -31,7 +31,7 @@ MILLION = 1_000_000
 
 def gba_toy(settings: Sequence[Cell]) -> str:
     """Return feature recovery of each recipe on the GBA paper's toy beside the paper's numbers."""
-    by_label = {s.part("label"): s for s in of_experiment(settings, "gba_toy")}
+    by_label = {s.setup.label: s for s in of_experiment(settings, "gba_toy")}
     rows = []
     for label, (name, paper) in TOY.items():
         setting = by_label[label]
@@ -62,7 +62,7 @@ def lm_recovery(settings: Sequence[Cell]) -> str:
     trained = [
         s
         for s in of_experiment(settings, "lm_frontier", "lm_depths")
-        if s.part("model", "name") == "smollm2" and s.part("source", "n_tokens") >= MILLION
+        if s.setup.model.name == "smollm2" and s.setup.source.get("n_tokens") >= MILLION
     ]
     again = of_experiment(settings, "lm_consistency")
     places = [("prose", 7), ("prose", 15), ("prose", 22), ("code", 15)]
@@ -80,7 +80,7 @@ def lm_recovery(settings: Sequence[Cell]) -> str:
 
 
 def where(setting: Cell) -> tuple[str, int | None]:
-    return setting.part("corpus", "name"), setting.depth
+    return setting.setup.corpus.name, setting.depth
 
 
 def nearest(settings: Iterable[Cell]) -> Cell | None:
@@ -96,7 +96,7 @@ def at_l0(setting: Cell | None) -> str:
 def found_again(settings: Sequence[Cell], method: str, text: str) -> str:
     """Return the share of latents that two other seeds find, on block 15 and one kind of text."""
     own = [s for s in settings if s.method == method and where(s)[0] == text]
-    own = [s for s in own if s.part("source", "n_tokens") >= MILLION]
+    own = [s for s in own if s.setup.source.get("n_tokens") >= MILLION]
     estimate = own[0].estimate("consistency/mcs_0.9") if own else None
     return number(estimate) if estimate else "-"
 
@@ -139,7 +139,7 @@ def steering_budget(settings: Sequence[Cell]) -> str:
 
 def of_experiment(settings: Iterable[Cell], *names: str) -> list[Cell]:
     """Return the settings of some experiments; UserError if there are none."""
-    chosen = [s for s in settings if s.part("experiment") in names]
+    chosen = [s for s in settings if s.setup.experiment in names]
     if not chosen:
         raise UserError(f"no records of experiment={' or '.join(names)} among those read")
     return chosen
@@ -166,7 +166,7 @@ def name_of(setting: Cell) -> str:
 def mean(setting: Cell, score: str) -> float:
     estimate = setting.estimate(score)
     if estimate is None:
-        raise UserError(f"no {score} in the records of {setting.part('experiment')}")
+        raise UserError(f"no {score} in the records of {setting.setup.experiment}")
     return estimate.mean
 
 

@@ -40,7 +40,7 @@ class Panel:
 
 def not_elsewhere(cells: Sequence[Cell]) -> list[Cell]:
     """Cells of experiments without a figure of their own; all where there are no others."""
-    return [c for c in cells if c.part("experiment") not in ELSEWHERE] or list(cells)
+    return [c for c in cells if c.setup.experiment not in ELSEWHERE] or list(cells)
 
 
 def draw_by_world(

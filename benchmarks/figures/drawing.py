@@ -128,7 +128,7 @@ def _commits(records: Sequence[Record]) -> str:
 
 def _notes(cells: Sequence[Cell]) -> str:
     """How the weights were rounded: every reader of a number must see it."""
-    found = [f"{cell.part('model', 'name')}: {cell.weights}" for cell in cells if cell.weights]
+    found = [f"{cell.setup.model.name}: {cell.weights}" for cell in cells if cell.weights]
     notes = dict.fromkeys(found)
     return f" Weights of {_some(list(notes), '; ')}." if notes else ""
 

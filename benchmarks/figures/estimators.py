@@ -52,14 +52,14 @@ def same_sae(cells: Iterable[Cell], cell: Cell) -> list[Cell]:
 
 
 def _place(cell: Cell) -> tuple[str, str, str, int]:
-    model, corpus = (str(cell.part(part, "name") or "") for part in ("model", "corpus"))
+    model, corpus = cell.setup.model.name, cell.setup.corpus.name
     return model, corpus, cell.site.rpartition(".")[0], cell.depth or 0
 
 
 def panel_title(cell: Cell) -> str:
     """`smollm2, resid_post.15, prose` and the method, over two lines."""
-    names = [cell.part("model", "name"), cell.site]
-    what = [cell.about.label, cell.part("corpus", "name")]
+    names = [cell.setup.model.name, cell.site]
+    what = [cell.about.label, cell.setup.corpus.name]
     lines = (", ".join(str(part) for part in parts if part) for parts in (names, what))
     return escape("\n".join(lines))
 

@@ -23,7 +23,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         cell
         for cell in cells
         if cell.task == "recovery"
-        and cell.part("experiment") in EXPERIMENTS
+        and cell.setup.experiment in EXPERIMENTS
         and is_shown(cell)
         and cell.mean("latents/f1") is not None
     ]
@@ -61,8 +61,8 @@ def _worlds(cells: Sequence[Cell]) -> list[World]:
     """Worlds whose SAEs are equally wide and equally trained; only those share a curve."""
     alike: dict[str, list[Cell]] = {}
     for cell in cells:
-        size = cell.part("trainer", "d_sae")
-        key = f"{size if cell.method != 'ceiling' else ''} {cell.part('fit')}"
+        size = cell.setup.trainer.get("d_sae")
+        key = f"{size if cell.method != 'ceiling' else ''} {cell.first.config.get('fit')}"
         alike.setdefault(key, []).append(cell)
     return [world for group in alike.values() for world in make_worlds(group)]
 

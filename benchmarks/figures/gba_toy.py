@@ -37,10 +37,10 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     cells = [
         cell
         for cell in cells
-        if cell.task == "recovery" and cell.part("source", "name") == "two_sparsity"
+        if cell.task == "recovery" and cell.setup.source.name == "two_sparsity"
     ]
     # Other runs on the same source (a quickstart) may have other steps and widths.
-    cells = [c for c in cells if c.part("experiment") == "gba_toy"] or cells
+    cells = [c for c in cells if c.setup.experiment == "gba_toy"] or cells
     if not cells:
         return None
     cells = sorted(cells, key=_order)
@@ -71,11 +71,11 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
 def paper_row(cell: Cell) -> str | None:
     """The row of the paper's table that a recipe repeats or departs from, if there is one."""
     if cell.method == "topk":
-        name = f"TopK K={cell.part('trainer', 'k')}"
+        name = f"TopK K={cell.setup.trainer.get('k')}"
         return name if name in PAPER else None
     if cell.method != "gba":
         return None
-    highest = cell.part("trainer", "htf")
+    highest = cell.setup.trainer.get("htf")
     low = isinstance(highest, int | float) and highest < RATE / 4
     return "GBA, wrong frequency range" if low else "GBA, targets cover f"
 
@@ -83,7 +83,7 @@ def paper_row(cell: Cell) -> str | None:
 def _order(cell: Cell) -> tuple[Any, ...]:
     methods = ["topk", "l1", "ba", "gba"]
     place = methods.index(cell.method) if cell.method in methods else len(methods)
-    k = cell.part("trainer", "k")
+    k = cell.setup.trainer.get("k")
     score = cell.mean("recovery/frr_0.8") or 0.0, cell.mean("recovery/frr_0.9") or 0.0
     return (place, k if isinstance(k, int) else 0, score)
 

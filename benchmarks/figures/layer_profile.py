@@ -79,13 +79,13 @@ def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     titled: dict[str, list[Cell]] = {}
     for members in panels.values():
         first = members[0]
-        names = [first.part("model", "name"), first.part("corpus", "name")]
+        names = [first.setup.model.name, first.setup.corpus.name]
         parts = [first.about.label, *(str(name) for name in names if name)]
         if first.place != "resid_post":
             parts.append(first.place)
         title = ", ".join(parts)
         if title in titled:
-            title += f" ({first.part('experiment') or first.first.id[:6]})"
+            title += f" ({first.setup.experiment or first.first.id[:6]})"
         if title in titled:
             title = f"{title[:-1]}, {first.first.id[:6]})"
         titled[title] = sorted(most_asked_first(members), key=lambda cell: cell.depth or 0)

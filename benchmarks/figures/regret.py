@@ -31,7 +31,7 @@ SPREAD = 0.26
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [c for c in cells if c.task == "grid" and c.part("experiment") in (CHOOSING, REPORTED)]
+    cells = [c for c in cells if c.task == "grid" and c.setup.experiment in (CHOOSING, REPORTED)]
     records = [record for cell in cells for record in cell.records]
     found = regrets(runs(records, REPORTED), choices(runs(records, CHOOSING)))
     if not found:

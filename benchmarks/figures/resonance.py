@@ -18,7 +18,7 @@ Place = tuple[int, float]
 
 
 def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [cell for cell in cells if cell.task == "recovery" and cell.part("experiment") == NAME]
+    cells = [cell for cell in cells if cell.task == "recovery" and cell.setup.experiment == NAME]
     if not cells:
         return None
     widths = sorted({place(cell)[0] for cell in cells})
@@ -37,7 +37,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         axes.set_ylabel("dimensions d")
     grid[-1, 0].set_xlabel("target rate p, one group (BA)")
     legend_below(figure, [handle("the theorem's band", VERMILLION)], 1)
-    n, size = cells[0].part("source", "n_features"), cells[0].part("source", "l0")
+    n, size = cells[0].setup.source.get("n_features"), cells[0].setup.source.get("l0")
     return Drawing(
         figure=figure,
         title="Resonance of the target rate.",
@@ -52,7 +52,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
 
 
 def place(cell: Cell) -> Place:
-    return cell.part("source", "width"), cell.part("trainer", "htf")
+    return cell.setup.source.get("width"), cell.setup.trainer.get("htf")
 
 
 def upper_end(f: float, width: int) -> float:
@@ -99,7 +99,7 @@ def _half(estimate: Estimate) -> str:
 
 def _band(axes: Any, cell: Cell, widths: Sequence[int], rates: Sequence[float]) -> None:
     """The ends of the band in each row; target rates double from one column to the next."""
-    n, size = cell.part("source", "n_features"), cell.part("source", "l0")
+    n, size = cell.setup.source.get("n_features"), cell.setup.source.get("l0")
     for y, width in enumerate(widths):
         for rate in (size / n, upper_end(size / n, width)):
             x = column(rate, rates)

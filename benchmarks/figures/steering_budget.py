@@ -41,7 +41,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     selectors: list[str] = [n for cell in shown for n in cell.series(SERIES)[0]["selector"]]
     drawn = list(dict.fromkeys(selectors))
     legend_below(figure, [line_handle(abouts[name].label, of[name]) for name in drawn], 3)
-    budgets = {f"{budget:g}" for cell in shown if (budget := cell.part("ask", "kl_budget"))}
+    budgets = {f"{budget:g}" for cell in shown if (budget := cell.setup.ask.get("kl_budget"))}
     spent = f" of {' or '.join(sorted(budgets))} nats" if budgets else ""
     few = f" {len(shown)} of {len(cells)} cells." if len(shown) < len(cells) else ""
     return Drawing(

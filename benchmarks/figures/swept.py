@@ -13,6 +13,7 @@ from benchmarks.results.labels import seedless
 from benchmarks.results.settings import Cell, methods_of
 from benchmarks.results.worlds import in_order
 from gradsae.about import About
+from gradsae.records.record import part
 
 SHOWN = ("recovery/frr_0.9", "recovery/mcc", "reconstruction/fvu")
 Line = tuple[str, Any]
@@ -43,19 +44,19 @@ class Sweep:
 
 def spread_of_rates(cell: Cell) -> float:
     """Highest over lowest rate, where rates fall as (i + 1)^-exponent."""
-    return cell.part("source", "n_features") ** cell.part("source", "exponent")
+    return cell.setup.source.get("n_features") ** cell.setup.source.get("exponent")
 
 
 def co_occurrence(cell: Cell) -> float:
     """rho_2, the largest share of a feature's rows on which one other is active (see `paired`)."""
-    paired = cell.part("source", "paired") or 0.0
-    size, n = cell.part("source", "l0"), cell.part("source", "n_features")
+    paired = cell.setup.source.get("paired") or 0.0
+    size, n = cell.setup.source.get("l0"), cell.setup.source.get("n_features")
     return paired + (1 - paired) * (size - 1) / (n - 1)
 
 
 def noise_share(cell: Cell) -> float:
     """Noise over signal, in mean squares: rows of balanced coefficients have norm 1 or so."""
-    return cell.part("source", "width") * cell.part("source", "noise") ** 2
+    return cell.setup.source.get("width") * cell.setup.source.get("noise") ** 2
 
 
 SWEEPS = (
@@ -64,7 +65,7 @@ SWEEPS = (
         title="Active features per row.",
         text="Exactly s of 128 features are active on a row; TopK is given s.",
         axis="s, active features per row",
-        x=lambda cell: cell.part("source", "l0"),
+        x=lambda cell: cell.setup.source.get("l0"),
         free=("l0",),
         log=True,
     ),
@@ -84,14 +85,14 @@ SWEEPS = (
         axis=r"co-occurrence $\rho_2$",
         x=co_occurrence,
         free=("paired",),
-        mark=lambda cell: cell.part("source", "n_features") ** -0.5,
+        mark=lambda cell: cell.setup.source.get("n_features") ** -0.5,
     ),
     Sweep(
         name="width",
         title="Width, and how much coefficients vary.",
         text="128 features; columns: the law of the coefficients on a row.",
         axis="latents",
-        x=lambda cell: cell.part("trainer", "d_sae"),
+        x=lambda cell: cell.setup.trainer.get("d_sae"),
         free=("d_sae", "coefficients"),
         log=True,
         facet=("source", "coefficients"),
@@ -112,7 +113,7 @@ SWEEPS = (
         "start at the quantiles of their target rates or at zero. Level lines: methods without "
         "such a scale.",
         axis="output scale at the start",
-        x=lambda cell: cell.part("trainer", "scale_init"),
+        x=lambda cell: cell.setup.trainer.get("scale_init"),
         free=("scale_init", "bias_init"),
         log=True,
         line=("trainer", "bias_init"),
@@ -165,8 +166,8 @@ def cells_of(sweep: Sweep, cells: Sequence[Cell]) -> list[Cell]:
     Sisters have a world in common, say the one without noise and with single features. A cell is
     done once and bears the name of the experiment that came first.
     """
-    cells = [c for c in cells if c.task == "recovery" and c.part("experiment") in NAMES]
-    own = [cell for cell in cells if cell.part("experiment") == sweep.name]
+    cells = [c for c in cells if c.task == "recovery" and c.setup.experiment in NAMES]
+    own = [cell for cell in cells if cell.setup.experiment == sweep.name]
     methods = {cell.method for cell in own}
     return [
         cell
@@ -192,7 +193,9 @@ def _fixed(sweep: Sweep, cell: Cell) -> tuple[dict[str, Any], list[Any]]:
     source = seedless(cell.first.config["source"])
     world = {name: value for name, value in source.items() if name not in sweep.free}
     starts = [name for name in ("d_sae", "scale_init", "bias_init") if name not in sweep.free]
-    return {**world, "fit": cell.part("fit")}, [cell.part("trainer", name) for name in starts]
+    return {**world, "fit": cell.first.config.get("fit")}, [
+        cell.setup.trainer.get(name) for name in starts
+    ]
 
 
 def lines_of(sweep: Sweep, cells: Sequence[Cell]) -> dict[Line, list[Cell]]:
@@ -295,7 +298,7 @@ def _values(cells: Sequence[Cell], field: tuple[str, str] | None) -> list[Any]:
 
 
 def _value(cell: Cell, field: tuple[str, str] | None) -> Any:
-    return None if field is None else cell.part(*field)
+    return None if field is None else part(cell.first, *field)
 
 
 FIGURES = tuple(

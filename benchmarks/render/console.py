@@ -60,8 +60,8 @@ def mean_text(estimate: Estimate | None) -> str:
 
 def source_name(cell: Cell) -> str:
     """`resid_post.15 code` for a layer, the name of the source elsewhere."""
-    parts = [cell.site, cell.part("corpus", "name") or ""]
-    return " ".join(filter(None, map(str, parts))) or str(cell.part("source", "name") or "?")
+    parts = [cell.site, cell.setup.corpus.name]
+    return " ".join(filter(None, parts)) or cell.setup.source.name or "?"
 
 
 def _summary(cells: Sequence[Cell]) -> Sheet:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradsae.about import About, Score
-from gradsae.records.record import Record, part
+from gradsae.records.record import Record
 
 if TYPE_CHECKING:
     from gradsae.interfaces import Task
@@ -26,14 +26,14 @@ def printable(text: str, limit: int) -> str:
 
 def method_of(record: Record) -> str:
     """Return the short name of the training method: `topk`, for one."""
-    return str(part(record, "trainer", "name") or "none")
+    return record.setup.trainer.name or "none"
 
 
 def about_method(record: Record) -> About:
     """Return what the method of a record says of itself."""
     from gradsae.bench import catalogue
 
-    trainer = part(record, "trainer")
+    trainer = record.config.get("trainer")
     known = catalogue.about_method(trainer) if isinstance(trainer, dict) else None
     return known or _told(record.about.get("method"), method_of(record))
 
@@ -42,7 +42,7 @@ def about_variant(record: Record, name: str) -> About:
     """Return what an estimator of a record says of itself, or another end of a score's name."""
     from gradsae.bench import catalogue
 
-    ask = part(record, "ask")
+    ask = record.config.get("ask")
     known = catalogue.about_variants(ask if isinstance(ask, dict) else {})
     return known.get(name) or _told(record.about.get("variants", {}).get(name), name)
 

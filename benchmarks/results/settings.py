@@ -15,7 +15,8 @@ from benchmarks.results.declared import (
 from benchmarks.results.reading import Entry
 from benchmarks.results.vocabulary import order
 from gradsae.about import About, Score
-from gradsae.records.record import Record, group_by_seed, group_key, part
+from gradsae.records.record import Record, group_by_seed, group_key
+from gradsae.records.setup import Setup
 from gradsae.stats.intervals import seeds_interval
 
 MIN_SEEDS = 3
@@ -66,11 +67,13 @@ class Cell:
     @property
     def n_seeds(self) -> int:
         """Training runs behind the cell; a record of consistency compares several."""
-        others = self.part("ask", "others") if self.task == "consistency" else None
+        others = self.setup.ask.others if self.task == "consistency" else None
         return len(self.entries) + (len(others) if isinstance(others, list) else 0)
 
-    def part(self, *keys: str) -> Any:
-        return part(self.first, *keys)
+    @property
+    def setup(self) -> Setup:
+        """The config by name; its seeds are those of the first record."""
+        return self.first.setup
 
     @property
     def method(self) -> str:
@@ -115,7 +118,7 @@ class Cell:
 
     @property
     def site(self) -> str:
-        return str(self.part("source", "site") or "")
+        return self.setup.source.site
 
     @property
     def place(self) -> str:
@@ -200,7 +203,7 @@ def most_asked_first(cells: Iterable[Cell]) -> list[Cell]:
 
 def sae_title(cell: Cell) -> str:
     """`smollm2, resid_post.7, TopK, prose`: what an SAE was trained on and how."""
-    parts = [cell.part("model", "name"), cell.site, cell.about.label, cell.part("corpus", "name")]
+    parts = [cell.setup.model.name, cell.site, cell.about.label, cell.setup.corpus.name]
     return ", ".join(str(part) for part in parts if part)
 
 
@@ -218,7 +221,7 @@ def counted(record: Record) -> int:
 
 def site_order(cell: Cell) -> tuple[Any, ...]:
     """By model, the stream before what an MLP adds, and method as everywhere; without depth."""
-    model = str(cell.part("model", "name"))
+    model = cell.setup.model.name
     return (
         MODELS.index(model) if model in MODELS else len(MODELS),
         model,

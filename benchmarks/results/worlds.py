@@ -50,11 +50,11 @@ def in_order(cells: Iterable[Cell]) -> list[Cell]:
 def world_title(cell: Cell) -> str:
     """`superposition, 512 features in 128 dimensions` or `smollm2, resid_post.15, code`."""
     if cell.site:
-        parts = [cell.part("model", "name"), cell.site, cell.part("corpus", "name")]
+        parts = [cell.setup.model.name, cell.site, cell.setup.corpus.name]
         return ", ".join(str(part) for part in parts if part)
-    n, d = cell.part("source", "n_features"), cell.part("source", "width")
+    n, d = cell.setup.source.get("n_features"), cell.setup.source.get("width")
     size = f", {n} features in {d} dimensions" if n and d else ""
-    return f"{cell.part('source', 'name') or 'unknown source'}{size}"
+    return f"{cell.setup.source.name or 'unknown source'}{size}"
 
 
 def _world(cell: Cell) -> str:
@@ -66,7 +66,7 @@ def _world(cell: Cell) -> str:
 
 def _method_order(cell: Cell) -> tuple[Any, ...]:
     """By method, then by label and hyperparameters, with numbers in the order of their size."""
-    name = [str(cell.part("label") or ""), *map(str, sorted(hyperparameters(cell).items()))]
+    name = [str(cell.setup.label or ""), *map(str, sorted(hyperparameters(cell).items()))]
     words = re.findall(r"\d*\.?\d+|\D+", " ".join(name))
     return order(cell.about), [_word_order(word) for word in words]
 
@@ -77,5 +77,5 @@ def _word_order(word: str) -> tuple[int, float, str]:
 
 def _world_order(cell: Cell) -> tuple[bool, str, str, int]:
     depth = cell.depth if cell.depth is not None else -1
-    named = (str(cell.part("source", "name")), str(cell.part("corpus", "name")))
+    named = (cell.setup.source.name, cell.setup.corpus.name)
     return (bool(cell.site), *named, depth)
