@@ -146,6 +146,7 @@ def small(module: str, arguments: list[str]) -> list[str]:
         given = [word for word in arguments if word not in ("--records", "published")]
         return [*given, "--records", str(here / "records"), "--out", str(here / "out")]
     if module == "benchmarks.publish":
+        add_published(here / "records")
         given = [a_record(here).stem if word == "ID" else word for word in arguments]
         places = ["--from", str(here / "records"), "--to", str(here.parent / "records")]
         return [*given, "--allow-dirty", *places]
