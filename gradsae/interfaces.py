@@ -1,4 +1,4 @@
-"""What a contributor can add: a source, a trainer, a metric, a task.
+"""What a contributor can add: a source, a method or trainer, a metric, a task.
 
 Shape names, used all over the package:
     batch   activations in a batch        d_in        width of one activation
@@ -8,9 +8,9 @@ Shape names, used all over the package:
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, cast, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -96,8 +96,13 @@ class Source(ABC):
         """Return label and paper: what tables, figures and the board show."""
         return About(label=self.name)
 
+    @property
     @abstractmethod
-    def d_in(self) -> int: ...
+    def d_in(self) -> int:
+        """Width of one activation."""
+
+    def prepare(self) -> None:  # noqa: B027, most sources have nothing to prepare
+        """Make the data ready now, which may take long, so that it is not timed as training."""
 
     @abstractmethod
     def stream(self, batch_size: int, seed: int, device: torch.device) -> Stream:
@@ -190,11 +195,13 @@ Kind = TypeVar("Kind", bound=Dictionary, default=SAE)
 """What a method builds: an `SAE`, or an SAE of a kind of its own."""
 
 
-class Trainer(ABC, Generic[Kind]):
-    """One training method: its fields are hyperparameters, its state is buffers of the SAE."""
+class Method(ABC, Generic[Kind]):
+    """What yields an SAE. A frozen dataclass; its fields are hyperparameters.
+
+    A method that is no `Trainer` (a control, an oracle, a released SAE) is built and takes no step.
+    """
 
     d_sae: int
-    optim: Optim
 
     @property
     @abstractmethod
@@ -207,18 +214,10 @@ class Trainer(ABC, Generic[Kind]):
         return About(label=self.name)
 
     @property
-    def gate(self) -> Gate | None:
-        """The gate of training steps, or None for the SAE's own.
+    def needs_truth(self) -> bool:
+        """True for an oracle, which has a field `truth` for a source with known features.
 
-        Only `gradsae.training.fit` uses it: everyone else gets the function that is saved.
-        """
-        return None
-
-    @property
-    def wants_truth(self) -> bool:
-        """True for an oracle: its field `truth` must be set to a source with known features.
-
-        Only `gradsae.bench.cell` sets it, so no other trainer can see what it is to find.
+        Only `bind` sets the field, so no other method can see what it is to find.
         """
         return False
 
@@ -229,9 +228,24 @@ class Trainer(ABC, Generic[Kind]):
         """
         return {}
 
+    def why_not(self, source: Source) -> str | None:
+        """Return why the method does not apply to a source, or None."""
+        if self.needs_truth and not isinstance(source, KnownSource):
+            return f"source {source.name} has no known features"
+        return None
+
+    def bind(self, source: Source) -> "Method[Kind]":
+        """Return the method with what it takes from its source: true features, for an oracle.
+
+        Raises UserError where the method belongs to another source.
+        """
+        if self.needs_truth and isinstance(source, KnownSource):
+            return replace(cast(Any, self), truth=source)
+        return self
+
     @abstractmethod
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> Kind:
-        """Return an untrained SAE on the CPU.
+        """Return the SAE before its first step, on the CPU.
 
         `sample` is raw training activations: normalisation constants, the centre and initial
         biases come from it, and from nothing else.
@@ -247,6 +261,20 @@ class Trainer(ABC, Generic[Kind]):
             f"trainer {self.name} builds an SAE of a kind of its own, so it must define "
             f"blank(d_in): the same kind of SAE, before its weights are loaded (d_in={d_in})"
         )
+
+
+class Trainer(Method[Kind]):
+    """A method that takes steps: its state between them is buffers of the SAE."""
+
+    optim: Optim
+
+    @property
+    def gate(self) -> Gate | None:
+        """The gate of training steps, or None for the SAE's own.
+
+        Only `gradsae.training.fit` uses it: everyone else gets the function that is saved.
+        """
+        return None
 
     @abstractmethod
     def loss(self, sae: Kind, out: Pass, progress: Progress) -> Loss:
@@ -299,7 +327,7 @@ class Metric(ABC):
 class Candidate(NamedTuple):
     """One of the SAEs that a task asked for."""
 
-    method: Trainer[Any]
+    method: Method[Any]
     sae: Dictionary | Skipped
     """Skipped if its training diverged; only where the task's `may_diverge` is true."""
     curve: Mapping[str, list[Any]]
@@ -343,7 +371,7 @@ class Task(ABC):
         """Return what is asked, as JSON values: part of a record's id."""
         return plain(self)
 
-    def candidates(self, method: Trainer[Any], seeds: Seeds) -> list[tuple[Trainer[Any], Seeds]]:
+    def candidates(self, method: Method[Any], seeds: Seeds) -> list[tuple[Method[Any], Seeds]]:
         """Return the SAEs that are measured, each as its method and seeds; the cell's own first.
 
         Raises ValueError, before any work, where the method cannot be what the task asks for.

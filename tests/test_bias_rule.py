@@ -57,10 +57,10 @@ def composed(tmp_path, *words: str):
 
 def test_only_an_oracle_is_handed_its_source(tmp_path):
     told = build(composed(tmp_path, "trainer=gba_oracle"))
-    assert isinstance(told.trainer, GBA) and told.trainer.truth is told.source
-    assert trainer_config(told.trainer)["rates"] == "from_source"
-    assert "truth" not in trainer_config(told.trainer)
-    other = build(composed(tmp_path, "trainer=gba")).trainer
+    assert isinstance(told.method, GBA) and told.method.truth is told.source
+    assert trainer_config(told.method)["rates"] == "from_source"
+    assert "truth" not in trainer_config(told.method)
+    other = build(composed(tmp_path, "trainer=gba")).method
     assert isinstance(other, GBA) and other.truth is None
 
 

@@ -234,6 +234,7 @@ class Fixed(Source):
     def __init__(self, x: Tensor) -> None:
         self.x = x
 
+    @property
     def d_in(self) -> int:
         return self.x.shape[1]
 

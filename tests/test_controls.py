@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from scipy.optimize import nnls
-from toy import OPTIM, ToyStream, no_log, start
+from toy import OPTIM, no_log
 
 from gradsae.bench.cell import build
 from gradsae.bench.experiment import run
@@ -15,12 +15,13 @@ from gradsae.records.record import load
 from gradsae.sae.directions import random_directions
 from gradsae.sae.kernels.pursuit import pursue
 from gradsae.sae.pursuit import PursuitCoder
-from gradsae.seeds import make_generator
+from gradsae.seeds import Seeds, make_generator
 from gradsae.sources.forest import Forest
 from gradsae.sources.superposition import Superposition
 from gradsae.trainers.controls import Control
 from gradsae.trainers.topk import TopK
-from gradsae.training.fit import FitSettings, fit
+from gradsae.training import checkpoints
+from gradsae.training.fit import FitSettings
 
 CONF = Path(__file__).parent.parent / "conf"
 SOURCE = Superposition(n_features=40, width=24, l0=3)
@@ -38,19 +39,30 @@ def built(trainer: Control, seed: int = 0):
     return trainer.build(sample, make_generator(seed, "init")), sample
 
 
-@pytest.mark.parametrize("trainer", CONTROLS, ids=lambda t: f"{t.name}-{t.encoder}")
-def test_a_control_takes_no_step_beside_an_sae_that_does(trainer, tmp_path):
-    sae, _ = built(trainer)
-    before = {name: t.clone() for name, t in sae.state_dict().items()}
-    from gradsae.training.fit import Training
-
-    control = Training(trainer, sae, tmp_path / "control")
-    learner = start(TopK(d_sae=8, k=2, optim=OPTIM))
-    fit([control, learner], ToyStream(), FitSettings(steps=4, batch_size=256), log=no_log)
-    fit([control], ToyStream(), FitSettings(steps=4, batch_size=256, save_every=1), log=no_log)
-    assert learner.done == 4
-    assert control.seconds == 0 and control.curve == {"step": []}
-    assert all(torch.equal(t, before[name]) for name, t in sae.state_dict().items())
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda t: f"{t.name}-{t.encoder}")
+def test_a_control_takes_no_step_beside_an_sae_that_does(control, tmp_path):
+    fit = FitSettings(steps=4, batch_size=256, init_rows=2048, log_every=1, save_every=2)
+    learner = TopK(d_sae=8, k=2, optim=OPTIM)
+    done = checkpoints.train(
+        [
+            checkpoints.Wanted(
+                source=SOURCE,
+                method=method,
+                settings=fit,
+                seeds=Seeds(),
+                root=tmp_path,
+                device=torch.device("cpu"),
+            )
+            for method in (control, learner)
+        ],
+        no_log,
+    )
+    kept, trained = done
+    assert isinstance(kept, checkpoints.Checkpoint) and isinstance(trained, checkpoints.Checkpoint)
+    assert kept.curve == {"step": []} and trained.curve["step"] == [0, 1, 2, 3]
+    built_alone = built(control)[0].state_dict()
+    assert all(torch.equal(t, built_alone[name]) for name, t in kept.sae.state_dict().items())
+    assert not hasattr(control, "optim")
 
 
 @pytest.mark.parametrize("trainer", CONTROLS, ids=lambda t: f"{t.name}-{t.encoder}")

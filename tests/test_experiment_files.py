@@ -118,7 +118,7 @@ def test_a_folder_of_the_users_own_is_filled_in_too(toy):
     (toy / "trainer" / "mine.yaml").write_text(target)
     cfg = composed("trainer=mine", folder=toy)
     assert (cfg.trainer.aux_coefficient, cfg.trainer.optim.decay) == (1 / 32, "none")
-    assert build(cfg).trainer.name == "topk"
+    assert build(cfg).method.name == "topk"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_k_that_was_not_calibrated_is_refused_with_those_that_were():
     said = "trainer.l1: not known for k=20, only for 8, 16, 32, 64, 128; set trainer.l1"
     with pytest.raises(UserError, match=said):
         build(composed(*words))
-    assert build(composed(*words, "trainer.l1=2.0")).trainer.name == "l1"
+    assert build(composed(*words, "trainer.l1=2.0")).method.name == "l1"
 
 
 def test_the_settings_chosen_for_regret_are_data_of_results():

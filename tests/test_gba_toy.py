@@ -24,7 +24,7 @@ def test_gba_finds_all_features_and_keeps_them(seed):
     assert isinstance(cell.source, KnownSource)
     cpu, steps = torch.device("cpu"), cell.fit.steps
     sample = cell.source.stream(cell.fit.init_rows, seed, cpu).next()
-    training = Training(cell.trainer, cell.trainer.build(sample, make_generator(seed, "init")))
+    training = Training(cell.method, cell.method.build(sample, make_generator(seed, "init")))
     stream = cell.source.stream(cell.fit.batch_size, seed, cpu)
     features = cell.source.features()
 

@@ -41,14 +41,14 @@ def settings_of(trainers) -> list[tuple[int, float]]:
 
 def test_the_default_comes_first_and_each_setting_once():
     default = changed(TOPK, {"k": 4})
-    found = Grid(settings=SETTINGS).trainers(default)
+    found = Grid(settings=SETTINGS).methods(default)
     assert settings_of(found) == [(4, 1e-3), (2, 1e-3), (4, 1e-2)]
 
 
 def test_only_picks_settings_by_their_place():
-    found = Grid(settings=SETTINGS, only=[2]).trainers(TOPK)
+    found = Grid(settings=SETTINGS, only=[2]).methods(TOPK)
     assert settings_of(found) == [(2, 1e-3), (4, 1e-2)]
-    assert settings_of(Grid(settings=SETTINGS, only=[]).trainers(TOPK)) == [(2, 1e-3)]
+    assert settings_of(Grid(settings=SETTINGS, only=[]).methods(TOPK)) == [(2, 1e-3)]
 
 
 def test_a_field_inside_is_changed_and_its_neighbours_are_kept():
@@ -83,7 +83,7 @@ def test_the_table_has_a_row_per_setting_and_a_gap_where_a_score_is_absent():
         Scores(scores={"recovery/mcc": 0.5, "recovery/mcc/chance": 0.1, "detection/f1": 0.3}),
         Scores(scores={"recovery/mcc": 0.75}),
     ]
-    found = grid.table(grid.trainers(TOPK), answers)
+    found = grid.table(grid.methods(TOPK), answers)
     assert found.series[SERIES] == {
         "k": [2, 4],
         "optim.lr": [1e-3, 1e-3],
@@ -97,7 +97,7 @@ def test_the_table_has_a_row_per_setting_and_a_gap_where_a_score_is_absent():
 def test_a_failed_setting_keeps_its_row_and_its_reason():
     grid = Grid(settings=SETTINGS, only=[1, 2])
     answers = [Skipped("diverged"), Scores(scores={"recovery/mcc": 0.5}), Skipped("diverged, too")]
-    found = grid.table(grid.trainers(TOPK), answers)
+    found = grid.table(grid.methods(TOPK), answers)
     assert found.scores == {}
     assert found.series[SERIES]["is_default"] == [True, False, False]
     assert found.series[SERIES]["recovery.mcc"] == [None, 0.5, None]
@@ -176,4 +176,4 @@ def test_the_default_of_a_world_of_regret_is_in_its_grid(trainer: str):
     cfg = composed("row=regret_grid/sparse", f"trainer={trainer}")
     default = instantiate(cfg.trainer, _convert_="object")
     grid = instantiate(cfg.task, _convert_="object")
-    assert len(grid.trainers(default)) == len(grid.settings)
+    assert len(grid.methods(default)) == len(grid.settings)

@@ -42,6 +42,7 @@ class Given(KnownSource):
     rate: Tensor
     tree: Tensor
 
+    @property
     def d_in(self) -> int:
         return self.V.shape[1]
 

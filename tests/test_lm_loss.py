@@ -63,6 +63,7 @@ class Read(ModelSource):
     where: Site
     texts: Sequence[Tensor]
 
+    @property
     def d_in(self) -> int:
         return self.model.d_model
 
@@ -98,7 +99,7 @@ class Read(ModelSource):
         return self.texts[:n]
 
     def dropped(self, token_ids: Tensor, acts: Tensor) -> Tensor:
-        assert acts.shape == (*token_ids.shape, self.d_in())
+        assert acts.shape == (*token_ids.shape, self.d_in)
         return only_first(token_ids, acts)
 
 

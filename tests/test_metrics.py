@@ -50,6 +50,7 @@ class World(KnownSource):
     with_truth: bool = True
     outliers: Tensor | None = None
 
+    @property
     def d_in(self) -> int:
         return self.V.shape[1]
 
@@ -87,6 +88,7 @@ class Rows(Source):
     x: Tensor
     outliers: Tensor | None = None
 
+    @property
     def d_in(self) -> int:
         return self.x.shape[1]
 
@@ -188,6 +190,7 @@ class Frozen(KnownSource):
     def __init__(self, V: Tensor) -> None:
         self.V = V
 
+    @property
     def d_in(self) -> int:
         return self.V.shape[1]
 

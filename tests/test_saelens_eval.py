@@ -211,7 +211,7 @@ def trained_by_sae_lens(
     """An SAE that their trainer made, saved by it and loaded by them from `folder`."""
     kind, config = lens.registry.get_sae_training_class(name)
     torch.manual_seed(0)
-    sae = kind(config(d_in=layer.d_in(), d_sae=40, **THEIRS[name]))
+    sae = kind(config(d_in=layer.d_in, d_sae=40, **THEIRS[name]))
     stream = layer.stream(256, 0, torch.device("cpu"))
     rows = iter(lambda: stream.next().float() - centre, None)
     about = import_module("sae_lens.config").SAETrainerConfig(

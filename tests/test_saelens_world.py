@@ -134,11 +134,11 @@ def test_a_folder_that_holds_no_world_is_refused(tmp_path, nodes, config, tensor
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"it has no synthetic_model_config\.json"):
-        SavedWorld(folder=str(tmp_path)).d_in()
+        _ = SavedWorld(folder=str(tmp_path)).d_in
     write(tmp_path, None, {})
     (tmp_path / "synthetic_model.safetensors").write_bytes(b"short")
     with pytest.raises(UserError, match="cannot be read"):
-        SavedWorld(folder=str(tmp_path)).d_in()
+        _ = SavedWorld(folder=str(tmp_path)).d_in
 
 
 # Against sae-lens

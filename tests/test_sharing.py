@@ -59,7 +59,7 @@ class Failing(Trainer):
 
 def wanted(root: Path, trainer: Trainer, seed: int = 0, **changed) -> Wanted:
     about = {"source": SOURCE, "settings": SETTINGS, "device": torch.device("cpu")}
-    return Wanted(**{**about, **changed}, trainer=trainer, seeds=Seeds(init=seed), root=root)
+    return Wanted(**{**about, **changed}, method=trainer, seeds=Seeds(init=seed), root=root)
 
 
 def hear_nothing(*said) -> None:
@@ -108,7 +108,7 @@ def test_after_a_kill_each_goes_on_in_other_company(tmp_path):
     assert started == [10, 15, 20, 23]
     checkpoints.train([c, b], hear_nothing)
     for asked in (a, b, c):
-        single = alone(tmp_path / "alone", asked.trainer)
+        single = alone(tmp_path / "alone", asked.method)
         assert_same(load(asked.folder()), single.sae)
         found = checkpoints.get(asked, log=hear_nothing)
         assert found.curve == single.curve

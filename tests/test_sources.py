@@ -183,7 +183,7 @@ def test_batches_of_one_stream_differ(source):
 
 def test_batches_are_float32_rows_of_width_d_in(source):
     x = batches(source, 0)[0]
-    assert x.shape == (32, source.d_in())
+    assert x.shape == (32, source.d_in)
     assert x.dtype == torch.float32
 
 
@@ -532,7 +532,7 @@ def test_a_harvested_layer_needs_no_model(folder, monkeypatch):
     monkeypatch.setattr(lm_layer, "_loaded", None)
     source = tiny(folder)
     assert torch.equal(batches(source, 0)[0], expected)
-    assert source.d_in() == 32
+    assert source.d_in == 32
     source.held_out(10, 0)
     source.provenance()
 
@@ -613,13 +613,13 @@ def test_long_documents_make_up_for_short_ones(folder):
 def test_too_little_text_is_said_with_both_numbers(folder):
     message = r"corpus tiny has \d+ tokens .* train split, but 160000 are asked for"
     with pytest.raises(UserError, match=message):
-        tiny(folder, n_tokens=160_000).d_in()
+        tiny(folder, n_tokens=160_000).prepare()
 
 
 def test_a_layer_out_of_range_is_refused_before_anything_is_written(folder):
     source = tiny(folder, layer=4)
     with pytest.raises(UserError, match="layer 4 is out of range"):
-        source.d_in()
+        source.prepare()
     assert not (folder / "activations" / source.activations_id()).exists()
 
 

@@ -45,7 +45,7 @@ def recovered(words: tuple[str, ...], proposed: list[str], d_sae: int, steps: in
     assert isinstance(chosen.source, KnownSource)
     cpu = torch.device("cpu")
     sample = chosen.source.stream(8192, 0, cpu).next()
-    training = Training(chosen.trainer, chosen.trainer.build(sample, make_generator(0, "init")))
+    training = Training(chosen.method, chosen.method.build(sample, make_generator(0, "init")))
     stream = chosen.source.stream(chosen.fit.batch_size, 0, cpu)
     fit([training], stream, chosen.fit, log=lambda *_: None)
     best = max_cosines(chosen.source.features(), training.sae.decoder().detach()).a

@@ -52,6 +52,7 @@ class Windows(ModelSource):
     length: int = 24
     name = "windows"
 
+    @property
     def d_in(self) -> int:
         return self.model.d_model
 

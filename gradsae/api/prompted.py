@@ -32,6 +32,7 @@ class PromptPlace(ModelSource):
     model: LM
     place: Site
 
+    @property
     def d_in(self) -> int:
         return self.model.d_model
 

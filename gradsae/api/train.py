@@ -1,5 +1,6 @@
 """Train an SAE in a notebook: the command's methods and sources, in memory."""
 
+import time
 from dataclasses import fields
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from gradsae.api import presets
 from gradsae.api.saes import PlacedSAE
 from gradsae.errors import UserError
-from gradsae.interfaces import ModelSource, Source, Trainer
+from gradsae.interfaces import Method, ModelSource, Source, Trainer
 from gradsae.seeds import make_generator
 from gradsae.sources.activations import Activations
 from gradsae.storage.cache import cache_root
@@ -20,7 +21,7 @@ SHARED = ("d_sae", "k", "lr")
 
 
 def train(
-    method: str | Trainer[Any],
+    method: str | Method[Any],
     source: str | Source | Tensor,
     *,
     steps: int = 2000,
@@ -37,7 +38,7 @@ def train(
 
     Args:
         method: Name of a recipe ("topk", "batchtopk", "jumprelu", "gated", "l1", "gba", ...), or
-            a trainer object, whose fields are then its settings.
+            a method object, whose fields are then its settings.
         source: Name of a source ("superposition", "two_sparsity", "lm_layer", ...), a source
             object, or activations as a matrix of shape [n, d_in].
         steps: Optimiser steps.
@@ -60,41 +61,46 @@ def train(
         >>> sae = gradsae.train("topk", activations, d_sae=4096, k=32, steps=5000)
         >>> sae.save("my_sae")
     """
-    place, trainer = make_source(source, seed), make_method(method, settings)
-    if trainer.wants_truth:
-        raise UserError(f"method {trainer.name} is an oracle: it can only be run as a command")
+    place, chosen = make_source(source, seed), make_method(method, settings)
+    if chosen.needs_truth:
+        raise UserError(f"method {chosen.name} is an oracle: it can only be run as a command")
     if isinstance(place, Activations):
         init_rows, batch_size = min(init_rows, len(place.x)), min(batch_size, len(place.x))
     length = FitSettings(steps=steps, batch_size=batch_size, init_rows=init_rows)
-    return _trained(trainer, place, length, seed, pick_device(device))
+    return _made(chosen, place, length, seed, pick_device(device))
 
 
-def _trained(
-    trainer: Trainer[Any], source: Source, length: FitSettings, seed: int, device: torch.device
+def _made(
+    method: Method[Any], source: Source, length: FitSettings, seed: int, device: torch.device
 ) -> PlacedSAE:
-    """Return the SAE that a cell of these settings would train, frozen and with its place."""
+    """Return the SAE that a cell of these settings would measure, frozen and with its place."""
     sample = source.stream(length.init_rows, seed, torch.device("cpu")).next().float()
-    sae = trainer.build(sample, make_generator(seed, "init")).to(device)
-    training = Training(trainer, sae)
-    batches = source.stream(length.batch_size, seed, device)
-    fit([training], batches, length, log=lambda *_: None)
-    if training.error:
-        raise training.error
+    started = time.perf_counter()
+    sae = method.build(sample, make_generator(seed, "init")).to(device)
+    seconds = time.perf_counter() - started
+    curve: dict[str, list[Any]] = {"step": []}
+    if isinstance(method, Trainer):
+        training = Training(method, sae)
+        batches = source.stream(length.batch_size, seed, device)
+        fit([training], batches, length, log=lambda *_: None)
+        if training.error:
+            raise training.error
+        curve, seconds = training.curve, training.seconds
     sae.requires_grad_(False)
     is_layer = isinstance(source, ModelSource)
     return PlacedSAE(
         sae=sae,
-        name=trainer.name,
+        name=method.name,
         site=source.site() if is_layer else None,
         model=source.names()["model"]["name"] if is_layer else None,
-        curve=training.curve,
-        seconds=training.seconds,
+        curve=curve,
+        seconds=seconds,
     )
 
 
-def make_method(method: str | Trainer[Any], settings: dict[str, Any]) -> Trainer[Any]:
-    """Return a trainer by the name of its recipe; UserError for a setting that it does not have."""
-    if isinstance(method, Trainer):
+def make_method(method: str | Method[Any], settings: dict[str, Any]) -> Method[Any]:
+    """Return a method by the name of its recipe; UserError for a setting that it does not have."""
+    if isinstance(method, Method):
         return presets.changed(method, settings, f"method {method.name}")
     if "d_sae" not in settings:
         raise UserError(f'give the number of latents: train("{method}", ..., d_sae=4096)')

@@ -17,7 +17,7 @@ from gradsae.about import About, Score
 from gradsae.errors import UserError
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.truth import Truth
-from gradsae.interfaces import Source, Task, Trainer
+from gradsae.interfaces import Method, Source, Task
 
 PACKAGES = (
     *("gradsae.optim", "gradsae.trainers", "gradsae.sources", "gradsae.prompts"),
@@ -78,12 +78,12 @@ def _build_inner(config: Mapping[str, Any]) -> Any:
     raise LookupError(f"no component {config['class']} has the fields {sorted(arguments)}")
 
 
-def rebuild_trainer(config: Mapping[str, Any]) -> Trainer | None:
-    """Return the training method of a record's config, or None where it is not one of ours.
+def rebuild_trainer(config: Mapping[str, Any]) -> Method[Any] | None:
+    """Return the method of a record's config, or None where it is not one of ours.
 
-    A key that is no field is what `Trainer.content` adds (a file's hash).
+    A key that is no field is what `Method.content` adds (a file's hash).
     """
-    return _named(Trainer, config, {"name"})
+    return _named(Method, config, {"name"})
 
 
 def rebuild_source(config: Mapping[str, Any]) -> Source | None:
@@ -142,7 +142,7 @@ def field_names(cls: type) -> set[str]:
 
 
 def about_method(config: Mapping[str, Any]) -> About | None:
-    """Return what the training method of a config says of itself, or None where it is not ours."""
+    """Return what the method of a config says of itself, or None where it is not ours."""
     return _about_method(json.dumps(config, sort_keys=True))
 
 

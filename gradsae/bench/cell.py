@@ -1,11 +1,11 @@
-"""A cell: one (task, source, trainer, seeds), built from a composed config.
+"""A cell: one (task, source, method, seeds), built from a composed config.
 
-The only module that puts sources, trainers and tasks together; `experiment` measures it.
+The only module that puts sources, methods and tasks together; `experiment` measures it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, final
+from typing import Any, TypeVar, final
 
 import torch
 from hydra.errors import InstantiationException
@@ -17,10 +17,9 @@ from gradsae import checks
 from gradsae.bench.tracking import Tracking
 from gradsae.config.fields import refuse_unknown
 from gradsae.errors import UserError
-from gradsae.interfaces import KnownSource, ModelSource, Source, Task, Trainer, plain
+from gradsae.interfaces import Method, ModelSource, Source, Task, plain
 from gradsae.records.record import record_id
 from gradsae.seeds import Seeds
-from gradsae.trainers.pretrained import Pretrained
 from gradsae.training.checkpoints import Wanted, shape_of, trainer_config
 from gradsae.training.fit import FitSettings
 
@@ -34,7 +33,7 @@ class Cell:
 
     task: Task
     source: Source
-    trainer: Trainer[Any]
+    method: Method[Any]
     fit: FitSettings
     seeds: Seeds
     tracking: Tracking
@@ -47,28 +46,24 @@ class Cell:
     @property
     def title(self) -> str:
         """Its name for a person."""
-        return f"{self.task.name} of {self.label or self.trainer.name} on {self.source.name}"
+        return f"{self.task.name} of {self.label or self.method.name} on {self.source.name}"
 
     def why_not(self) -> str | None:
         """Return why the cell does not apply, or None."""
-        if why := self.task.why_not(self.source):
-            return why
-        if self.trainer.wants_truth and not isinstance(self.source, KnownSource):
-            return f"source {self.source.name} has no known features"
-        return None
+        return self.task.why_not(self.source) or self.method.why_not(self.source)
 
     def wanted(self) -> list[Wanted]:
         """Return the SAEs that the task asks for, the cell's own first."""
         return [
             Wanted(
                 source=self.source,
-                trainer=trainer,
+                method=method,
                 settings=self.fit,
                 seeds=seeds,
                 root=self.results,
                 device=self.device,
             )
-            for trainer, seeds in self.task.candidates(self.trainer, self.seeds)
+            for method, seeds in self.task.candidates(self.method, self.seeds)
         ]
 
     def versioned_task(self) -> dict[str, Any]:
@@ -80,7 +75,7 @@ class Cell:
             "label": self.label,
             "experiment": self.experiment,
             "source": {"name": self.source.name, **self.source.identity()},
-            "trainer": trainer_config(self.trainer),
+            "trainer": trainer_config(self.method),
             "fit": shape_of(self.fit),
             "ask": self.task.asks(),
         }
@@ -103,7 +98,7 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
         cell = Cell(
             seeds=Seeds(**cfg.seeds),
             source=(source := _build(cfg, "source", Source)),
-            trainer=_told(_build(cfg, "trainer", Trainer), source),
+            method=_build(cfg, "trainer", Method).bind(source),
             task=_build(cfg, "task", Task),
             fit=_build(cfg, "fit", FitSettings),
             tracking=_build(cfg, "tracking", Tracking),
@@ -113,7 +108,7 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
             experiment=experiment,
             force=cfg.force,
         )
-        cell.wanted()  # before the work: the task refuses what the trainer cannot be
+        cell.wanted()  # before the work: the task refuses what the method cannot be
         return cell
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -136,18 +131,6 @@ def _build(cfg: DictConfig, field: str, kind: type[Part]) -> Part:
     if not isinstance(built, kind):
         raise UserError(f"{field} must be a {kind.__name__}, got a {type(built).__name__}")
     return built
-
-
-def _told(trainer: Trainer[Any], source: Source) -> Trainer[Any]:
-    """Hand the truth to an oracle; one on a source without known features is left as it is, and
-    its cell does not apply. An SAE made elsewhere must belong to the source's place."""
-    if isinstance(trainer, Pretrained) and isinstance(source, ModelSource):
-        model = source.names()["model"]["name"]
-        trainer.check_place(source.site(), model)
-        return replace(trainer, source_model=model)
-    if trainer.wants_truth and isinstance(source, KnownSource):
-        return replace(cast(Any, trainer), truth=source)
-    return trainer
 
 
 def _device(name: str) -> torch.device:

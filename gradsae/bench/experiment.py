@@ -57,7 +57,7 @@ def run(cell: Cell, checkout: Path | None = None) -> Outcome:
         load(path)  # a damaged record is an error, not done work
         done = f"done before, force=true repeats it ({path.stem})"
         return Outcome("found", f"{cell.title}: {done}", path)
-    cell.source.d_in()  # harvests, where one is due
+    cell.source.prepare()  # now, so that it is not timed as training
     started = time.perf_counter()
     with _track(cell, path.stem) as tracked:
         trained = _train(cell, tracked)
@@ -85,7 +85,7 @@ def _track(cell: Cell, name: str) -> Run:
     return cell.tracking.start(
         name=cell.title,
         group=cell.experiment or "single",
-        tags=[cell.task.name, cell.source.name, cell.trainer.name],
+        tags=[cell.task.name, cell.source.name, cell.method.name],
         job_type=cell.task.name,
         run_id=name,
         config={**cell.config(), "seeds": plain(cell.seeds)},
@@ -124,7 +124,7 @@ def _no_log(step: int, parts: dict[str, float]) -> None:
 
 
 def _measure(cell: Cell, trained: Sequence[Checkpoint | Skipped]) -> Scores | Skipped:
-    methods = [wanted.trainer for wanted in cell.wanted()]
+    methods = [wanted.method for wanted in cell.wanted()]
     candidates = [
         Candidate(method, each, {})
         if isinstance(each, Skipped)

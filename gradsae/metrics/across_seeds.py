@@ -6,7 +6,7 @@ from typing import Any, ClassVar, final
 
 from gradsae import checks
 from gradsae.about import Score
-from gradsae.interfaces import Candidate, Scores, Skipped, Source, Task, Trainer
+from gradsae.interfaces import Candidate, Method, Scores, Skipped, Source, Task
 from gradsae.metrics.consistency import consistency
 from gradsae.metrics.selection import describe
 from gradsae.sae.dictionary import Dictionary
@@ -70,7 +70,7 @@ class Consistency(Task):
         if not self.others or len(set(self.others)) < len(self.others):
             raise ValueError(f"others must name at least one seed, each once; got {self.others}")
 
-    def candidates(self, method: Trainer[Any], seeds: Seeds) -> list[tuple[Trainer[Any], Seeds]]:
+    def candidates(self, method: Method[Any], seeds: Seeds) -> list[tuple[Method[Any], Seeds]]:
         others = [replace(seeds, data=seed, init=seed) for seed in self.others]
         return [(method, each) for each in (seeds, *others)]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, final
 
 from gradsae import checks
-from gradsae.interfaces import Candidate, Metric, Scores, Skipped, Source, Task, Trainer, plain
+from gradsae.interfaces import Candidate, Method, Metric, Scores, Skipped, Source, Task, plain
 from gradsae.metrics.task import ask_metrics, check_metrics, measure_metrics
 from gradsae.seeds import Seeds
 
@@ -16,7 +16,7 @@ SERIES = "grid/scores"
 @final
 @dataclass(frozen=True, kw_only=True)
 class Grid(Task):
-    """The trainer as it is, which is called the default, and the settings it is compared with."""
+    """The method as it is, which is called the default, and the settings it is compared with."""
 
     name: ClassVar[str] = "grid"
     version: ClassVar[int] = 1
@@ -56,8 +56,8 @@ class Grid(Task):
             **ask_metrics(self.metrics),
         }
 
-    def candidates(self, method: Trainer[Any], seeds: Seeds) -> list[tuple[Trainer[Any], Seeds]]:
-        return [(trainer, seeds) for trainer in self.trainers(method)]
+    def candidates(self, method: Method[Any], seeds: Seeds) -> list[tuple[Method[Any], Seeds]]:
+        return [(each, seeds) for each in self.methods(method)]
 
     def measure_all(
         self, candidates: Sequence[Candidate], source: Source, seed: int
@@ -74,22 +74,20 @@ class Grid(Task):
         """Return the fields that vary."""
         return list(self.settings[0])
 
-    def trainers(self, default: Trainer[Any]) -> list[Trainer[Any]]:
+    def methods(self, default: Method[Any]) -> list[Method[Any]]:
         """Return the settings, each once, the default first.
 
-        Raises ValueError where the trainer has no such field or refuses the value.
+        Raises ValueError where the method has no such field or refuses the value.
         """
         places = range(len(self.settings)) if self.only is None else self.only
-        found = [default]
+        methods = [default]
         for place in places:
-            trainer = changed(default, self.settings[place])
-            if trainer not in found:
-                found.append(trainer)
-        return found
+            method = changed(default, self.settings[place])
+            if method not in methods:
+                methods.append(method)
+        return methods
 
-    def table(
-        self, trainers: Sequence[Trainer[Any]], answers: Sequence[Scores | Skipped]
-    ) -> Scores:
+    def table(self, methods: Sequence[Method[Any]], answers: Sequence[Scores | Skipped]) -> Scores:
         """Return the default's scores, and those of all settings as one series.
 
         A setting that failed has a row without scores, and `skipped` says why under the row's
@@ -97,9 +95,9 @@ class Grid(Task):
         """
         first, *others = [answer for answer in answers if isinstance(answer, Scores)]
         columns: dict[str, list[Any]] = {
-            name: [value_of(trainer, name) for trainer in trainers] for name in self.names()
+            name: [value_of(method, name) for method in methods] for name in self.names()
         }
-        columns["is_default"] = [i == 0 for i in range(len(trainers))]
+        columns["is_default"] = [i == 0 for i in range(len(methods))]
         for name in first.scores:
             if name.count("/") == 1:
                 columns[name.replace("/", ".")] = [
@@ -110,17 +108,17 @@ class Grid(Task):
         return replace(
             default,
             series={SERIES: columns},
-            skipped={**default.skipped, **self._failed(trainers, answers)},
+            skipped={**default.skipped, **self._failed(methods, answers)},
             forward_equivalents=sum(answer.forward_equivalents for answer in [first, *others]),
         )
 
     def _failed(
-        self, trainers: Sequence[Trainer[Any]], answers: Sequence[Scores | Skipped]
+        self, methods: Sequence[Method[Any]], answers: Sequence[Scores | Skipped]
     ) -> dict[str, str]:
         reasons: dict[str, str] = {}
-        for i, (trainer, answer) in enumerate(zip(trainers, answers, strict=True)):
+        for i, (method, answer) in enumerate(zip(methods, answers, strict=True)):
             if isinstance(answer, Skipped):
-                fields = ", ".join(f"{name}={value_of(trainer, name)}" for name in self.names())
+                fields = ", ".join(f"{name}={value_of(method, name)}" for name in self.names())
                 reasons[f"grid/setting_{i}"] = f"{fields}: {answer.reason}"
         return reasons
 

@@ -177,7 +177,7 @@ class Dictionary(nn.Module, ABC):
 
     def architecture(self) -> dict[str, Any]:
         """Return what `sae.json` says of the kind; {"gate": None} stands for a kind of its own,
-        which its method rebuilds (`Trainer.blank`)."""
+        which its method rebuilds (`Method.blank`)."""
         return {"d_in": self.d_in, "d_sae": self.d_sae, "gate": None}
 
     def save(self, folder: Path, extra: dict[str, Any]) -> None:

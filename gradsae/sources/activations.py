@@ -34,6 +34,7 @@ class Activations(Source):
             bad = int((~self.x.isfinite()).sum())
             raise UserError(f"activations must be finite, {bad} of {self.x.numel()} are not")
 
+    @property
     def d_in(self) -> int:
         return self.x.shape[1]
 

@@ -116,6 +116,7 @@ class Forest(KnownSource):
                 f"{self.lowest_rate}: that band is empty, highest_rate must be the larger"
             )
 
+    @property
     def d_in(self) -> int:
         return self.width
 

@@ -80,8 +80,12 @@ class LmLayer(ModelSource):
         checks.whole("seed", self.seed, 0)
         checks.whole("batch_windows", self.batch_windows, 1)
 
+    @property
     def d_in(self) -> int:
         return self._store.d_in
+
+    def prepare(self) -> None:
+        _ = self._store  # harvested now, if it is not there
 
     def stream(self, batch_size: int, seed: int, device: torch.device) -> ShuffledStream:
         rows = self._store.train

@@ -29,6 +29,7 @@ class SavedWorld(KnownSource):
     folder: str
     """Holds synthetic_model_config.json, synthetic_model.safetensors and hierarchy.json."""
 
+    @property
     def d_in(self) -> int:
         return self.world().directions.shape[1]
 

@@ -109,6 +109,7 @@ class Superposition(KnownSource):
             if (number := getattr(self, name)) % 2:
                 raise ValueError(f"paired={self.paired} needs an even {name}, got {number!r}")
 
+    @property
     def d_in(self) -> int:
         return self.width
 

@@ -51,6 +51,7 @@ class TwoSparsity(KnownSource):
         for size in self.sparsities:
             checks.whole("each of sparsities", size, 1, self.n_features)
 
+    @property
     def d_in(self) -> int:
         return self.width
 

@@ -1,6 +1,6 @@
 """Controls: dictionaries that nobody trained, seen through the same metrics as trained SAEs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, final
 
 import torch
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from gradsae import checks
 from gradsae.about import About
-from gradsae.interfaces import HIDDEN, Biased, KnownSource, Loss, Progress, Trainer
-from gradsae.optim import Optim
-from gradsae.sae.dictionary import Dictionary, Pass
+from gradsae.interfaces import HIDDEN, Biased, KnownSource, Method, Source
+from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.directions import random_directions
 from gradsae.sae.kernels.gates.topk import TopKGate
 from gradsae.sae.model import SAE, Architecture
@@ -52,7 +51,7 @@ class Atoms(NamedTuple):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Control(Trainer[Dictionary]):
+class Control(Method[Dictionary]):
     """An SAE with given directions. No step is taken: its only cost is in `build`.
 
     atoms=random: unit directions from the sphere. pca, ica: components of the sample, each with its
@@ -75,8 +74,6 @@ class Control(Trainer[Dictionary]):
     centre: bool = True
     """Set b_dec as said above; else it is zero."""
     truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
-    optim: Optim = field(default_factory=lambda: Optim(lr=1.0), metadata=HIDDEN, repr=False)
-    """Never used."""
 
     def __post_init__(self) -> None:
         checks.one_of("atoms", self.atoms, tuple(NAMES))
@@ -96,7 +93,7 @@ class Control(Trainer[Dictionary]):
         return ABOUT[self.name]
 
     @property
-    def wants_truth(self) -> bool:
+    def needs_truth(self) -> bool:
         return self.atoms == "features"
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> Dictionary:
@@ -138,23 +135,15 @@ class Control(Trainer[Dictionary]):
         drawn = random_directions(self.d_sae, sample.shape[1], generator)
         return Atoms(drawn, drawn, sample.mean(0))
 
-    def loss(self, sae: Dictionary, out: Pass, progress: Progress) -> Loss:
-        raise AssertionError("a control takes no training steps")
-
-    def after_step(self, sae: Dictionary, out: Pass, progress: Progress) -> None:
-        raise AssertionError("a control takes no training steps")
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Untrained(Trainer[Dictionary]):
+class Untrained(Method[Dictionary]):
     """What a method builds before its first step, and no step."""
 
-    of: Trainer[Any]
+    of: Method[Any]
     d_sae: int
     """That of the method."""
-    optim: Optim = field(default_factory=lambda: Optim(lr=1.0), metadata=HIDDEN, repr=False)
-    """Never used."""
 
     def __post_init__(self) -> None:
         if self.d_sae != self.of.d_sae:
@@ -163,6 +152,12 @@ class Untrained(Trainer[Dictionary]):
     @property
     def name(self) -> str:
         return "untrained"
+
+    def why_not(self, source: Source) -> str | None:
+        return self.of.why_not(source)
+
+    def bind(self, source: Source) -> Method[Dictionary]:
+        return replace(self, of=self.of.bind(source))
 
     @property
     def about(self) -> About:
@@ -174,12 +169,6 @@ class Untrained(Trainer[Dictionary]):
 
     def blank(self, d_in: int) -> Dictionary:
         return self.of.blank(d_in)
-
-    def loss(self, sae: Dictionary, out: Pass, progress: Progress) -> Loss:
-        raise AssertionError("a control takes no training steps")
-
-    def after_step(self, sae: Dictionary, out: Pass, progress: Progress) -> None:
-        raise AssertionError("a control takes no training steps")
 
 
 def principal(sample: Float[Tensor, "batch d_in"], n: int) -> Atoms:

@@ -102,14 +102,14 @@ class GBA(Trainer):
 
     @property
     def name(self) -> str:
-        if self.wants_truth:
+        if self.needs_truth:
             return "gba_oracle"
         return "ba" if self.groups == 1 else "gba"
 
     @property
     def about(self) -> About:
         label, member = "GBA", 0
-        if self.wants_truth:
+        if self.needs_truth:
             label, member = "GBA, true rates", 1
         elif self.groups == 1:
             label, member = "BA", 2
@@ -118,12 +118,12 @@ class GBA(Trainer):
             family="bias_rule",
             member=member,
             paper="https://arxiv.org/abs/2506.14002",
-            is_control=self.wants_truth,
-            needs_truth=self.wants_truth,
+            is_control=self.needs_truth,
+            needs_truth=self.needs_truth,
         )
 
     @property
-    def wants_truth(self) -> bool:
+    def needs_truth(self) -> bool:
         return self.rule.is_oracle
 
     def targets(self) -> Float[Tensor, " d_sae"]:

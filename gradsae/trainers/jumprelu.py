@@ -87,7 +87,7 @@ class JumpReLU(Trainer):
             checks.flag(name, getattr(self, name))
 
     @property
-    def wants_truth(self) -> bool:
+    def needs_truth(self) -> bool:
         return self.rule is not None and self.rule.is_oracle
 
     @property

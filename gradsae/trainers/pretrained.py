@@ -1,11 +1,11 @@
 """An SAE that somebody released: its training is to be loaded.
 
-It enters a cell as a trainer that takes no step, like a control, so that every task measures it the
-way it measures one trained here, and its checkpoint is found by the content of its file.
+It is a method that takes no step, like a control. Every task measures it the way it measures an SAE
+that was trained here, and its checkpoint is found by the content of its file.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -16,17 +16,16 @@ from torch import Tensor
 from gradsae import checks
 from gradsae.about import About
 from gradsae.errors import UserError
-from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
+from gradsae.interfaces import HIDDEN, Method, ModelSource, Source
 from gradsae.lm.sites import Site, parse_site
-from gradsae.optim import Optim
-from gradsae.sae.dictionary import Dictionary, Pass
+from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.formats import load
 from gradsae.sae.formats.released import Place
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Pretrained(Trainer[Dictionary]):
+class Pretrained(Method[Dictionary]):
     """Gemma Scope, SAELens, dictionary_learning, sparsify or this project's own checkpoint folder,
     from a folder or a hub repository; the format is told by the files (`interchange.load`)."""
 
@@ -45,9 +44,7 @@ class Pretrained(Trainer[Dictionary]):
     """Inside the hub repository."""
     revision: str | None = field(default=None, metadata=HIDDEN)
     source_model: str | None = field(default=None, metadata=HIDDEN)
-    """Language model that the source reads, told by the cell; None where there is none."""
-    optim: Optim = field(default_factory=lambda: Optim(lr=1.0), metadata=HIDDEN, repr=False)
-    """Never used."""
+    """Language model that the source reads, set by `bind`; None where there is none."""
 
     def __post_init__(self) -> None:
         checks.whole("d_sae", self.d_sae, 1)
@@ -69,6 +66,14 @@ class Pretrained(Trainer[Dictionary]):
 
     def content(self) -> dict[str, Any]:
         return {"sha256": load.content_hash(self._folder())}
+
+    def bind(self, source: Source) -> Method[Dictionary]:
+        """Return the method, told which language model is read; UserError for another site."""
+        if not isinstance(source, ModelSource):
+            return self
+        model = source.names()["model"]["name"]
+        self.check_place(source.site(), model)
+        return replace(self, source_model=model)
 
     def check_place(self, site: Site, model: str) -> None:
         """Raise UserError unless this SAE was trained at a site of a model; reads no file."""
@@ -122,12 +127,6 @@ class Pretrained(Trainer[Dictionary]):
         if self.hub_id is not None:
             return load.fetch(self.hub_id, self.subfolder, self.revision)
         return Path(self.folder or "").expanduser()
-
-    def loss(self, sae: Dictionary, out: Pass, progress: Progress) -> Loss:
-        raise AssertionError("a pretrained SAE takes no training steps")
-
-    def after_step(self, sae: Dictionary, out: Pass, progress: Progress) -> None:
-        raise AssertionError("a pretrained SAE takes no training steps")
 
 
 def same_model(a: str, b: str) -> bool:

@@ -74,7 +74,7 @@ class TopK(Trainer):
         return About(label="TopK", family="topk", member=0, paper=paper)
 
     @property
-    def wants_truth(self) -> bool:
+    def needs_truth(self) -> bool:
         return self.rule is not None and self.rule.is_oracle
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from gradsae.errors import UserError
-from gradsae.interfaces import ModelSource, Source, Trainer, plain
+from gradsae.interfaces import Method, ModelSource, Source, Trainer, plain
 from gradsae.records.record import content_id
 from gradsae.sae import model as saes
 from gradsae.sae.dictionary import Dictionary
@@ -42,20 +42,21 @@ class Checkpoint:
     """True if it was there already."""
 
 
-def trainer_config(trainer: Trainer[Any]) -> dict[str, Any]:
-    """Return the name and hyperparameters of a trainer, and the content of the file it loads."""
-    return {"name": trainer.name, **plain(trainer), **trainer.content()}
+def trainer_config(method: Method[Any]) -> dict[str, Any]:
+    """Return the name and hyperparameters of a method, and the content of the file it loads.
+
+    It stands under `trainer` in records and ids, as in the first of them.
+    """
+    return {"name": method.name, **plain(method), **method.content()}
 
 
-def checkpoint_id(
-    source: Source, trainer: Trainer[Any], settings: FitSettings, seeds: Seeds
-) -> str:
+def checkpoint_id(source: Source, method: Method[Any], settings: FitSettings, seeds: Seeds) -> str:
     """Return the id of the SAE that these settings give; nothing is built or loaded for it."""
     return content_id(
         {
             "version": VERSION,
             "source": {"name": source.name, **source.identity()},
-            "trainer": trainer_config(trainer),
+            "trainer": trainer_config(method),
             "fit": shape_of(settings),
             "seeds": {"data": seeds.data, "init": seeds.init},
         }
@@ -77,14 +78,14 @@ class Wanted:
     """An SAE that a cell asks for: what shapes it, where it is kept, where it is trained."""
 
     source: Source
-    trainer: Trainer[Any]
+    method: Method[Any]
     settings: FitSettings
     seeds: Seeds
     root: Path
     device: torch.device
 
     def id(self) -> str:
-        return checkpoint_id(self.source, self.trainer, self.settings, self.seeds)
+        return checkpoint_id(self.source, self.method, self.settings, self.seeds)
 
     def folder(self) -> Path:
         return self.root / "checkpoints" / self.id()
@@ -117,7 +118,7 @@ def train(group: Sequence[Wanted], log: Log) -> list[Checkpoint | Exception]:
     All of them have one source, one `settings`, one data seed and one device.
     """
     first = group[0]
-    first.source.d_in()  # a harvest, where one is due, is nobody's time
+    first.source.prepare()  # now, so that it is not timed as training
     started = time.perf_counter()
     rows, seed = first.settings.init_rows, first.seeds.data
     sample = first.source.stream(rows, seed, torch.device("cpu")).next().float()
@@ -130,44 +131,58 @@ def train(group: Sequence[Wanted], log: Log) -> list[Checkpoint | Exception]:
     trainings = [training for training in built if isinstance(training, Training)]
     if trainings:
         batches = first.source.stream(first.settings.batch_size, seed, first.device)
-        heard: Log = lambda i, step, parts: log(places[i], step, parts)  # noqa: E731
-        fit(trainings, batches, first.settings, log=heard)
+
+        def log_in_place(i: int, step: int, parts: dict[str, float]) -> None:
+            log(places[i], step, parts)
+
+        fit(trainings, batches, first.settings, log=log_in_place)
     return [_keep(*each) for each in zip(group, built, strict=True)]
 
 
-def _build(wanted: Wanted, sample: Tensor, common: float) -> Training | Exception:
-    """Return an untrained SAE; `common` is its share of the time spent for all of them."""
+class _Built(NamedTuple):
+    """The SAE of a method that takes no step."""
+
+    sae: Dictionary
+    seconds: float
+
+
+def _build(wanted: Wanted, sample: Tensor, common: float) -> Training | _Built | Exception:
+    """Return an SAE before its first step; `common` is its share of the time spent for all."""
     started = time.perf_counter()
     try:
-        sae = wanted.trainer.build(sample, make_generator(wanted.seeds.init, "init"))
-        saes.check_rebuilt(sae, wanted.trainer.blank)
-    except Exception as error:  # of one method: not the others' business
+        sae = wanted.method.build(sample, make_generator(wanted.seeds.init, "init"))
+        saes.check_rebuilt(sae, wanted.method.blank)
+    except Exception as error:  # one method's error must not stop the others
         return error
+    sae = sae.to(wanted.device)
+    if not isinstance(wanted.method, Trainer):
+        return _Built(sae, common + time.perf_counter() - started)
     state_dir = wanted.root / "training" / wanted.id()
     precision = wanted.settings.precision
-    training = Training(wanted.trainer, sae.to(wanted.device), state_dir, precision=precision)
+    training = Training(wanted.method, sae, state_dir, precision=precision)
     training.seconds = common + time.perf_counter() - started
     return training
 
 
-def _keep(wanted: Wanted, training: Training | Exception) -> Checkpoint | Exception:
-    """Write the checkpoint of a finished training; only then its saved state may go."""
-    if isinstance(training, Exception):
-        return training
-    if training.error:
-        return training.error
-    cost = {"seconds": training.seconds, "curve": training.curve}
-    extra = {"id": wanted.id(), **cost, "trainer": trainer_config(wanted.trainer)}
+def _keep(wanted: Wanted, built: Training | _Built | Exception) -> Checkpoint | Exception:
+    """Write the checkpoint of a finished SAE; only then its saved training state may go."""
+    if isinstance(built, Exception):
+        return built
+    if isinstance(built, Training) and built.error:
+        return built.error
+    curve = built.curve if isinstance(built, Training) else {"step": []}
+    cost = {"seconds": built.seconds, "curve": curve}
+    extra = {"id": wanted.id(), **cost, "trainer": trainer_config(wanted.method)}
     if isinstance(wanted.source, ModelSource):  # for whoever loads it elsewhere
         model = wanted.source.names()["model"]["name"]
         extra["place"] = {"model": model, "site": str(wanted.source.site())}
     try:
-        _write(training.sae, wanted.folder(), extra)
+        _write(built.sae, wanted.folder(), extra)
     except UserError as error:
         return error
-    if training.state_dir:
-        shutil.rmtree(training.state_dir, ignore_errors=True)
-    return Checkpoint(id=wanted.id(), sae=training.sae, **cost, found=False)
+    if isinstance(built, Training) and built.state_dir:
+        shutil.rmtree(built.state_dir, ignore_errors=True)
+    return Checkpoint(id=wanted.id(), sae=built.sae, **cost, found=False)
 
 
 def _found(folder: Path, wanted: Wanted) -> Checkpoint:
@@ -176,7 +191,7 @@ def _found(folder: Path, wanted: Wanted) -> Checkpoint:
         extra = saes.read_meta(folder)["extra"]
         if extra.get("id") != name:
             raise UserError(f"{folder}: this checkpoint says it is {extra.get('id')!r}")
-        sae = saes.load(folder, wanted.device, blank=wanted.trainer.blank)
+        sae = saes.load(folder, wanted.device, blank=wanted.method.blank)
     except UserError as error:  # one that was trained here can be trained again
         raise UserError(f"{error}; delete {folder} to retrain") from error
     return Checkpoint(id=name, sae=sae, seconds=extra["seconds"], curve=extra["curve"], found=True)

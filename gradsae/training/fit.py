@@ -40,7 +40,7 @@ class FitSettings:
     batch_size: int
     """Activations in a batch, not sequences."""
     init_rows: int = 8192
-    """Training activations shown to `Trainer.build`."""
+    """Training activations shown to `Method.build`."""
     log_every: int = 50
     save_every: int = 500
     """Steps between saved states that a killed run resumes from; 0 for none."""
@@ -72,9 +72,7 @@ class Training:
         self.trainer = trainer
         self.sae = sae
         self.precision: Precision = precision
-        self.trains = any(p.requires_grad for p in sae.parameters())
-        """False for a control, which takes no steps and is there only to be measured."""
-        self.optimizer = trainer.optim.build(sae.parameters()) if self.trains else None
+        self.optimizer = trainer.optim.build(sae.parameters())
         self.state_dir = state_dir
         """Where its state is saved, and looked for when training starts."""
         self.done = 0
@@ -89,7 +87,6 @@ class Training:
     def step(self, x: Float[Tensor, "batch d_in"], progress: Progress) -> dict[str, Tensor]:
         """Take one optimiser step on a batch and return the parts of the loss."""
         optim = self.trainer.optim
-        assert self.optimizer is not None
         for group in self.optimizer.param_groups:
             group["lr"] = optim.lr_at(*progress)
         out = self.sae(x, self.precision, self.trainer.gate)
@@ -108,7 +105,7 @@ class Training:
         """Write weights, buffers, Adam's moments and the stream's position, whole or not at all."""
         from safetensors.torch import save_file
 
-        if self.state_dir is None or self.optimizer is None:
+        if self.state_dir is None:
             return
         tensors = {"done": torch.tensor(self.done), "seconds": torch.tensor(self.seconds).double()}
         tensors |= {
@@ -129,7 +126,7 @@ class Training:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self.state_dir / "state.safetensors" if self.state_dir and self.trains else None
+        path = self.state_dir / "state.safetensors" if self.state_dir else None
         if path is None or not path.exists():
             return {}
         try:
@@ -145,7 +142,6 @@ class Training:
         return _under("stream/", tensors)
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
-        assert self.optimizer is not None
         self.sae.load_state_dict(_under("sae/", tensors))
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _under("adam/", tensors).items():
@@ -167,8 +163,6 @@ def fit(trainings: Sequence[Training], stream: Stream, settings: FitSettings, *,
     the reason in its `error`, and its last saved state stays as it was; the reason is raised only
     if no training is left.
     """
-    for control in (t for t in trainings if not t.trains):
-        control.done = settings.steps
     start = _resume(trainings, stream)
     title = "train" if len(trainings) == 1 else f"train {len(trainings)} SAEs"
     bar = tqdm(

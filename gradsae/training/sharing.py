@@ -53,7 +53,7 @@ def _train_together(part: Sequence[Wanted]) -> list[str]:
         return []  # its own cell trains it, and shows the curve as it grows
     outcomes = checkpoints.train(part, lambda i, step, parts: None)
     done = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
-    methods = ", ".join(dict.fromkeys(wanted.trainer.name for wanted in part))
+    methods = ", ".join(dict.fromkeys(wanted.method.name for wanted in part))
     note = f"trained {len(done)} of {len(part)} SAEs ({methods}) on one stream"
     return [f"{note} of {part[0].source.name}"]
 
@@ -78,7 +78,7 @@ def split(group: Sequence[Wanted]) -> list[list[Wanted]]:
     """
     parts: list[tuple[bool, int, list[Wanted]]] = []
     for wanted in group:
-        weights = wanted.trainer.d_sae * wanted.source.d_in()
+        weights = wanted.method.d_sae * wanted.source.d_in
         serial = is_serial(weights * wanted.settings.batch_size)
         n_bytes = 2 * weights * BYTES_PER_WEIGHT  # encoder and decoder
         limit = wanted.settings.shared_gb * 1e9
