@@ -14,6 +14,7 @@ from gradsae.bench.experiment import run
 from gradsae.records.record import load
 from gradsae.sae.directions import random_directions
 from gradsae.sae.kernels.pursuit import pursue
+from gradsae.sae.model import load as load_sae
 from gradsae.sae.pursuit import PursuitCoder
 from gradsae.seeds import Seeds, make_generator
 from gradsae.sources.forest import Forest
