@@ -50,11 +50,11 @@ def composed(tmp_path: Path, *words: str):
         ([*TINY, "source.l0=25"], "source: .*rates must be below 1: lower l0 or exponent"),
         (
             [*TINY, "metric=[coverage]", "metric.coverage.edges=[0.1,0.01]"],
-            r"metric.coverage: edges must be two or more rising rates, got \[0.1, 0.01\]",
+            r"task.metrics.coverage: edges must be two or more rising rates, got \[0.1, 0.01\]",
         ),
         (
             [*TINY, "metric=[coverage]", "metric.coverage.edges=[0.5]"],
-            r"metric.coverage: edges must be two or more rising rates, got \[0.5\]",
+            r"task.metrics.coverage: edges must be two or more rising rates, got \[0.5\]",
         ),
         (
             [*TINY, "trainer=gba", "trainer.groups=2", "trainer.htf=1e-3"],

@@ -123,14 +123,24 @@ def _build(cfg: DictConfig, field: str, kind: type[Part]) -> Part:
     except InterpolationResolutionError as error:  # "... resolving interpolation: WHY"
         raise UserError(str(error).splitlines()[0].partition(": ")[2]) from error
     except InstantiationException as error:
-        cause = error.__cause__
+        cause, place = error.__cause__, _place(error) or field
         if isinstance(cause, (UserError, ValueError)):
-            raise UserError(f"{field}: {cause}") from error
+            raise UserError(f"{place}: {cause}") from error
         first = str(cause or error).splitlines()[0]
-        raise UserError(f"{field}: {first}") from error
+        raise UserError(f"{place}: {first}") from error
     if not isinstance(built, kind):
         raise UserError(f"{field} must be a {kind.__name__}, got a {type(built).__name__}")
     return built
+
+
+def _place(error: InstantiationException) -> str:
+    """Return the field that could not be built, however deep it stands; empty if that is unknown.
+
+    Hydra writes it into a line of its message.
+    """
+    mark = "full_key: "
+    lines = str(error).splitlines()
+    return next((line.removeprefix(mark) for line in lines if line.startswith(mark)), "")
 
 
 def _device(name: str) -> torch.device:
