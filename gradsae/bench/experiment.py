@@ -17,12 +17,12 @@ from gradsae.influence.estimator import Estimator
 from gradsae.influence.truth import Truth
 from gradsae.interfaces import (
     Candidate,
+    Method,
     Metric,
     ModelSource,
     Scores,
     Skipped,
     Task,
-    Trainer,
     plain,
 )
 from gradsae.records.provenance import provenance
@@ -161,7 +161,7 @@ def _record(
             "peak_bytes": _peak_bytes(cell.device),
         },
         provenance=provenance(str(cell.device), checkout, **source.provenance()),
-        about=said(cell.trainer, cell.task, answer.scores),
+        about=said(cell.method, cell.task, answer.scores),
         artifacts={
             "checkpoint": own.id if isinstance(own, Checkpoint) else None,
             "activations": source.activations_id() if isinstance(source, ModelSource) else None,
@@ -169,7 +169,7 @@ def _record(
     )
 
 
-def said(method: Trainer[Any], task: Task, scores: Iterable[str]) -> dict[str, Any]:
+def said(method: Method[Any], task: Task, scores: Iterable[str]) -> dict[str, Any]:
     """Return what the method, the given scores and their variants say of themselves.
 
     Tables and figures take their words from here where a component is not of this package.
