@@ -15,8 +15,8 @@ from benchmarks.render.table import markdown_table
 from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN, command
 from benchmarks.results.rows import variants
 from benchmarks.results.settings import (
-    Cell,
     Estimate,
+    Setting,
     most_asked_first,
     sae_config,
     sae_title,
@@ -45,20 +45,20 @@ BARS = ("grad_times_act", "hop_lean10_10fe")
 class Asked:
     """All that one SAE was asked about prompts of one kind."""
 
-    cells: Sequence[Cell]
+    settings: Sequence[Setting]
     """By `most_asked_first`: where two have a score, the first counts."""
 
     @property
-    def first(self) -> Cell:
-        return self.cells[0]
+    def first(self) -> Setting:
+        return self.settings[0]
 
     @property
     def title(self) -> str:
         """`smollm2, resid_post.7, TopK, prose`."""
-        cell = self.first
-        parts = [sae_title(cell)]
+        setting = self.first
+        parts = [sae_title(setting)]
         parts += [f"answers of {self.answer} tokens"] if self.answer > 1 else []
-        parts += [] if cell.origin in (OWN_ORIGIN, LOCAL_ORIGIN) else [f"by {cell.origin}"]
+        parts += [] if setting.origin in (OWN_ORIGIN, LOCAL_ORIGIN) else [f"by {setting.origin}"]
         return ", ".join(parts)
 
     @property
@@ -78,31 +78,36 @@ class Asked:
 
     def estimators(self) -> list[str]:
         """The best by rank correlation first."""
-        names = dict.fromkeys(name for cell in self.cells for name in variants(cell))
+        names = dict.fromkeys(name for setting in self.settings for name in variants(setting))
         found = {name: self.estimate(f"{RANK}/{name}") for name in names}
         known = {name: one.mean for name, one in found.items() if one is not None}
         return sorted(known, key=lambda name: -known[name])
 
     def questions(self) -> list[str]:
         """The usual scalar and truth as "", others as ".logit" or ".mean", as scores name them."""
-        names = [name for cell in self.cells for record in cell.records for name in record.scores]
+        names = [
+            name
+            for setting in self.settings
+            for record in setting.records
+            for name in record.scores
+        ]
         found = {name.split("/")[1] for name in names if name.startswith(f"{RANK}.")}
         return ["", *sorted(name.removeprefix("spearman") for name in found)]
 
     def estimate(self, score: str) -> Estimate | None:
-        found = (cell.estimate(score) for cell in self.cells)
+        found = (setting.estimate(score) for setting in self.settings)
         return next((one for one in found if one is not None), None)
 
 
-def asked(cells: Iterable[Cell]) -> list[Asked]:
-    """Group the cells of the experiment by origin, SAE, kind of prompt and scalar."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if cell.task == "influence" and cell.setup.experiment == EXPERIMENT:
-            prompts = {**(cell.setup.ask.prompts or {}), "n_prompts": None}
+def asked(settings: Iterable[Setting]) -> list[Asked]:
+    """Group the settings of the experiment by origin, SAE, kind of prompt and scalar."""
+    groups: dict[str, list[Setting]] = {}
+    for setting in settings:
+        if setting.task == "influence" and setting.setup.experiment == EXPERIMENT:
+            prompts = {**(setting.setup.ask.prompts or {}), "n_prompts": None}
             prompts.setdefault("answer_length", 1)  # records from before there was a choice
-            what = [cell.origin, sae_config(cell), prompts, cell.setup.ask.scalar]
-            groups.setdefault(content_id(what), []).append(cell)
+            what = [setting.origin, sae_config(setting), prompts, setting.setup.ask.scalar]
+            groups.setdefault(content_id(what), []).append(setting)
     if not groups:
         raise UserError(f"no records of experiment={EXPERIMENT} among those read")
     found = [Asked(most_asked_first(group)) for group in groups.values()]
@@ -139,7 +144,7 @@ def _section(one: Asked) -> str:
         assert rank is not None  # of `estimators`
         cost = one.estimate(f"influence/cost/{name}")
         texts = [
-            variants_of(one.cells, [name])[name].label,
+            variants_of(one.settings, [name])[name].label,
             plain(cost.mean, 1) if cost else "-",
             str(rank.n),
         ]
@@ -179,8 +184,8 @@ def number(estimate: Estimate) -> str:
     return mean if low == mean == high else f"{mean} [{low}, {high}]"
 
 
-def pages(cells: Sequence[Cell]) -> dict[Path, str]:
-    found = asked(cells)
+def pages(settings: Sequence[Setting]) -> dict[Path, str]:
+    found = asked(settings)
     page = replaced(SHORT_PAGE.read_text(), EXPERIMENT, short(found))
     return {WHOLE: whole(found) + "\n", SHORT_PAGE: page}
 

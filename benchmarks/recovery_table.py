@@ -13,7 +13,7 @@ from benchmarks.render.markdown import RESULTS, plain, replaced, write_or_check
 from benchmarks.render.table import markdown_table
 from benchmarks.results.labels import seedless
 from benchmarks.results.reading import command
-from benchmarks.results.settings import Cell, Estimate
+from benchmarks.results.settings import Estimate, Setting
 from benchmarks.results.worlds import World, make_worlds
 from gradsae.errors import UserError
 
@@ -27,36 +27,38 @@ NO_BEST = "sparsity/l0"
 """A column in which nothing is better than anything else."""
 
 
-def markdown(cells: Sequence[Cell]) -> str:
+def markdown(settings: Sequence[Setting]) -> str:
     """One table, a block of rows per world: trained methods, then controls; best in bold if not 0.
 
     A number is the mean over seeds and half of its 95 % t interval.
     """
     worlds = make_worlds(
-        cell for cell in cells if cell.task == "recovery" and cell.setup.experiment == EXPERIMENT
+        setting
+        for setting in settings
+        if setting.task == "recovery" and setting.setup.experiment == EXPERIMENT
     )
     if not worlds:
         raise UserError(f"no records of experiment={EXPERIMENT} among those read")
-    seeds = [c for c in cells if (c.task, c.setup.experiment) == ("consistency", SEEDS)]
-    heads = ["world, method", *(cells[0].score(name).header for name in COLUMNS)]
+    seeds = [c for c in settings if (c.task, c.setup.experiment) == ("consistency", SEEDS)]
+    heads = ["world, method", *(settings[0].score(name).header for name in COLUMNS)]
     return markdown_table(heads, [row for world in worlds for row in _block(world, seeds)])
 
 
-def _block(world: World, seeds: Sequence[Cell]) -> list[list[str]]:
+def _block(world: World, seeds: Sequence[Setting]) -> list[list[str]]:
     """Rows of one world, under a row with its name."""
-    scored = {cell: _estimates(cell, seeds) for cell in world.cells}
-    trained = [cell for cell in world.cells if not cell.about.is_control]
+    scored = {setting: _estimates(setting, seeds) for setting in world.settings}
+    trained = [setting for setting in world.settings if not setting.about.is_control]
     best = {
-        column: max((e.mean for cell in trained if (e := scored[cell][column])), default=None)
+        column: max((e.mean for setting in trained if (e := scored[setting][column])), default=None)
         for column in COLUMNS
         if column != NO_BEST
     }
-    n = sorted({cell.n_seeds for cell in world.cells})
+    n = sorted({setting.n_seeds for setting in world.settings})
     count = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
     rows = [[f"**{world.title}** ({count})", *[""] * len(COLUMNS)]]
-    rows += [_row(name_of(cell), scored[cell], best) for cell in trained]
-    controls = [cell for cell in world.cells if cell not in trained]
-    return rows + [_row(f"*{name_of(cell)}*", scored[cell], {}) for cell in controls]
+    rows += [_row(name_of(setting), scored[setting], best) for setting in trained]
+    controls = [setting for setting in world.settings if setting not in trained]
+    return rows + [_row(f"*{name_of(setting)}*", scored[setting], {}) for setting in controls]
 
 
 def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | None]) -> list[str]:
@@ -67,22 +69,22 @@ def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | 
     return [name, *texts]
 
 
-def name_of(cell: Cell) -> str:
-    return str(cell.setup.label or cell.about.label)
+def name_of(setting: Setting) -> str:
+    return str(setting.setup.label or setting.about.label)
 
 
-def _estimates(cell: Cell, seeds: Sequence[Cell]) -> dict[str, Estimate | None]:
+def _estimates(setting: Setting, seeds: Sequence[Setting]) -> dict[str, Estimate | None]:
     """The columns of a row; consistency comes from a record of its own task."""
-    scored = {column: cell.estimate(column) for column in COLUMNS}
+    scored = {column: setting.estimate(column) for column in COLUMNS}
     for other in seeds:
-        if _what(other) == _what(cell):
+        if _what(other) == _what(setting):
             scored["consistency/mcs_0.9"] = other.estimate("consistency/mcs_0.9")
     return scored
 
 
-def _what(cell: Cell) -> list[Any]:
+def _what(setting: Setting) -> list[Any]:
     """What was trained on what, seeds aside."""
-    return [seedless(cell.first.config.get(key)) for key in ("source", "trainer", "fit")]
+    return [seedless(setting.first.config.get(key)) for key in ("source", "trainer", "fit")]
 
 
 def number(estimate: Estimate | None) -> str:
@@ -96,9 +98,9 @@ def number(estimate: Estimate | None) -> str:
     return f"{text} ±{plain(estimate.high - estimate.mean, digits)}"
 
 
-def pages(cells: Sequence[Cell]) -> dict[Path, str]:
+def pages(settings: Sequence[Setting]) -> dict[Path, str]:
     page = RESULTS / "recovery.md"
-    return {page: replaced(page.read_text(), EXPERIMENT, markdown(cells))}
+    return {page: replaced(page.read_text(), EXPERIMENT, markdown(settings))}
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from statistics import fmean, variance
 from benchmarks.render.table import console_table
 from benchmarks.results.declared import headline_of, score_of
 from benchmarks.results.reading import OWN_ORIGIN, Entry, command, read
-from benchmarks.results.settings import MIN_SEEDS, Cell, make_cells
+from benchmarks.results.settings import MIN_SEEDS, Setting, make_settings
 from benchmarks.results.vocabulary import TASKS, format_score
 from gradsae.errors import UserError
 from gradsae.records.record import Record
@@ -55,7 +55,7 @@ def pairs(here: Iterable[Entry], published: Iterable[Entry]) -> list[Pair]:
     return [Pair(here=record, published=known[record.id]) for record in found]
 
 
-def rows(found: Sequence[Pair], cells: Sequence[Cell]) -> list[list[str]]:
+def rows(found: Sequence[Pair], settings: Sequence[Setting]) -> list[list[str]]:
     """One row per task and main score: how many differ, how far, and what a seed does to it.
 
     `difference` is the root of the mean square; `between seeds` the standard deviation over the
@@ -66,7 +66,9 @@ def rows(found: Sequence[Pair], cells: Sequence[Cell]) -> list[list[str]]:
     for task in [*(t for t in TASKS if t in tasks), *sorted(tasks - set(TASKS))]:
         of_task = [pair for pair in found if pair.task == task]
         matched = {pair.published.id for pair in of_task}
-        settings = [cell for cell in cells if matched & {record.id for record in cell.records}]
+        same = [
+            setting for setting in settings if matched & {record.id for record in setting.records}
+        ]
         for score in headline_of(of_task[0].published):
             every = [(abs(d), pair.here.id) for pair in of_task for d in pair.differences(score)]
             if not every:
@@ -78,19 +80,19 @@ def rows(found: Sequence[Pair], cells: Sequence[Cell]) -> list[list[str]]:
                     str(sum(d == 0 for d, _ in every)),
                     format_score(sqrt(fmean(d**2 for d, _ in every))),
                     *(format_score(size), where if size else "-"),
-                    format_score(between_seeds(settings, score)),
+                    format_score(between_seeds(same, score)),
                 ]
             )
     return table
 
 
-def between_seeds(cells: Iterable[Cell], score: str) -> float | None:
+def between_seeds(settings: Iterable[Setting], score: str) -> float | None:
     """Pooled standard deviation over seeds; None without a setting of three."""
     within = [
         variance(values)
-        for cell in cells
-        for name in of(cell.first, score)
-        if len(values := [r.scores[name] for r in cell.records if name in r.scores]) >= MIN_SEEDS
+        for setting in settings
+        for name in of(setting.first, score)
+        if len(values := [r.scores[name] for r in setting.records if name in r.scores]) >= MIN_SEEDS
     ]
     return sqrt(fmean(within)) if within else None
 
@@ -112,7 +114,7 @@ def main() -> None:
     here, published = read(parser.parse_args().records), read("published")
     found = pairs(here, published)
     print(f"{len(found)} of {len(here)} records made here have a published one of the same id.\n")
-    print(console_table(HEADERS, rows(found, make_cells(published))))
+    print(console_table(HEADERS, rows(found, make_settings(published))))
 
 
 if __name__ == "__main__":

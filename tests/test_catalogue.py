@@ -11,7 +11,7 @@ from benchmarks.figures import recall_after_checks
 from benchmarks.places import PUBLISHED
 from benchmarks.results.declared import about_method, about_variant
 from benchmarks.results.reading import Entry, without_retired
-from benchmarks.results.settings import make_cells
+from benchmarks.results.settings import make_settings
 from gradsae.bench import catalogue
 from gradsae.influence.estimators.hop_then_verify import HopThenVerify
 from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify
@@ -75,8 +75,8 @@ def test_the_recall_figure_draws_what_spends_no_checks_of_its_own():
     ]
     assert len(entries) > 10
     names = set()
-    for cell in make_cells(entries):
-        names |= set(recall_after_checks.curves(cell))
+    for setting in make_settings(entries):
+        names |= set(recall_after_checks.curves(setting))
     spenders = {
         each.name
         for base in (HopThenVerify, ScreenThenVerify)

@@ -36,7 +36,7 @@ from benchmarks.figures.drawing import Drawing, Figure, book, caption
 from benchmarks.figures.estimators import same_sae
 from benchmarks.results.labels import labels
 from benchmarks.results.reading import Entry
-from benchmarks.results.settings import Cell, Estimate, make_cells
+from benchmarks.results.settings import Estimate, Setting, make_settings
 from benchmarks.results.worlds import in_order, make_worlds
 from gradsae.records.record import Record
 
@@ -45,8 +45,8 @@ TOPK = {"name": "topk", "k": 32}
 SPEARMAN = "influence/spearman"
 
 
-def cells_of(records: list[Record], origin: str = "own") -> list[Cell]:
-    return make_cells(
+def settings_of(records: list[Record], origin: str = "own") -> list[Setting]:
+    return make_settings(
         Entry(record=record, path=Path(f"{record.id}.json"), origin=origin) for record in records
     )
 
@@ -96,7 +96,7 @@ def close_figures():
 
 
 def test_every_figure_is_written_as_svg_png_and_caption(tmp_path: Path, capsys):
-    drawn, problems = draw_all(cells_of(few_records()), tmp_path)
+    drawn, problems = draw_all(settings_of(few_records()), tmp_path)
     assert problems == []
     assert [figure.name for figure in drawn] == list(FIGURES)
     for name in FIGURES:
@@ -112,16 +112,16 @@ def test_every_figure_is_written_as_svg_png_and_caption(tmp_path: Path, capsys):
 
 
 def test_a_figure_without_records_names_the_command_that_makes_them(tmp_path: Path, capsys):
-    drawn, problems = draw_all(cells_of(few_records()[:1]), tmp_path, only="dose_response")
+    drawn, problems = draw_all(settings_of(few_records()[:1]), tmp_path, only="dose_response")
     assert (drawn, problems) == ([], [])
     assert "dose_response: no records for it; made by: python -m bench" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path):
-    cells = cells_of(few_records())
+    settings = settings_of(few_records())
     for folder in ("a", "b"):
-        draw_all(cells, tmp_path / folder, only="recovery")
+        draw_all(settings, tmp_path / folder, only="recovery")
     for suffix in ("svg", "png", "md"):
         first, second = (tmp_path / f / f"recovery.{suffix}" for f in ("a", "b"))
         assert first.read_bytes() == second.read_bytes()
@@ -157,27 +157,29 @@ def test_no_page_is_taller_than_paper_and_captions_count_their_own(
         monkeypatch.setattr(module, "MAX_HEIGHT", 4.2)
     monkeypatch.setattr(cost, "PLACES_A_PAGE", 3)
     highest = 4.2 if figure is not cost else style.MAX_HEIGHT
-    cells = cells_of(many_worlds())
-    first = figure.draw(cells)
+    settings = settings_of(many_worlds())
+    first = figure.draw(settings)
     assert first is not None
     pages = [first, *first.more]
     assert all(page.figure.get_size_inches()[1] <= highest for page in pages)
     assert len(pages) > 1
     assert all(f"Page {i} of {len(pages)}." in page.title for i, page in enumerate(pages, start=1))
-    shown = [cell for page in pages for cell in page.cells]
+    shown = [setting for page in pages for setting in page.settings]
     assert len(set(shown)) == len(shown), "each on one page"
-    assert f"{len(first.cells)} record" in caption(figure.NAME, first)
+    assert f"{len(first.settings)} record" in caption(figure.NAME, first)
 
 
 def test_further_pages_are_files_of_their_own(tmp_path: Path, monkeypatch):
-    cells = cells_of(few_records()[:2])
+    settings = settings_of(few_records()[:2])
 
-    def draw(cells: Any) -> Drawing | None:
+    def draw(settings: Any) -> Drawing | None:
         pages = [style.new_figure(height=1)[0] for _ in range(2)]
-        return book([Drawing(figure=page, title="Title.", text="", cells=cells) for page in pages])
+        return book(
+            [Drawing(figure=page, title="Title.", text="", settings=settings) for page in pages]
+        )
 
     monkeypatch.setitem(FIGURES, "some", Figure(NAME="some", COMMAND="", draw=draw))
-    drawn, problems = draw_all(cells, tmp_path, only="some")
+    drawn, problems = draw_all(settings, tmp_path, only="some")
     assert problems == []
     assert [page.name for page in drawn] == ["some", "some_2"]
     assert {path.stem for path in tmp_path.iterdir()} == {"some", "some_2"}
@@ -193,7 +195,7 @@ def test_worlds_are_told_apart_by_one_field_where_one_does_and_counts_are_writte
         )
         for size in sizes
     ]
-    titles = [world.title for world in make_worlds(cells_of(records))]
+    titles = [world.title for world in make_worlds(settings_of(records))]
     assert titles == ["forest (n_tokens=320,000)", "forest (n_tokens=1,000,000)"]
 
 
@@ -202,27 +204,29 @@ def test_a_world_with_more_rows_than_a_page_goes_on_on_the_next():
         example.recovery(example.TOY, {"name": "topk", "k": k}, 0, (0.9, 0.5), k)
         for k in range(1, 100)
     ]
-    cells = cells_of(records)
-    pages = recovery.pages(make_worlds(cells))
+    settings = settings_of(records)
+    pages = recovery.pages(make_worlds(settings))
     assert len(pages) > 1
-    assert [cell for page in pages for world in page for cell in world.cells] == in_order(cells)
+    assert [setting for page in pages for world in page for setting in world.settings] == in_order(
+        settings
+    )
 
 
 def test_curves_of_one_world_show_every_setting_and_of_several_the_middle_one_of_each_method():
     one = [r for r in many_worlds() if r.config["source"].get("n_features") == 20]
-    (world,) = by_world.shown_worlds(cells_of(one))
-    assert [cell.setup.trainer.get("k") for cell in world.cells] == [2, 3]
+    (world,) = by_world.shown_worlds(settings_of(one))
+    assert [setting.setup.trainer.get("k") for setting in world.settings] == [2, 3]
     found = [r for r in many_worlds() if r.config["source"]["name"] == "forest"]
-    for world in by_world.shown_worlds(cells_of(found)):
-        assert [cell.setup.trainer.get("k") for cell in world.cells] == [2]
+    for world in by_world.shown_worlds(settings_of(found)):
+        assert [setting.setup.trainer.get("k") for setting in world.settings] == [2]
 
 
 def test_an_experiment_with_a_figure_of_its_own_is_in_no_curve_unless_it_is_alone():
     own = example.swept("noise", TOPK, 0)
     other = example.recovery(example.SUPERPOSITION, TOPK, 0, (0.9, 0.5), 4.0)
-    cells = cells_of([own, other])
-    assert by_world.not_elsewhere(cells) == cells[1:]
-    assert by_world.not_elsewhere(cells[:1]) == cells[:1]
+    settings = settings_of([own, other])
+    assert by_world.not_elsewhere(settings) == settings[1:]
+    assert by_world.not_elsewhere(settings[:1]) == settings[:1]
 
 
 def test_curves_are_of_methods_that_train_where_there_are_any():
@@ -230,8 +234,8 @@ def test_curves_are_of_methods_that_train_where_there_are_any():
         example.recovery(example.SUPERPOSITION, {"name": name}, 0, (0.9, 0.5), 4.0)
         for name in ("random", "topk", "gba", "ceiling")
     ]
-    (world,) = by_world.shown_worlds(cells_of(records))
-    assert [cell.method for cell in world.cells] == ["topk", "gba", "ceiling"]
+    (world,) = by_world.shown_worlds(settings_of(records))
+    assert [setting.method for setting in world.settings] == ["topk", "gba", "ceiling"]
 
 
 def lines_of(axes: Any) -> list[tuple[list[float], list[float]]]:
@@ -245,7 +249,7 @@ def test_recovery_shows_the_mean_the_t_interval_and_chance(close_figures):
     records = [
         r for r in few_records() if r.config["trainer"] == GBA and "recovery/mcc" in r.scores
     ]
-    drawing = recovery.draw(cells_of(records))
+    drawing = recovery.draw(settings_of(records))
     assert drawing is not None
     values = [record.scores["recovery/mcc"] for record in records]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
@@ -260,20 +264,20 @@ def test_the_frontier_joins_the_settings_of_a_method_and_leaves_out_lone_ones(cl
     swept = [example.lm_recovery({**TOPK, "k": k}, 0, k, 0.5 - k / 200) for k in (64, 16, 32)]
     other = example.lm_recovery(GBA, 0, 30, 0.4)
     other.config["source"] = {"name": "lm_layer", "site": "resid_post.22"}
-    drawing = frontier.draw(cells_of([*swept, other]))
+    drawing = frontier.draw(settings_of([*swept, other]))
     assert drawing is not None
     fvu, recovered, _ = drawing.figure.axes
     for axes, score in ((fvu, "reconstruction/fvu"), (recovered, "lm/ce_recovered")):
         points = sorted((r.scores["sparsity/l0"], r.scores[score]) for r in swept)
         assert lines_of(axes)[-1] == tuple(map(list, zip(*points, strict=True)))
-    assert len(drawing.cells) == 3, "a world with one setting has no frontier"
-    alone = frontier.draw(cells_of([other]))
+    assert len(drawing.settings) == 3, "a world with one setting has no frontier"
+    alone = frontier.draw(settings_of([other]))
     assert alone is not None, "unless there is no other"
 
 
 def test_consistency_draws_the_series_and_the_jackknife_intervals(close_figures):
     record = example.lm_consistency(TOPK, 0.3)
-    drawing = consistency.draw(cells_of([record]))
+    drawing = consistency.draw(settings_of([record]))
     assert drawing is not None
     columns = record.series["consistency/selection"]
     by_z = [i for i, rule in enumerate(columns["rule"]) if rule == "z"]
@@ -291,10 +295,10 @@ def test_gba_toy_shows_the_papers_numbers_beside_ours(close_figures):
 
     records = [one({"name": "topk", "k": 20}), one({"name": "topk", "k": 7}), one(GBA)]
     records.append(one({"name": "gba", "htf": 0.01}))
-    cells = cells_of(records)
+    settings = settings_of(records)
     rows = ["TopK K=20", None, "GBA, targets cover f", "GBA, wrong frequency range"]
-    assert [gba_toy.paper_row(cell) for cell in cells] == rows
-    drawing = gba_toy.draw(cells)
+    assert [gba_toy.paper_row(setting) for setting in settings] == rows
+    drawing = gba_toy.draw(settings)
     assert drawing is not None
     axes = drawing.figure.axes[0]
     hollow = [
@@ -314,8 +318,8 @@ def test_agreement_shows_the_sites_asked_for_most_and_no_empty_frame(close_figur
     for key in [key for key in asked_less.scores if key.endswith("/mean_act")]:
         del asked_less.scores[key]
     del asked_less.series[agreement.SERIES]["mean_act"]
-    assert [cell.depth for cell in agreement.choose(cells_of(records))] == [3, 4, 6, 7, 8]
-    drawing = agreement.draw(cells_of(records[:3]))
+    assert [setting.depth for setting in agreement.choose(settings_of(records))] == [3, 4, 6, 7, 8]
+    drawing = agreement.draw(settings_of(records[:3]))
     assert drawing is not None
     assert [axes.axison for axes in drawing.figure.axes].count(False) == 1
 
@@ -323,17 +327,17 @@ def test_agreement_shows_the_sites_asked_for_most_and_no_empty_frame(close_figur
 def test_a_panel_of_the_layer_profile_holds_one_setting_at_all_depths(close_figures):
     other = {**TOPK, "k": 64}
     records = [example.influence(depth, t, 0) for t in (TOPK, other) for depth in (15, 8, 22)]
-    panels = layer_profile.make_panels(cells_of(records))
-    assert [[cell.depth for cell in panel] for panel in panels.values()] == [[8, 15, 22]] * 2
+    panels = layer_profile.make_panels(settings_of(records))
+    assert [[setting.depth for setting in panel] for panel in panels.values()] == [[8, 15, 22]] * 2
 
 
 def test_a_panel_of_the_layer_profile_joins_what_one_sae_was_asked(close_figures):
     wide, deep = example.influence(15, TOPK, 0, 24), example.influence(15, TOPK, 0, 100)
     deep.config["ask"] = {"other": True}
     deep.scores[f"{SPEARMAN}/grad_times_act"] = 0.123
-    (panel,) = layer_profile.make_panels(cells_of([wide, deep])).values()
-    assert [cell.first.n["influence/prompts"] for cell in panel] == [100, 24]
-    drawing = layer_profile.draw(cells_of([wide, deep]))
+    (panel,) = layer_profile.make_panels(settings_of([wide, deep])).values()
+    assert [setting.first.n["influence/prompts"] for setting in panel] == [100, 24]
+    drawing = layer_profile.draw(settings_of([wide, deep]))
     assert drawing is not None
     heights = [float(y) for _, ys in lines_of(drawing.figure.axes[0]) for y in ys if len(ys) == 1]
     assert 0.123 in heights
@@ -343,8 +347,8 @@ def test_a_panel_of_the_layer_profile_joins_what_one_sae_was_asked(close_figures
 def test_the_mlp_of_a_block_has_a_panel_of_the_layer_profile_of_its_own():
     stream, mlp = example.influence(15, TOPK, 0), example.influence(15, TOPK, 0)
     mlp.config["source"] = {**mlp.config["source"], "site": "mlp_out.15"}
-    panels = layer_profile.make_panels(cells_of([stream, mlp]))
-    assert [[cell.place for cell in panel] for panel in panels.values()] == [
+    panels = layer_profile.make_panels(settings_of([stream, mlp]))
+    assert [[setting.place for setting in panel] for panel in panels.values()] == [
         ["resid_post"],
         ["mlp_out"],
     ]
@@ -354,16 +358,16 @@ def test_the_mlp_of_a_block_has_a_panel_of_the_layer_profile_of_its_own():
 
 def test_panels_of_the_layer_profile_with_one_title_are_all_there():
     records = [example.influence(15, {**TOPK, "k": k}, 0) for k in (8, 16, 32, 64)]
-    assert len(layer_profile.make_panels(cells_of(records))) == 4
+    assert len(layer_profile.make_panels(settings_of(records))) == 4
 
 
 def test_worlds_of_one_name_are_told_apart_by_what_differs():
     worlds = [{"source": {**example.SUPERPOSITION["source"], "noise": x}} for x in (0.0, 0.1)]
     records = [example.recovery(w, TOPK, s, (0.9, 0.5), 4) for w in worlds for s in (0, 1)]
-    found = make_worlds(cells_of(records))
+    found = make_worlds(settings_of(records))
     name = "superposition, 256 features in 64 dimensions"
     assert [world.title for world in found] == [f"{name} (noise=0)", f"{name} (noise=0.1)"]
-    assert [world.cells[0].n_seeds for world in found] == [2, 2]
+    assert [world.settings[0].n_seeds for world in found] == [2, 2]
 
 
 def test_a_dose_response_of_a_single_prompt_has_no_bands(tmp_path: Path):
@@ -371,7 +375,7 @@ def test_a_dose_response_of_a_single_prompt_has_no_bands(tmp_path: Path):
     columns = record.series["steering/dose_response"]
     for name in ("effect_low", "effect_high", "kl_low", "kl_high", "ppl_ratio"):
         columns[name] = [None] * len(columns["dose"])
-    drawn, problems = draw_all(cells_of([record]), tmp_path, only="dose_response")
+    drawn, problems = draw_all(settings_of([record]), tmp_path, only="dose_response")
     assert (len(drawn), problems) == (1, [])
 
 
@@ -381,7 +385,7 @@ def test_no_panel_cuts_off_what_another_one_shows(figure: Any, panels: int, clos
     low.scores["influence/spearman/mean_act"] = -0.5
     low.intervals["influence/spearman/mean_act"] = [-0.7, -0.3]
     records = [example.influence(15, TOPK, 0), low, example.influence(8, GBA, 0)]
-    drawing = figure.draw(cells_of(records))
+    drawing = figure.draw(settings_of(records))
     assert drawing is not None
     assert all(axes.get_ylim()[0] < -0.7 for axes in drawing.figure.axes[:panels])
 
@@ -402,18 +406,20 @@ def test_cost_shows_all_that_one_sae_was_asked_with_the_most_prompts_of_each(clo
         del deep.scores[f"influence/{scores}/released_gradsae"]
     deep.scores["influence/spearman/grad_times_act"] = 0.123
     for records in ([wide, deep], [deep, wide]):
-        cells = cells_of(records)
-        drawing = cost.draw(cells)
+        settings = settings_of(records)
+        drawing = cost.draw(settings)
         assert drawing is not None
-        assert len(drawing.cells) == 2
+        assert len(drawing.settings) == 2
         assert len(drawing.figure.axes) == 2  # one panel of two scores
-        found = {p.name: p.found.mean for p in cost.points_of(same_sae(cells, cells[0]), SPEARMAN)}
+        found = {
+            p.name: p.found.mean for p in cost.points_of(same_sae(settings, settings[0]), SPEARMAN)
+        }
         assert found["grad_times_act"] == 0.123
         assert found["released_gradsae"] == wide.scores[f"{SPEARMAN}/released_gradsae"]
     other = example.influence(15, TOPK, 1)
     other.config["trainer"] = {**other.config["trainer"], "k": 99}
-    cells = cells_of([wide, other])
-    assert [len(same_sae(cells, cell)) for cell in cells] == [1, 1]
+    settings = settings_of([wide, other])
+    assert [len(same_sae(settings, setting)) for setting in settings] == [1, 1]
 
 
 def test_of_two_maskings_of_one_sae_the_one_with_more_questions_is_drawn(close_figures):
@@ -428,10 +434,10 @@ def test_of_two_maskings_of_one_sae_the_one_with_more_questions_is_drawn(close_f
         )
         for record, n in [(deep, 20), (deep, 80), (other, 30)]
     ]
-    drawing = masking.draw(cells_of(records))
+    drawing = masking.draw(settings_of(records))
     assert drawing is not None
-    assert sorted(cell.first.n["masking/questions"] for cell in drawing.cells) == [30, 80]
-    assert "2 of 3 cells, of one SAE that with the most questions" in drawing.text
+    assert sorted(setting.first.n["masking/questions"] for setting in drawing.settings) == [30, 80]
+    assert "2 of 3 settings, of one SAE that with the most questions" in drawing.text
 
 
 def test_markers_of_cost_that_would_cover_one_another_stand_side_by_side(close_figures):
@@ -440,7 +446,7 @@ def test_markers_of_cost_that_would_cover_one_another_stand_side_by_side(close_f
         record.scores[f"influence/spearman/{name}"] = 0.9
         record.scores[f"influence/cost/{name}"] = 3.0
     record.intervals.clear()
-    drawing = cost.draw(cells_of([record]))
+    drawing = cost.draw(settings_of([record]))
     assert drawing is not None
     axes = drawing.figure.axes[0]
     ends = [line.get_transform().transform(line.get_xydata())[0] for line in axes.get_lines()[2:]]
@@ -452,7 +458,7 @@ def test_markers_of_cost_that_would_cover_one_another_stand_side_by_side(close_f
 
 def test_recall_after_checks_draws_the_series_from_k_on_beside_a_random_order(close_figures):
     record = example.influence(15, TOPK, 0)
-    drawing = recall_after_checks.draw(cells_of([record]))
+    drawing = recall_after_checks.draw(settings_of([record]))
     assert drawing is not None
     lines = lines_of(drawing.figure.axes[0])
     quality = example.QUALITY["mean_act"]
@@ -461,7 +467,7 @@ def test_recall_after_checks_draws_the_series_from_k_on_beside_a_random_order(cl
     assert any(xs == checks and ys == pytest.approx(expected) for xs, ys in lines)
     random = [0.05, 0.1, 0.25, 1.0]  # of 200 latents
     assert any(xs == checks and ys == pytest.approx(random) for xs, ys in lines)
-    assert "random" not in recall_after_checks.curves(drawing.cells[0])
+    assert "random" not in recall_after_checks.curves(drawing.settings[0])
     low, high = record.intervals["influence/precision_at_10/mean_act"]
     assert any(ys == [low, high] and max(xs) < 10 for xs, ys in lines)
 
@@ -472,34 +478,34 @@ def test_estimators_that_spend_checks_are_not_drawn_against_checks():
     record.about["variants"] = {"new_one": spender}
     names = record.series[recall_after_checks.SERIES]["estimator"]
     names[:] = [name.replace("grad_times_act", "new_one") for name in names]
-    (cell,) = cells_of([record])
-    assert set(recall_after_checks.curves(cell)) == {"released_gradsae", "mean_act"}
+    (setting,) = settings_of([record])
+    assert set(recall_after_checks.curves(setting)) == {"released_gradsae", "mean_act"}
     spender["spends_checks"] = False
-    assert set(recall_after_checks.curves(cell)) == {"new_one", "released_gradsae", "mean_act"}
+    assert set(recall_after_checks.curves(setting)) == {"new_one", "released_gradsae", "mean_act"}
 
 
 def test_two_versions_of_a_task_are_never_in_one_figure(capsys):
     old, new = few_records()[0], few_records()[1]
     task = {"name": "recovery", "version": 2}
     new = Record(**{**vars(new), "task": task, "id": ""})
-    kept = newest_versions(cells_of([old, new]))
-    assert [cell.first.task["version"] for cell in kept] == [2]
+    kept = newest_versions(settings_of([old, new]))
+    assert [setting.first.task["version"] for setting in kept] == [2]
     assert "1 settings of older task versions are left out" in capsys.readouterr().out
 
 
 def test_a_label_with_dollars_and_line_breaks_is_drawn_as_text(tmp_path: Path):
     label = r"$\frac{1}{2 & <b>" + "\n" + "x" * 100
     hostile = example.recovery(example.SUPERPOSITION, TOPK, 0, (0.9, 0.5), 4.0, label=label)
-    cells = cells_of([hostile, *few_records()[:1]])
-    assert max(map(len, labels(cells))) <= 60
-    drawn, problems = draw_all(cells, tmp_path, only="recovery")
+    settings = settings_of([hostile, *few_records()[:1]])
+    assert max(map(len, labels(settings))) <= 60
+    drawn, problems = draw_all(settings, tmp_path, only="recovery")
     assert (len(drawn), problems) == (1, [])
 
 
 def test_a_series_of_the_wrong_kind_is_a_problem_that_does_not_stop_the_others(tmp_path: Path):
     bad = {"recovery/frr_curve": {"tau": ["a", "b"], "frr": [None, "c"]}}
     record = example.recovery(example.SUPERPOSITION, TOPK, 0, (0.9, 0.5), 4.0, series=bad)
-    drawn, problems = draw_all(cells_of([record]), tmp_path)
+    drawn, problems = draw_all(settings_of([record]), tmp_path)
     assert "recovery" in [figure.name for figure in drawn]
     assert len(problems) == 1
     assert problems[0].startswith("frr_curve could not be drawn: ")

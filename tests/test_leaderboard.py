@@ -19,7 +19,7 @@ from benchmarks.leaderboard.page import render
 from benchmarks.render.html import caption, environment
 from benchmarks.results import reading
 from benchmarks.results.reading import Entry
-from benchmarks.results.settings import make_cells
+from benchmarks.results.settings import make_settings
 from gradsae.errors import UserError
 from gradsae.records.record import Record, save
 
@@ -39,7 +39,7 @@ def toy(mcc: list[float], name: str, **parts: Any) -> list[Record]:
 
 
 def tables_of(records: list[Record], origin: str = "own") -> list[Table]:
-    return make_tables(make_cells(entries_of(records, origin)))
+    return make_tables(make_settings(entries_of(records, origin)))
 
 
 def entries_of(records: list[Record], origin: str) -> list[Entry]:
@@ -96,7 +96,7 @@ def test_a_record_of_consistency_brings_its_own_seeds():
     )
     (table,) = tables_of([record])
     (row,) = table.rows
-    assert (row.rank, row.line.cell.n_seeds) == (1, 3)
+    assert (row.rank, row.line.setting.n_seeds) == (1, 3)
 
 
 def test_a_layer_without_known_features_is_not_ranked():
@@ -124,8 +124,8 @@ def test_badges_tell_own_from_self_reported_and_reproduced():
     same = entries_of(toy([0.88, 0.89, 0.91], "topk"), "alice")
     off = entries_of(toy([0.98, 0.98, 0.99], "topk"), "mallory")
     new = entries_of(toy([0.5, 0.5, 0.5], "new"), "bob")
-    (table,) = make_tables(make_cells([*own, *same, *off, *new]))
-    assert {row.line.cell.origin: row.badge for row in table.rows} == {
+    (table,) = make_tables(make_settings([*own, *same, *off, *new]))
+    assert {row.line.setting.origin: row.badge for row in table.rows} == {
         "own": "own",
         "alice": "reported by alice, reproduced",
         "mallory": "self-reported by mallory",
@@ -152,7 +152,7 @@ class Page(html.parser.HTMLParser):
 def test_text_of_a_record_never_becomes_markup(tmp_path: Path):
     provenance = {**example.PROVENANCE, "command": f"</code>{HOSTILE}", "cpu": HOSTILE}
     records = toy([0.9, 0.9, 0.9], HOSTILE, label=HOSTILE, provenance=provenance)
-    tables = make_tables(make_cells(entries_of(records, HOSTILE)))
+    tables = make_tables(make_settings(entries_of(records, HOSTILE)))
     page = Page(render(tables, [], tmp_path))
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert "img" not in [tag for tag, _ in page.tags]
@@ -189,7 +189,7 @@ def test_tables_of_the_page_have_captions_scopes_and_sort_buttons(tmp_path: Path
 def test_links_to_records_are_relative_to_the_page(tmp_path: Path):
     (record,) = toy([0.9], "topk")
     entry = Entry(record=record, path=save(record, tmp_path / "records" / "a b"), origin="a b")
-    text = render(make_tables(make_cells([entry])), [], tmp_path / "site")
+    text = render(make_tables(make_settings([entry])), [], tmp_path / "site")
     assert f'href="../records/a%20b/{record.id}.json"' in text
 
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.pages import __main__ as command
 from benchmarks.pages.page import index, pages_of
 from benchmarks.results.reading import Entry
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 from gradsae.errors import UserError
 from gradsae.records.record import Record, save
 
@@ -33,8 +33,8 @@ def samples() -> Record:
     return found
 
 
-def cell_of(record: Record) -> Cell:
-    return Cell((Entry(record=record, path=Path("x.json"), origin="own"),))
+def cell_of(record: Record) -> Setting:
+    return Setting((Entry(record=record, path=Path("x.json"), origin="own"),))
 
 
 def table_rows(html: str) -> list[list[str]]:

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import influence_table, recovery_table
 from benchmarks.render.markdown import markers, replaced
 from benchmarks.results.reading import read
-from benchmarks.results.settings import make_cells
+from benchmarks.results.settings import make_settings
 from gradsae.errors import UserError
 
 
@@ -19,7 +19,7 @@ def test_only_what_stands_between_the_markers_is_replaced():
 
 
 def test_the_tables_show_the_published_records():
-    cells = make_cells(read("published"))
+    cells = make_settings(read("published"))
     for table in (recovery_table, influence_table):
         for path, text in table.pages(cells).items():
             assert path.read_text() == text

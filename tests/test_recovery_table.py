@@ -11,15 +11,15 @@ from scipy import stats
 
 from benchmarks.recovery_table import markdown, number
 from benchmarks.results.reading import Entry
-from benchmarks.results.settings import Cell, Estimate, make_cells
+from benchmarks.results.settings import Estimate, Setting, make_settings
 from gradsae.errors import UserError
 from gradsae.records.record import Record
 
 TOPK, GBA, CEILING = {"name": "topk", "k": 8}, {"name": "gba"}, {"name": "ceiling"}
 
 
-def cells_of(records: list[Record]) -> list[Cell]:
-    return make_cells(Entry(record=r, path=Path(f"{r.id}.json"), origin="own") for r in records)
+def settings_of(records: list[Record]) -> list[Setting]:
+    return make_settings(Entry(record=r, path=Path(f"{r.id}.json"), origin="own") for r in records)
 
 
 def some_records(experiment: str = "known_features") -> list[Record]:
@@ -44,7 +44,7 @@ def rows_of(table: str) -> dict[str, list[str]]:
 
 def test_a_row_holds_the_mean_and_half_of_the_t_interval_over_seeds():
     records = some_records()
-    rows = rows_of(markdown(cells_of(records)))
+    rows = rows_of(markdown(settings_of(records)))
     values = [
         r.scores["detection/f1"]
         for r in records
@@ -60,7 +60,7 @@ def test_a_row_holds_the_mean_and_half_of_the_t_interval_over_seeds():
 
 
 def test_controls_stand_below_in_italics_and_never_win():
-    table = markdown(cells_of(some_records()))
+    table = markdown(settings_of(some_records()))
     names = list(rows_of(table))
     assert names[-1] == "*true features, pursuit*"
     assert "**" not in table.splitlines()[-1]
@@ -69,7 +69,7 @@ def test_controls_stand_below_in_italics_and_never_win():
 
 def test_records_of_other_experiments_are_left_out():
     with pytest.raises(UserError, match="no records of experiment=known_features"):
-        markdown(cells_of(some_records("gba_toy")))
+        markdown(settings_of(some_records("gba_toy")))
 
 
 @pytest.mark.parametrize(

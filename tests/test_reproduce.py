@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import reproduce
 from benchmarks.results.reading import Entry
-from benchmarks.results.settings import make_cells
+from benchmarks.results.settings import make_settings
 from gradsae.errors import UserError
 from gradsae.records.record import Record
 
@@ -35,7 +35,7 @@ def test_a_row_holds_what_differs_and_what_a_seed_does():
     stranger = example.recovery(example.TOY, TOPK, 9, (0.8, 0.5), 8)
     found = reproduce.pairs(entries([*here, stranger], "local"), entries(own, "own"))
     assert [pair.here.id for pair in found] == [record.id for record in own]
-    table = reproduce.rows(found, make_cells(entries(own, "own")))
+    table = reproduce.rows(found, make_settings(entries(own, "own")))
     row = {line[1]: line for line in table}["MCC"]
     spread = np.std([record.scores["recovery/mcc"] for record in own], ddof=1)
     expected = (0.0025 / 3) ** 0.5
@@ -66,7 +66,7 @@ def test_a_collaborators_record_is_not_what_the_project_published():
 
 def test_one_setting_of_two_seeds_says_nothing_of_seeds():
     own = published()[:2]
-    assert reproduce.between_seeds(make_cells(entries(own, "own")), "recovery/mcc") is None
+    assert reproduce.between_seeds(make_settings(entries(own, "own")), "recovery/mcc") is None
 
 
 def test_the_command_compares_a_folder_with_what_is_published(tmp_path, monkeypatch, capsys):

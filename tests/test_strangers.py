@@ -12,7 +12,7 @@ from benchmarks.leaderboard.board import make_tables
 from benchmarks.leaderboard.page import render
 from benchmarks.render.console import summary_table
 from benchmarks.results.reading import Entry
-from benchmarks.results.settings import make_cells
+from benchmarks.results.settings import make_settings
 from gradsae.about import About, Score
 from gradsae.bench.experiment import said
 from gradsae.errors import UserError
@@ -29,8 +29,8 @@ SCORE = Score(name="theirs/odd", header="odd ones", better="lower", low=0, meani
 TRAINER = {"name": "their_method", "depth": 3}
 
 
-def cells(records: list[Record]) -> Any:
-    return make_cells(Entry(record=r, path=Path(f"{r.id}.json"), origin="own") for r in records)
+def settings(records: list[Record]) -> Any:
+    return make_settings(Entry(record=r, path=Path(f"{r.id}.json"), origin="own") for r in records)
 
 
 def recoveries() -> list[Record]:
@@ -44,10 +44,10 @@ def recoveries() -> list[Record]:
 def test_a_strangers_method_has_its_label_in_console_board_page_and_figure(tmp_path: Path):
     records = recoveries()
     assert "Their method" in summary_table(records)
-    tables = make_tables(cells(records))
+    tables = make_tables(settings(records))
     assert [row.line.label for row in tables[0].rows] == ["Their method"]
     assert "Their method" in render(tables, [], tmp_path)
-    drawn, problems = draw_all(cells(records), tmp_path, only="recovery")
+    drawn, problems = draw_all(settings(records), tmp_path, only="recovery")
     assert problems == []
     assert "Their method" in (tmp_path / "recovery.svg").read_text() and len(drawn) == 1
 
@@ -58,8 +58,8 @@ def test_a_strangers_estimator_has_its_label_and_its_flag():
     scores = {f"influence/{name}/their_estimator": 0.5 for name in ("spearman", "pearson")}
     record = Record(**{**vars(record), "scores": {**record.scores, **scores}})
     assert "Their estimator, TopK k=8" in summary_table([record])
-    (cell,) = cells([record])
-    assert cell.variant("their_estimator").spends_checks
+    (setting,) = settings([record])
+    assert setting.variant("their_estimator").spends_checks
 
 
 def test_a_strangers_task_shows_the_scores_that_its_record_declares_under_their_headers():
@@ -70,7 +70,7 @@ def test_a_strangers_task_shows_the_scores_that_its_record_declares_under_their_
     )
     table = summary_table([record])
     assert "odd ones" in table and "0.250" in table and "theirs/even" not in table
-    (board,) = make_tables(cells([record]))
+    (board,) = make_tables(settings([record]))
     assert (board.ranked_by, board.score("theirs/odd").better) == ("", "lower")
 
 
@@ -80,12 +80,12 @@ def test_a_figure_from_elsewhere_is_one_file(tmp_path: Path):
         "from benchmarks.figures.drawing import Drawing\n"
         "from benchmarks.figures.style import new_figure\n"
         "NAME, COMMAND = 'mine', 'python -m benchmarks.run'\n"
-        "def draw(cells):\n"
+        "def draw(settings):\n"
         "    figure, _ = new_figure(1, 1, width=3, height=2)\n"
-        "    return Drawing(figure=figure, title='Mine.', text='One dot.', cells=cells)\n"
+        "    return Drawing(figure=figure, title='Mine.', text='One dot.', settings=settings)\n"
     )
     figure = load_figure(str(file))
-    drawn, problems = draw_all(cells(recoveries()), tmp_path, figures={figure.NAME: figure})
+    drawn, problems = draw_all(settings(recoveries()), tmp_path, figures={figure.NAME: figure})
     assert ([each.name for each in drawn], problems) == (["mine"], [])
     assert "Mine." in (tmp_path / "mine.md").read_text()
 

@@ -11,7 +11,7 @@ from scipy import stats
 from benchmarks import experiments
 from benchmarks.figures import drawing, resonance, swept
 from benchmarks.results.reading import Entry
-from benchmarks.results.settings import Cell, make_cells
+from benchmarks.results.settings import Setting, make_settings
 from benchmarks.results.vocabulary import FAMILIES
 from gradsae.records.record import Record
 from gradsae.sources.superposition import Superposition
@@ -22,14 +22,14 @@ SWEEPS = {sweep.name: sweep for sweep in swept.SWEEPS}
 N_ROWS = 40_000
 
 
-def cells_of(records: list[Record]) -> list[Cell]:
-    return make_cells(
+def settings_of(records: list[Record]) -> list[Setting]:
+    return make_settings(
         Entry(record=record, path=Path(f"{record.id}.json"), origin="own") for record in records
     )
 
 
-def cell_of(source: Superposition, trainer: dict[str, Any] = TOPK) -> Cell:
-    return cells_of([example.swept("any", trainer, 0, **source.identity())])[0]
+def cell_of(source: Superposition, trainer: dict[str, Any] = TOPK) -> Setting:
+    return settings_of([example.swept("any", trainer, 0, **source.identity())])[0]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def drawn():
 
     def draw(name: str, records: list[Record]) -> Any:
         figures = {figure.NAME: figure for figure in (*swept.FIGURES, resonance)}
-        found = figures[name].draw(cells_of(records))
+        found = figures[name].draw(settings_of(records))
         assert found is not None
         return found
 
@@ -135,9 +135,9 @@ def test_a_cell_that_a_sister_has_done_is_drawn_and_others_of_hers_are_not():
         example.swept("initialisation", {**GBA, "scale_init": 1.0}, 0, noise=0.2, l0=2),
         example.swept("elsewhere", TOPK, 0, noise=0.3),
     ]
-    shown = swept.cells_of(SWEEPS["noise"], cells_of(records))
-    assert sorted(cell.setup.source.get("noise") for cell in shown) == [0.0, 0.1]
-    assert {cell.setup.source.get("l0") for cell in shown} == {4}
+    shown = swept.settings_of(SWEEPS["noise"], settings_of(records))
+    assert sorted(setting.setup.source.get("noise") for setting in shown) == [0.0, 0.1]
+    assert {setting.setup.source.get("l0") for setting in shown} == {4}
 
 
 def test_a_sisters_variant_of_a_method_is_not_drawn_on_the_line_of_the_method():
@@ -148,21 +148,21 @@ def test_a_sisters_variant_of_a_method_is_not_drawn_on_the_line_of_the_method():
         example.swept("initialisation", usual, 0, noise=0.0),
         example.swept("initialisation", variant, 0, noise=0.0),
     ]
-    shown = swept.cells_of(SWEEPS["noise"], cells_of(records))
-    assert {cell.setup.trainer.get("scale_init") for cell in shown} == {0.05, None}
+    shown = swept.settings_of(SWEEPS["noise"], settings_of(records))
+    assert {setting.setup.trainer.get("scale_init") for setting in shown} == {0.05, None}
     assert len(shown) == 3
 
 
 def test_a_world_with_pairs_is_not_drawn_as_one_without():
     pairs = example.swept("cooccurrence", TOPK, 0, paired=0.5)
     records = [pairs, example.swept("sparsity", TOPK, 0, l0=2)]
-    assert len(swept.cells_of(SWEEPS["sparsity"], cells_of(records))) == 1
+    assert len(swept.settings_of(SWEEPS["sparsity"], settings_of(records))) == 1
 
 
 def test_records_of_other_experiments_are_not_drawn():
-    cells = cells_of([example.swept("noise", TOPK, 0)])
-    assert swept.draw(SWEEPS["sparsity"], cells) is None
-    assert resonance.draw(cells) is None
+    settings = settings_of([example.swept("noise", TOPK, 0)])
+    assert swept.draw(SWEEPS["sparsity"], settings) is None
+    assert resonance.draw(settings) is None
 
 
 @pytest.mark.parametrize(("f_d", "width", "upper"), [(0.08, 8, 0.08), (0.48, 48, 0.1)])

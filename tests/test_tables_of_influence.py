@@ -11,7 +11,7 @@ from benchmarks import influence_table
 from benchmarks.influence_table import EXPERIMENT, asked, number, short, whole
 from benchmarks.render.markdown import markers
 from benchmarks.results.reading import Entry
-from benchmarks.results.settings import Cell, Estimate, make_cells
+from benchmarks.results.settings import Estimate, Setting, make_settings
 from gradsae.errors import UserError
 from gradsae.records.record import Record, save
 
@@ -48,8 +48,8 @@ def a_record(
     )
 
 
-def cells_of(*records: Record) -> list[Cell]:
-    return make_cells(Entry(record=r, path=Path(f"{r.id}.json"), origin="own") for r in records)
+def settings_of(*records: Record) -> list[Setting]:
+    return make_settings(Entry(record=r, path=Path(f"{r.id}.json"), origin="own") for r in records)
 
 
 MANY = {
@@ -75,14 +75,14 @@ def test_of_two_records_of_as_many_prompts_the_newest_counts():
     new = a_record(25, {"spearman/grad_times_act": 0.9})
     new = replace(new, created="2026-11-24T00:00:00+00:00")
     for order in ([old, new], [new, old]):
-        (one,) = asked(cells_of(*order))
+        (one,) = asked(settings_of(*order))
         assert rows_of(whole([one]))["grad x act"][2] == ".900 [.800, 1.000]"
 
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_of_two_records_of_one_sae_the_one_with_more_prompts_counts(flipped):
     records = [a_record(25, FEW), a_record(100, MANY)]
-    (one,) = asked(cells_of(*(records[::-1] if flipped else records)))
+    (one,) = asked(settings_of(*(records[::-1] if flipped else records)))
     rows = rows_of(whole([one]))
     assert rows["estimator"] == ["cost", "n", "log_prob", "kl"]
     gradient = [".900 [.800, 1.000] / .700 [.600, .800]", ".400 [.300, .500] (n 25)"]
@@ -97,7 +97,7 @@ def test_the_short_form_has_a_row_for_each_sae_and_kind_of_target():
         a_record(25, MANY, answer_length=3),
         a_record(5, FEW, 22),  # nothing but the gradient
     ]
-    rows = rows_of(short(asked(cells_of(*records))))
+    rows = rows_of(short(asked(settings_of(*records))))
     names = ["smollm2, resid_post.7, TopK, prose", "smollm2, resid_post.15, TopK, prose"]
     assert list(rows)[2:] == [*names, f"{names[0]}, answers of 3 tokens"]
     gradient = ".900 [.800, 1.000] / .700 [.600, .800]"
@@ -109,25 +109,25 @@ def test_the_short_form_has_a_row_for_each_sae_and_kind_of_target():
 def test_earlier_forms_of_an_estimator_are_left_out():
     forms = ("first_hop_10fe", "hop_verify_20fe", "hop_top10_10fe", "hop_doubt10_10fe")
     old = {f"spearman/{name}": 0.97 for name in forms}
-    (one,) = asked(cells_of(a_record(100, {**MANY, **old})))
+    (one,) = asked(settings_of(a_record(100, {**MANY, **old})))
     assert set(one.estimators()) == {"grad_times_act", "mean_act", "hop_lean10_10fe"}
 
 
 def test_other_prompts_and_other_experiments_are_kept_apart():
-    assert len(asked(cells_of(a_record(100, MANY), a_record(100, MANY, length=12)))) == 2
-    other_scalar = asked(cells_of(a_record(100, MANY), a_record(25, MANY, scalar="prob")))
+    assert len(asked(settings_of(a_record(100, MANY), a_record(100, MANY, length=12)))) == 2
+    other_scalar = asked(settings_of(a_record(100, MANY), a_record(25, MANY, scalar="prob")))
     heads = [rows_of(whole([one]))["estimator"] for one in other_scalar]
     assert sorted(head[2] for head in heads) == ["log_prob", "prob"]
-    theirs = make_cells(
+    theirs = make_settings(
         Entry(record=a_record(100, MANY), path=Path("x.json"), origin=origin)
         for origin in ("own", "someone")
     )
     assert [one.title.rpartition(", ")[2] for one in asked(theirs)] == ["prose", "by someone"]
     old = a_record(25, FEW, answer_length=1)  # records from before there was a choice have none
-    assert len(asked(cells_of(a_record(100, MANY), old))) == 1
+    assert len(asked(settings_of(a_record(100, MANY), old))) == 1
     other = example.influence(7, TOPK, 0)
     with pytest.raises(UserError, match="no records of experiment=influence_table"):
-        asked(cells_of(other))
+        asked(settings_of(other))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from benchmarks.docs.scores import scores
 from benchmarks.docs.tables import TABLES
 from benchmarks.render.markdown import RESULTS, replaced
 from benchmarks.results.reading import command, read
-from benchmarks.results.settings import make_cells
+from benchmarks.results.settings import make_settings
 from gradsae.errors import UserError
 from gradsae.storage.files import write_whole
 
@@ -31,7 +31,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     example = notebook(DOCS / "snippets" / "notebook.py")
     for path in (ROOT / "README.md", DOCS / "api.md"):
         yield filled(path, {"notebook": example})
-    settings = make_cells(read("published"))
+    settings = make_settings(read("published"))
     for page, tables in TABLES.items():
         yield filled(RESULTS / page, {name: make(settings) for name, make in tables.items()})
 

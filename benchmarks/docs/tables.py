@@ -6,10 +6,10 @@ from typing import Any
 
 from benchmarks.influence_table import number
 from benchmarks.render.markdown import plain
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 from gradsae.errors import UserError
 
-Table = Callable[[Sequence[Cell]], str]
+Table = Callable[[Sequence[Setting]], str]
 
 TOY = {
     "GBA": ("GBA, our recipe", "100 / 100"),
@@ -29,7 +29,7 @@ LIKE_L0 = 32
 MILLION = 1_000_000
 
 
-def gba_toy(settings: Sequence[Cell]) -> str:
+def gba_toy(settings: Sequence[Setting]) -> str:
     """Return feature recovery of each recipe on the GBA paper's toy beside the paper's numbers."""
     by_label = {s.setup.label: s for s in of_experiment(settings, "gba_toy")}
     rows = []
@@ -41,7 +41,7 @@ def gba_toy(settings: Sequence[Cell]) -> str:
     return markdown(["method", "seeds", "ours", "paper", "MCC", "l0", "FVU"], rows)
 
 
-def published_world(settings: Sequence[Cell]) -> str:
+def published_world(settings: Sequence[Setting]) -> str:
     """Return the scores of each method on SynthSAEBench's world of 16,384 features."""
     scores = {
         **{"latents/f1": 3, "detection/f1": 3, MCC: 3, "coverage/f1": 3},
@@ -57,7 +57,7 @@ def published_world(settings: Sequence[Cell]) -> str:
     return markdown(heads, rows)
 
 
-def lm_recovery(settings: Sequence[Cell]) -> str:
+def lm_recovery(settings: Sequence[Setting]) -> str:
     """Return FVU (l0) of each method on SmolLM2 at the setting whose l0 is nearest to LIKE_L0."""
     trained = [
         s
@@ -79,21 +79,21 @@ def lm_recovery(settings: Sequence[Cell]) -> str:
     return markdown(["method", *heads], rows)
 
 
-def where(setting: Cell) -> tuple[str, int | None]:
+def where(setting: Setting) -> tuple[str, int | None]:
     return setting.setup.corpus.name, setting.depth
 
 
-def nearest(settings: Iterable[Cell]) -> Cell | None:
+def nearest(settings: Iterable[Setting]) -> Setting | None:
     """Return the setting whose l0 is nearest to LIKE_L0 as a ratio, or None if there is none."""
     return min(settings, key=lambda s: abs(log(mean(s, L0) / LIKE_L0)), default=None)
 
 
-def at_l0(setting: Cell | None) -> str:
+def at_l0(setting: Setting | None) -> str:
     """Return `.166 (32)`, or a dash."""
     return "-" if setting is None else f"{shown(setting, FVU, 3)} ({mean(setting, L0):.0f})"
 
 
-def found_again(settings: Sequence[Cell], method: str, text: str) -> str:
+def found_again(settings: Sequence[Setting], method: str, text: str) -> str:
     """Return the share of latents that two other seeds find, on block 15 and one kind of text."""
     own = [s for s in settings if s.method == method and where(s)[0] == text]
     own = [s for s in own if s.setup.source.get("n_tokens") >= MILLION]
@@ -101,7 +101,7 @@ def found_again(settings: Sequence[Cell], method: str, text: str) -> str:
     return number(estimate) if estimate else "-"
 
 
-def masking(settings: Sequence[Cell]) -> str:
+def masking(settings: Sequence[Setting]) -> str:
     """Return what is lost with each estimator's first ten latents off, in the middle of SmolLM2."""
     setting = most_asked(of_experiment(settings, "masking"), "masking/questions", 15)
     heads = {
@@ -119,7 +119,7 @@ def masking(settings: Sequence[Cell]) -> str:
     return markdown(["latents ranked by", *heads.values()], rows)
 
 
-def steering_budget(settings: Sequence[Cell]) -> str:
+def steering_budget(settings: Sequence[Setting]) -> str:
     """Return the effect at a fixed KL, and how well a score predicts the effect of one latent."""
     heads = {
         "budget/effect_at_kl": "effect at the KL budget",
@@ -137,7 +137,7 @@ def steering_budget(settings: Sequence[Cell]) -> str:
     return markdown(["where", "latents chosen by", *heads.values()], rows)
 
 
-def of_experiment(settings: Iterable[Cell], *names: str) -> list[Cell]:
+def of_experiment(settings: Iterable[Setting], *names: str) -> list[Setting]:
     """Return the settings of some experiments; UserError if there are none."""
     chosen = [s for s in settings if s.setup.experiment in names]
     if not chosen:
@@ -145,36 +145,36 @@ def of_experiment(settings: Iterable[Cell], *names: str) -> list[Cell]:
     return chosen
 
 
-def most_asked(settings: Iterable[Cell], n: str, depth: int) -> Cell:
+def most_asked(settings: Iterable[Setting], n: str, depth: int) -> Setting:
     """Return the setting at a block that has the most questions or prompts."""
     return max((s for s in settings if s.depth == depth), key=lambda s: s.first.n.get(n, 0))
 
 
-def variants_of(setting: Cell, score: str) -> list[str]:
+def variants_of(setting: Setting, score: str) -> list[str]:
     """Return the variants of a score, the largest value first."""
     prefix = f"{score}/"
     names = [name for name in setting.first.scores if name.startswith(prefix)]
     return [name.removeprefix(prefix) for name in sorted(names, key=lambda x: -mean(setting, x))]
 
 
-def name_of(setting: Cell) -> str:
+def name_of(setting: Setting) -> str:
     """Return the label of a method, in italics for a control."""
     about = setting.about
     return f"*{about.label}*" if about.is_control else about.label
 
 
-def mean(setting: Cell, score: str) -> float:
+def mean(setting: Setting, score: str) -> float:
     estimate = setting.estimate(score)
     if estimate is None:
         raise UserError(f"no {score} in the records of {setting.setup.experiment}")
     return estimate.mean
 
 
-def shown(setting: Cell, score: str, digits: int) -> str:
+def shown(setting: Setting, score: str, digits: int) -> str:
     return plain(mean(setting, score), digits)
 
 
-def interval(setting: Cell, score: str) -> str:
+def interval(setting: Setting, score: str) -> str:
     """Return a mean with its 95 % interval, or a dash where there is no such score."""
     estimate = setting.estimate(score)
     if estimate is None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from benchmarks.figures.drawing import Drawing, caption
 from benchmarks.figures.style import write
 from benchmarks.results.reading import add_records_argument, command, read
-from benchmarks.results.settings import Cell, make_cells
+from benchmarks.results.settings import Setting, make_settings
 from gradsae.errors import UserError
 from gradsae.storage.files import check_writable, write_whole
 
@@ -29,7 +29,7 @@ class Draws(Protocol):
     COMMAND: str
     """The command that makes its records."""
 
-    def draw(self, cells: Sequence[Cell], /) -> Drawing | None: ...
+    def draw(self, settings: Sequence[Setting], /) -> Drawing | None: ...
 
 
 def find_figures() -> dict[str, Draws]:
@@ -74,7 +74,7 @@ class Drawn:
 
 
 def draw_all(
-    cells: Sequence[Cell],
+    settings: Sequence[Setting],
     out: Path,
     only: str | None = None,
     figures: Mapping[str, Draws] = FIGURES,
@@ -86,7 +86,7 @@ def draw_all(
     not fit on a page has more files, NAME_2 and so on.
     """
     check_writable(out)
-    newest = newest_versions(cells)
+    newest = newest_versions(settings)
     drawn: list[Drawn] = []
     problems: list[str] = []
     for name, module in figures.items():
@@ -110,14 +110,16 @@ def draw_all(
     return drawn, problems
 
 
-def newest_versions(cells: Sequence[Cell]) -> list[Cell]:
+def newest_versions(settings: Sequence[Setting]) -> list[Setting]:
     """Cells of the newest version of each task: a figure never mixes two versions."""
     newest: dict[str, int] = {}
-    for cell in cells:
-        newest[cell.task] = max(newest.get(cell.task, 0), cell.first.task["version"])
-    kept = [cell for cell in cells if cell.first.task["version"] == newest[cell.task]]
-    if len(kept) < len(cells):
-        print(f"{len(cells) - len(kept)} settings of older task versions are left out")
+    for setting in settings:
+        newest[setting.task] = max(newest.get(setting.task, 0), setting.first.task["version"])
+    kept = [
+        setting for setting in settings if setting.first.task["version"] == newest[setting.task]
+    ]
+    if len(kept) < len(settings):
+        print(f"{len(settings) - len(kept)} settings of older task versions are left out")
     return kept
 
 
@@ -137,10 +139,10 @@ def main() -> None:
     figures = FIGURES | {each.NAME: each for each in map(load_figure, args.also)}
     if args.only not in (None, *figures):
         raise UserError(f"--only {args.only}: it must be one of {', '.join(figures)}")
-    cells = make_cells(read(args.records))
-    if not cells:
+    settings = make_settings(read(args.records))
+    if not settings:
         raise UserError(f"no records in {args.records}; `python -m benchmarks.run` makes some")
-    _, problems = draw_all(cells, args.out, args.only, figures)
+    _, problems = draw_all(settings, args.out, args.only, figures)
     if problems:
         raise UserError("\n".join(problems))
 

@@ -47,17 +47,17 @@ def draw_against_l0(
         )
         _panels(figure, grid, page, scores)
         finish(grid)
-        cells = [cell for world in page for cell in world.cells]
-        pages.append(Drawing(figure=figure, cells=cells, title=title, text=text))
+        settings = [setting for world in page for setting in world.settings]
+        pages.append(Drawing(figure=figure, settings=settings, title=title, text=text))
     return book(pages)
 
 
 def _panels(figure: Any, grid: Any, worlds: Sequence[World], scores: Mapping[str, str]) -> None:
-    cells = in_order(cell for world in worlds for cell in world.cells)
-    of = looks(abouts := methods_of(cells))
+    settings = in_order(setting for world in worlds for setting in world.settings)
+    of = looks(abouts := methods_of(settings))
     for row, world in zip(grid, worlds, strict=True):
         for axes, (score, words) in zip(row, scores.items(), strict=True):
-            for method in dict.fromkeys(cell.method for cell in world.cells):
+            for method in dict.fromkeys(setting.method for setting in world.settings):
                 _line(axes, world, method, score, of[method])
             axes.set_ylabel(words)
             axes.grid()
@@ -68,8 +68,8 @@ def _panels(figure: Any, grid: Any, worlds: Sequence[World], scores: Mapping[str
 
 def _line(axes: Any, world: World, method: str, score: str, look: Look) -> None:
     points = []
-    for cell in (cell for cell in world.cells if cell.method == method):
-        x, y = cell.estimate(L0), cell.estimate(score)
+    for setting in (setting for setting in world.settings if setting.method == method):
+        x, y = setting.estimate(L0), setting.estimate(score)
         if x is None or y is None:
             continue
         points.append((x.mean, y.mean))

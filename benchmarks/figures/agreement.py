@@ -8,7 +8,7 @@ from benchmarks.figures.estimators import one_sae_a_place, panel_title
 from benchmarks.figures.looks import looks
 from benchmarks.figures.style import PAGE, new_figure
 from benchmarks.results.rows import variants
-from benchmarks.results.settings import Cell, variants_of
+from benchmarks.results.settings import Setting, variants_of
 
 NAME = "agreement"
 COMMAND = "python -m benchmarks.run task=influence source=lm_layer trainer=topk"
@@ -20,9 +20,11 @@ MAIN = ("gradient", "activation")
 """Families that are drawn where there are more estimators than columns."""
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [cell for cell in cells if cell.task == "influence" and cell.series(SERIES)]
-    shown = choose(cells)
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [
+        setting for setting in settings if setting.task == "influence" and setting.series(SERIES)
+    ]
+    shown = choose(settings)
     if not shown:
         return None
     names = _estimators(shown)
@@ -35,20 +37,20 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         sharex=True,
         sharey="col",
     )
-    for row, cell in zip(grid, shown, strict=True):
+    for row, setting in zip(grid, shown, strict=True):
         for axes, name in zip(row, names, strict=True):
-            _panel(axes, cell, name, of[name].colour)
-            axes.set_title(_score(cell, name), fontsize=6)
-        title = panel_title(cell).replace(", ", "\n", 1)
+            _panel(axes, setting, name, of[name].colour)
+            axes.set_title(_score(setting, name), fontsize=6)
+        title = panel_title(setting).replace(", ", "\n", 1)
         row[0].set_ylabel(f"{title}\nestimate", fontsize=6.5)
     for axes, name in zip(grid[0], names, strict=True):
         words = [abouts[name].label, axes.get_title()]
         axes.set_title("\n".join(word for word in words if word), fontsize=6.5)
     figure.supxlabel("true effect of ablation (nats)", fontsize=8)
-    symlog(grid[0, 0], "x", [x for cell in shown for x, _ in _points(cell, names[0])])
+    symlog(grid[0, 0], "x", [x for setting in shown for x, _ in _points(setting, names[0])])
     for axes, name in zip(grid[0], names, strict=True):
-        symlog(axes, "y", [y for cell in shown for _, y in _points(cell, name)])
-    few = f"; {len(shown)} of {len(cells)} settings" if len(shown) < len(cells) else ""
+        symlog(axes, "y", [y for setting in shown for _, y in _points(setting, name)])
+    few = f"; {len(shown)} of {len(settings)} settings" if len(shown) < len(settings) else ""
     return Drawing(
         figure=figure,
         title="Estimated influence against the true effect.",
@@ -59,38 +61,40 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "correlation, mean over prompts, as on the board; "
         f"{bars(shown, 'influence/spearman/grad_times_act', mark='in brackets')}; the dots of all "
         f"prompts are drawn together{few}.",
-        cells=shown,
+        settings=shown,
     )
 
 
-def choose(cells: Sequence[Cell]) -> list[Cell]:
+def choose(settings: Sequence[Setting]) -> list[Setting]:
     """One SAE at each depth, the same method at all of them where there is one.
 
     Of more than five those that were asked for the most estimates.
     """
-    found = one_sae_a_place(cells)
-    most = sorted(found, key=lambda cell: -len(variants(cell)))[:MAX_ROWS]
-    return [cell for cell in found if cell in most]
+    found = one_sae_a_place(settings)
+    most = sorted(found, key=lambda setting: -len(variants(setting)))[:MAX_ROWS]
+    return [setting for setting in found if setting in most]
 
 
-def _estimators(cells: Sequence[Cell]) -> list[str]:
+def _estimators(settings: Sequence[Setting]) -> list[str]:
     """Return all of them, or the first of the families `MAIN`, in the order of tables."""
-    found = {name for cell in cells for run in cell.series(SERIES) for name in run} - NOT_ESTIMATES
-    abouts = variants_of(cells, sorted(found))
+    found = {
+        name for setting in settings for run in setting.series(SERIES) for name in run
+    } - NOT_ESTIMATES
+    abouts = variants_of(settings, sorted(found))
     if len(abouts) > MAX_COLUMNS:
         abouts = {name: about for name, about in abouts.items() if about.family in MAIN}
     return list(abouts)[:MAX_COLUMNS]
 
 
-def _points(cell: Cell, name: str) -> list[tuple[float, float]]:
+def _points(setting: Setting, name: str) -> list[tuple[float, float]]:
     """True effect and estimate of the latents of the first seed that has both."""
-    runs = [run for run in cell.series(SERIES) if name in run]
+    runs = [run for run in setting.series(SERIES) if name in run]
     pairs = [pair for run in runs[:1] for pair in zip(run["effect"], run[name], strict=True)]
     return [(x, y) for x, y in pairs if x is not None and y is not None]
 
 
-def _panel(axes: Any, cell: Cell, name: str, colour: str) -> None:
-    points = _points(cell, name)
+def _panel(axes: Any, setting: Setting, name: str, colour: str) -> None:
+    points = _points(setting, name)
     if points:
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, s=3, color=colour, alpha=0.3, linewidths=0, rasterized=True)
@@ -125,8 +129,8 @@ def _floor_log10(value: float) -> int:
     return floor(log10(value))
 
 
-def _score(cell: Cell, name: str) -> str:
-    found = cell.estimate(f"influence/spearman/{name}")
+def _score(setting: Setting, name: str) -> str:
+    found = setting.estimate(f"influence/spearman/{name}")
     if found is None:
         return ""
     ends = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"

@@ -18,7 +18,7 @@ from benchmarks.figures.style import (
     new_figure,
 )
 from benchmarks.results.labels import labels
-from benchmarks.results.settings import Cell, methods_of
+from benchmarks.results.settings import Setting, methods_of
 from benchmarks.results.worlds import World, in_order, make_worlds
 
 ELSEWHERE = {*swept.NAMES, resonance.NAME, gba_toy.NAME, *f1_l0.OWN}
@@ -32,19 +32,19 @@ LEGEND_COLUMNS = 5
 class Panel:
     x: str
     y: str
-    line: Callable[[Any, Cell, dict[str, Any]], bool]
-    """Draws a cell's line in a given style; False where the cell has nothing to draw."""
+    line: Callable[[Any, Setting, dict[str, Any]], bool]
+    """Draws a setting's line in a given style; False where the setting has nothing to draw."""
     finish: Callable[[Any, World], None]
     """Sets the axes."""
 
 
-def not_elsewhere(cells: Sequence[Cell]) -> list[Cell]:
+def not_elsewhere(settings: Sequence[Setting]) -> list[Setting]:
     """Cells of experiments without a figure of their own; all where there are no others."""
-    return [c for c in cells if c.setup.experiment not in ELSEWHERE] or list(cells)
+    return [c for c in settings if c.setup.experiment not in ELSEWHERE] or list(settings)
 
 
 def draw_by_world(
-    cells: Sequence[Cell],
+    settings: Sequence[Setting],
     name: str,
     panels: Sequence[Panel],
     more: Sequence[Any],
@@ -56,13 +56,15 @@ def draw_by_world(
 
     `more` are further entries of the legend.
     """
-    cells = [cell for cell in cells if cell.task == "recovery" and cell.series(name)]
-    worlds = shown_worlds(cells)
+    settings = [
+        setting for setting in settings if setting.task == "recovery" and setting.series(name)
+    ]
+    worlds = shown_worlds(settings)
     styles = line_styles(worlds)
-    if len(styles) < len(cells):
+    if len(styles) < len(settings):
         text += (
-            f" {len(styles)} of {len(cells)} settings: neither controls, which train nothing, nor "
-            "experiments with a figure of their own, nor a world with one line; of several worlds, "
+            f" {len(styles)} of {len(settings)} settings: neither controls, which train nothing, "
+            "nor experiments with a figure of their own, nor a world with one line; of several worlds, "
             "of each method the setting with the most seeds and, of these, of middle sparsity."
         )
     abreast = 2 if len(worlds) == 4 else min(len(worlds), 4 - len(panels))
@@ -71,53 +73,53 @@ def draw_by_world(
     pages = []
     for page in batches(worlds, rows * abreast):
         figure = _page(page, panels, abreast, styles, more)
-        shown = [cell for world in page for cell in world.cells]
-        pages.append(Drawing(figure=figure, cells=shown, title=title, text=text))
+        shown = [setting for world in page for setting in world.settings]
+        pages.append(Drawing(figure=figure, settings=shown, title=title, text=text))
     return book(pages)
 
 
-def shown_worlds(cells: Sequence[Cell]) -> list[World]:
+def shown_worlds(settings: Sequence[Setting]) -> list[World]:
     """Worlds with something to compare; of several worlds, one setting of each trained method."""
-    cells = not_elsewhere(cells)
-    worlds = make_worlds([c for c in cells if f1_l0.is_shown(c)] or cells)
-    worlds = [world for world in worlds if len(world.cells) > 1] or worlds
+    settings = not_elsewhere(settings)
+    worlds = make_worlds([c for c in settings if f1_l0.is_shown(c)] or settings)
+    worlds = [world for world in worlds if len(world.settings) > 1] or worlds
     if len(worlds) < 2:
         return worlds
-    return [World(world.title, one_each(world.cells)) for world in worlds]
+    return [World(world.title, one_each(world.settings)) for world in worlds]
 
 
-def one_each(cells: Sequence[Cell]) -> list[Cell]:
+def one_each(settings: Sequence[Setting]) -> list[Setting]:
     """Of each method the setting with the most seeds and, of these, of middle sparsity."""
     found = []
-    for method in dict.fromkeys(cell.method for cell in cells):
-        own = [cell for cell in cells if cell.method == method]
-        most = max(cell.n_seeds for cell in own)
-        own = [cell for cell in own if cell.n_seeds == most]
-        own.sort(key=lambda cell: cell.mean("sparsity/l0") or 0.0)
+    for method in dict.fromkeys(setting.method for setting in settings):
+        own = [setting for setting in settings if setting.method == method]
+        most = max(setting.n_seeds for setting in own)
+        own = [setting for setting in own if setting.n_seeds == most]
+        own.sort(key=lambda setting: setting.mean("sparsity/l0") or 0.0)
         found.append(own[(len(own) - 1) // 2])
     return found
 
 
-def line_styles(worlds: Sequence[World]) -> dict[Cell, tuple[str, Look]]:
+def line_styles(worlds: Sequence[World]) -> dict[Setting, tuple[str, Look]]:
     """Name and look of each line: of its method, or of its setting where there is one world."""
-    cells = in_order(cell for world in worlds for cell in world.cells)
-    methods = [cell.method for cell in cells]
+    settings = in_order(setting for world in worlds for setting in world.settings)
+    methods = [setting.method for setting in settings]
     if len(worlds) == 1:
-        pairs = zip(labels(cells), series(methods, methods_of(cells)), strict=True)
+        pairs = zip(labels(settings), series(methods, methods_of(settings)), strict=True)
     else:
-        of = looks(methods_of(cells))
-        pairs = [(cell.about.label, of[cell.method]) for cell in cells]
-    return dict(zip(cells, pairs, strict=True))
+        of = looks(methods_of(settings))
+        pairs = [(setting.about.label, of[setting.method]) for setting in settings]
+    return dict(zip(settings, pairs, strict=True))
 
 
 def _page(
     worlds: Sequence[World],
     panels: Sequence[Panel],
     abreast: int,
-    styles: dict[Cell, tuple[str, Look]],
+    styles: dict[Setting, tuple[str, Look]],
     more: Sequence[Any],
 ) -> Any:
-    entries = dict(styles[cell] for world in worlds for cell in world.cells)
+    entries = dict(styles[setting] for world in worlds for setting in world.settings)
     rows, columns = -(-len(worlds) // abreast), abreast * len(panels)
     n = LEGEND_COLUMNS if columns > 1 else 2
     row = TALL_ROW if rows <= 2 else ROW
@@ -127,9 +129,9 @@ def _page(
     drawn = set()
     places = list(grid.flat)
     for axes, (world, panel) in zip(places, [(w, p) for w in worlds for p in panels], strict=False):
-        for cell in world.cells:
-            name, look = styles[cell]
-            if panel.line(axes, cell, {"color": look.colour, "linestyle": look.dash}):
+        for setting in world.settings:
+            name, look = styles[setting]
+            if panel.line(axes, setting, {"color": look.colour, "linestyle": look.dash}):
                 drawn.add(name)
         panel.finish(axes, world)
         axes.grid()

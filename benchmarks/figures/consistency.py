@@ -17,7 +17,7 @@ from benchmarks.figures.style import (
     title,
     whisker,
 )
-from benchmarks.results.settings import Cell, methods_of
+from benchmarks.results.settings import Setting, methods_of
 from benchmarks.results.worlds import World, in_order, make_worlds
 
 NAME = "consistency"
@@ -34,12 +34,12 @@ RULES = {
 }
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [c for c in cells if c.task == "consistency" and c.site and c.series(SERIES)]
-    if not cells:
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [c for c in settings if c.task == "consistency" and c.site and c.series(SERIES)]
+    if not settings:
         return None
-    of = looks(methods_of(in_order(cells)))
-    pages = batches(make_worlds(cells), int((MAX_HEIGHT - BELOW) / ROW))
+    of = looks(methods_of(in_order(settings)))
+    pages = batches(make_worlds(settings), int((MAX_HEIGHT - BELOW) / ROW))
     return book([_page(worlds, of) for worlds in pages])
 
 
@@ -56,8 +56,8 @@ def _page(worlds: Sequence[World], of: Mapping[str, Look]) -> Drawing:
     plain_log(grid[0, 0], "x")  # shared
     for axes, words in zip(grid[-1], RULES.values(), strict=True):
         axes.set_xlabel(f"top share by\n{words}")
-    cells = [cell for world in worlds for cell in world.cells]
-    abouts = methods_of(cells)
+    settings = [setting for world in worlds for setting in world.settings]
+    abouts = methods_of(settings)
     handles = [line_handle(abouts[method].label, of[method]) for method in of if method in abouts]
     legend_below(figure, [*handles, handle("chance", GREY, linestyle=":")], 7)
     return Drawing(
@@ -69,25 +69,25 @@ def _page(worlds: Sequence[World], of: Mapping[str, Look]) -> Drawing:
         "right end all of them. Bars, at 1 %, 5 % and all: 95 % jackknife interval over seeds. "
         "Hollow: all latents of an SAE against itself, none matching itself; a crowded dictionary "
         "is found in any other that crowds likewise. Chance: as many random directions.",
-        cells=[cell for world in worlds for cell in world.cells],
+        settings=[setting for world in worlds for setting in world.settings],
     )
 
 
 def _panel(axes: Any, world: World, rule: str, of: Mapping[str, Look]) -> None:
     scores = {0.01: f"{MCS}/top_{rule}_1", 0.05: f"{MCS}/top_{rule}_5", 1.0: MCS}
-    for cell in world.cells:
-        colour, marker, dash = of[cell.method]
-        (run, *_) = cell.series(SERIES)
+    for setting in world.settings:
+        colour, marker, dash = of[setting.method]
+        (run, *_) = setting.series(SERIES)
         rows = zip(run["rule"], run["alpha"], run["share"], strict=True)
         points = [(alpha, share) for of, alpha, share in rows if of == rule]
         style = {"color": colour, "marker": marker, "linestyle": dash}
         axes.plot(*zip(*points, strict=True), linewidth=0.8, **style)
         for alpha, score in scores.items():
-            if found := cell.estimate(score):
+            if found := setting.estimate(score):
                 whisker(axes, alpha, found, colour, horizontal=False)
-        if (own := cell.mean(f"{MCS}/own")) is not None:
+        if (own := setting.mean(f"{MCS}/own")) is not None:
             axes.plot([1.0], [own], color=colour, marker=marker, markerfacecolor="none")
-    chance = [x for cell in world.cells if (x := cell.mean(f"{MCS}/chance")) is not None]
+    chance = [x for setting in world.settings if (x := setting.mean(f"{MCS}/chance")) is not None]
     if chance:
         axes.axhline(max(chance), color=GREY, linestyle=":", linewidth=0.8)
     axes.set_ylim(-0.03, 1.03)

@@ -18,7 +18,7 @@ from benchmarks.figures.estimators import (
 from benchmarks.figures.looks import GREY, Look
 from benchmarks.figures.style import batches, handle, whisker
 from benchmarks.results.rows import variants
-from benchmarks.results.settings import Cell, Estimate
+from benchmarks.results.settings import Estimate, Setting
 
 NAME = "cost"
 COMMAND = "python -m benchmarks.run experiment=influence_table"
@@ -38,34 +38,40 @@ class Point(NamedTuple):
     found: Estimate
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [cell for cell in cells if cell.task == "influence" and _cost(cell, TRUTH) is not None]
-    shown = one_sae_a_place(cells)
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [
+        setting
+        for setting in settings
+        if setting.task == "influence" and _cost(setting, TRUTH) is not None
+    ]
+    shown = one_sae_a_place(settings)
     if not shown:
         return None
-    asked = {cell: same_sae(cells, cell) for cell in shown}
-    used = [cell for group in asked.values() for cell in group]
-    of = family_looks(used, (name for cell in used for name in variants(cell)))
-    few = f" {len(used)} of {len(cells)} settings." if len(used) < len(cells) else ""
+    asked = {setting: same_sae(settings, setting) for setting in shown}
+    used = [setting for group in asked.values() for setting in group]
+    of = family_looks(used, (name for setting in used for name in variants(setting)))
+    few = f" {len(used)} of {len(settings)} settings." if len(used) < len(settings) else ""
     more_prompts = " An estimator that an SAE was asked about twice is shown with the more prompts."
     few += more_prompts if len(used) > len(shown) else ""
     pages = batches(shown, PLACES_A_PAGE)
-    return book([_page({cell: asked[cell] for cell in page}, of, few) for page in pages])
+    return book([_page({setting: asked[setting] for setting in page}, of, few) for page in pages])
 
 
-def _page(asked: Mapping[Cell, Sequence[Cell]], of: Mapping[str, Look], few: str) -> Drawing:
-    """A page of SAEs, each with all cells that asked it."""
-    scores = [s for s in SCORES if any(points_of(cells, s) for cells in asked.values())]
-    used = [cell for group in asked.values() for cell in group]
+def _page(asked: Mapping[Setting, Sequence[Setting]], of: Mapping[str, Look], few: str) -> Drawing:
+    """A page of SAEs, each with all settings that asked it."""
+    scores = [s for s in SCORES if any(points_of(settings, s) for settings in asked.values())]
+    used = [setting for group in asked.values() for setting in group]
     figure, stacks = panels(len(asked), [SCORES[score] for score in scores], of, height=1.6)
-    _cost_axis(stacks[0][0], max(_cost(cell, TRUTH) or 1 for cell in asked))  # shared
+    _cost_axis(stacks[0][0], max(_cost(setting, TRUTH) or 1 for setting in asked))  # shared
     for row, score in enumerate(scores):
-        lows = [low(point.found) for cells in asked.values() for point in points_of(cells, score)]
-        for (cell, cells), stack in zip(asked.items(), stacks, strict=True):
+        lows = [
+            low(point.found) for settings in asked.values() for point in points_of(settings, score)
+        ]
+        for (setting, settings), stack in zip(asked.items(), stacks, strict=True):
             stretched_axis(stack[row], min(lows))  # first: places depend on it
-            _panel(stack[row], cell, points_of(cells, score), of)
-    for cell, stack in zip(asked, stacks, strict=True):
-        stack[0].set_title(panel_title(cell), fontsize=7)
+            _panel(stack[row], setting, points_of(settings, score), of)
+    for setting, stack in zip(asked, stacks, strict=True):
+        stack[0].set_title(panel_title(setting), fontsize=7)
         stack[-1].set_xlabel("forward-equivalents per prompt")
     more = [handle("frontier", GREY, linewidth=1), handle("ablation", GREY, linestyle="--")]
     family_legend(figure, used, of, more, wide=len(stacks) > 1, linestyle="")
@@ -80,21 +86,21 @@ def _page(asked: Mapping[Cell, Sequence[Cell]], of: Mapping[str, Look], few: str
         "another stand side by side. Vertical axes are stretched "
         "towards 1; costs are linear up to 1. "
         f"{bars(used, 'influence/spearman/grad_times_act').capitalize()}.{few}",
-        cells=used,
+        settings=used,
     )
 
 
-def points_of(cells: Sequence[Cell], score: str) -> list[Point]:
-    """The estimators of cells of one SAE that have the score, the cheapest first.
+def points_of(settings: Sequence[Setting], score: str) -> list[Point]:
+    """The estimators of settings of one SAE that have the score, the cheapest first.
 
-    Of two cells that have one estimator the first counts.
+    Of two settings that have one estimator the first counts.
     """
     found = {
         name: Point(name, cost, estimate)
-        for cell in reversed(cells)
-        for name in variants(cell)
-        if (cost := _cost(cell, name)) is not None
-        and (estimate := cell.estimate(f"{score}/{name}")) is not None
+        for setting in reversed(settings)
+        for name in variants(setting)
+        if (cost := _cost(setting, name)) is not None
+        and (estimate := setting.estimate(f"{score}/{name}")) is not None
     }
     return sorted(found.values(), key=lambda point: point.cost)
 
@@ -108,15 +114,15 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def _cost(cell: Cell, name: str) -> float | None:
-    return cell.mean(f"influence/cost/{name}")
+def _cost(setting: Setting, name: str) -> float | None:
+    return setting.mean(f"influence/cost/{name}")
 
 
-def _panel(axes: Any, cell: Cell, points: Sequence[Point], of: Mapping[str, Look]) -> None:
+def _panel(axes: Any, setting: Setting, points: Sequence[Point], of: Mapping[str, Look]) -> None:
     from matplotlib.transforms import ScaledTranslation
 
     best = frontier(points)
-    truth = _cost(cell, TRUTH) or 0.0
+    truth = _cost(setting, TRUTH) or 0.0
     line = [*((point.cost, point.found.mean) for point in best), (truth, 1.0)]
     axes.plot(*zip(*line, strict=True), color=GREY, linewidth=1, drawstyle="steps-post", zorder=1)
     axes.axvline(truth, color=GREY, linestyle="--", linewidth=0.8, zorder=0)

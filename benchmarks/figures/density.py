@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.figures.by_world import Panel, draw_by_world
 from benchmarks.figures.drawing import Drawing
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 from benchmarks.results.worlds import World
 
 NAME = "density"
@@ -13,10 +13,10 @@ COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
 SERIES = "sparsity/density"
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
+def draw(settings: Sequence[Setting]) -> Drawing | None:
     panel = Panel(x="firing rate", y="share of latents", line=_line, finish=_finish)
     return draw_by_world(
-        *(cells, SERIES, [panel], []),
+        *(settings, SERIES, [panel], []),
         title="Firing rates of latents.",
         text="Share of the latents that fired at all, by the share of held-out activations on "
         "which they fire; all seeds pooled. Latents that never fired are not in it (see the "
@@ -24,8 +24,8 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _line(axes: Any, cell: Cell, style: dict[str, Any]) -> bool:
-    counts = _counts(cell)
+def _line(axes: Any, setting: Setting, style: dict[str, Any]) -> bool:
+    counts = _counts(setting)
     total = sum(counts.values())
     if not total:
         return False
@@ -36,16 +36,16 @@ def _line(axes: Any, cell: Cell, style: dict[str, Any]) -> bool:
 
 
 def _finish(axes: Any, world: World) -> None:
-    used = [rate for cell in world.cells for rate, count in _counts(cell).items() if count]
+    used = [rate for setting in world.settings for rate, count in _counts(setting).items() if count]
     axes.set_ylim(bottom=0)
     axes.set_xlim(min(used, default=-1) - 0.5, min(0.1, max(used, default=-1) + 0.5))
     axes.xaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
 
 
-def _counts(cell: Cell) -> dict[float, float]:
+def _counts(setting: Setting) -> dict[float, float]:
     """Latents by the decimal logarithm of their firing rate, over all seeds."""
     counts: dict[float, float] = {}
-    for run in cell.series(SERIES):
+    for run in setting.series(SERIES):
         for rate, count in zip(run["log10_rate"], run["count"], strict=True):
             counts[rate] = counts.get(rate, 0) + count
     return counts

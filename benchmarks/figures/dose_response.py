@@ -14,7 +14,7 @@ from benchmarks.figures.style import (
     sae_label,
     where,
 )
-from benchmarks.results.settings import Cell, variants_of
+from benchmarks.results.settings import Setting, variants_of
 from benchmarks.results.worlds import make_worlds
 
 NAME = "dose_response"
@@ -32,14 +32,18 @@ SHOWN = (
 MAX_COLUMNS = 3
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [cell for cell in cells if cell.task == "steering" and cell.series(SERIES)]
-    cells = [cell for world in make_worlds(cells) for cell in world.cells]
-    panels = [(cell, mode) for mode in AXES for cell in cells if mode in modes(cell)]
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [
+        setting for setting in settings if setting.task == "steering" and setting.series(SERIES)
+    ]
+    settings = [setting for world in make_worlds(settings) for setting in world.settings]
+    panels = [(setting, mode) for mode in AXES for setting in settings if mode in modes(setting)]
     if not panels:
         return None
     shown = panels[:MAX_COLUMNS]
-    rows = [row for row in SHOWN if any(row[0] in cell.series(SERIES)[0] for cell, _ in shown)]
+    rows = [
+        row for row in SHOWN if any(row[0] in setting.series(SERIES)[0] for setting, _ in shown)
+    ]
     width = max(COLUMN, min(PAGE, 0.5 + 2.2 * len(shown)))
     figure, grid = new_figure(
         *(len(rows), len(shown)),
@@ -48,13 +52,13 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         sharex="col",
         sharey="row",
     )
-    cells_shown = [cell for cell, _ in shown]
+    cells_shown = [setting for setting, _ in shown]
     abouts = variants_of(cells_shown, _selectors(cells_shown))
     of = looks(abouts)
-    for column, (cell, mode) in zip(grid.T, shown, strict=True):
+    for column, (setting, mode) in zip(grid.T, shown, strict=True):
         for axes, row in zip(column, rows, strict=True):
-            _panel(axes, cell, mode, row, of)
-        column[0].set_title(f"{sae_label(cell)}\n{where(cell)}", fontsize=7)
+            _panel(axes, setting, mode, row, of)
+        column[0].set_title(f"{sae_label(setting)}\n{where(setting)}", fontsize=7)
         column[-1].set_xlabel(AXES.get(mode, mode))
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[3])
@@ -68,32 +72,32 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "random latents of matched activation are the control. First seed; bands: 95 % "
         "bootstrap over prompts, none for perplexity. Times 1 changes nothing, times 0 switches "
         f"the latents off.{few}",
-        cells=list(dict.fromkeys(cell for cell, _ in shown)),
+        settings=list(dict.fromkeys(setting for setting, _ in shown)),
     )
 
 
-def modes(cell: Cell) -> list[str]:
+def modes(setting: Setting) -> list[str]:
     """Modes with at least two doses."""
-    run = cell.series(SERIES)[0]
+    run = setting.series(SERIES)[0]
     doses: dict[str, set[float]] = {}
     for mode, dose in zip(run["mode"], run["dose"], strict=True):
         doses.setdefault(mode, set()).add(dose)
     return [mode for mode in AXES if len(doses.get(mode, ())) > 1]
 
 
-def _selectors(cells: Sequence[Cell]) -> list[str]:
-    found = {name for cell in cells for name in cell.series(SERIES)[0]["selector"]}
-    return list(variants_of(cells, sorted(found)))
+def _selectors(settings: Sequence[Setting]) -> list[str]:
+    found = {name for setting in settings for name in setting.series(SERIES)[0]["selector"]}
+    return list(variants_of(settings, sorted(found)))
 
 
 def _panel(
-    axes: Any, cell: Cell, mode: str, row: tuple[str, str, str, str], of: Mapping[str, Look]
+    axes: Any, setting: Setting, mode: str, row: tuple[str, str, str, str], of: Mapping[str, Look]
 ) -> None:
     value, low, high, _ = row
-    run = cell.series(SERIES)[0]
+    run = setting.series(SERIES)[0]
     if value not in run:
         return
-    for name in reversed(_selectors([cell])):
+    for name in reversed(_selectors([setting])):
         rows = [
             i
             for i, (s, m) in enumerate(zip(run["selector"], run["mode"], strict=True))

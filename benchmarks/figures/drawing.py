@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.results.settings import Cell, counted
+from benchmarks.results.settings import Setting, counted
 from gradsae.records.record import Record
 
 MAX_COMMANDS = 3
 NOT_THE_RECORDS = re.compile(r" (tracking|results|device|hydra/launcher|force)=\S+")
-"""Words of a command that say where and how a cell ran, not which."""
+"""Words of a command that say where and how a setting ran, not which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Drawing:
     title: str
     text: str
     """What is drawn: axes, marks, what the bars are."""
-    cells: Sequence[Cell]
+    settings: Sequence[Setting]
     """All that went in."""
     more: Sequence["Drawing"] = ()
     """Further pages."""
@@ -32,7 +32,7 @@ class Figure:
 
     NAME: str
     COMMAND: str
-    draw: Callable[[Sequence[Cell]], Drawing | None]
+    draw: Callable[[Sequence[Setting]], Drawing | None]
 
 
 def book(pages: Sequence[Drawing]) -> Drawing | None:
@@ -47,20 +47,20 @@ def book(pages: Sequence[Drawing]) -> Drawing | None:
 
 def caption(name: str, drawing: Drawing) -> str:
     """Markdown: what is drawn, then n, hardware, cost, commit and commands, from the records."""
-    records = [record for cell in drawing.cells for record in cell.records]
+    records = [record for setting in drawing.settings for record in setting.records]
     return (
         f"**{drawing.title}** {drawing.text}\n\n"
-        f"{_count(drawing.cells)} {_hardware(records)} {_cost(records)} {_commits(records)}"
-        f"{_notes(drawing.cells)}\n\n"
+        f"{_count(drawing.settings)} {_hardware(records)} {_cost(records)} {_commits(records)}"
+        f"{_notes(drawing.settings)}\n\n"
         f"Records made by {_commands(records)}; drawn by "
         f"`python -m benchmarks.figures --only {name}`.\n"
     )
 
 
-def bars(cells: Iterable[Cell], score: str, *, dots: bool = False, mark: str = "bars") -> str:
+def bars(settings: Iterable[Setting], score: str, *, dots: bool = False, mark: str = "bars") -> str:
     """What the bars of a score are, in words; `dots` where single seeds are drawn, too; `mark` is
     what they are drawn as."""
-    kinds = {found.over for cell in cells if (found := cell.estimate(score))}
+    kinds = {found.over for setting in settings if (found := setting.estimate(score))}
     inside = ", ".join(sorted(kinds - {"seeds", ""}))
     if "seeds" in kinds:
         words = f"{mark}: 95 % t interval over seeds, not clipped to the range of the score"
@@ -71,13 +71,13 @@ def bars(cells: Iterable[Cell], score: str, *, dots: bool = False, mark: str = "
     return f"no {mark}: fewer than three seeds"
 
 
-def _count(cells: Sequence[Cell]) -> str:
-    seeds = sorted({cell.n_seeds for cell in cells})
-    n = sum(len(cell.records) for cell in cells)
+def _count(settings: Sequence[Setting]) -> str:
+    seeds = sorted({setting.n_seeds for setting in settings})
+    n = sum(len(setting.records) for setting in settings)
     span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     words = f"{n} record{'s' * (n > 1)}, {span} seed{'s' * (seeds[-1] > 1)} a setting"
     prompts = sorted(
-        {count for cell in cells for record in cell.records if (count := counted(record))}
+        {count for setting in settings for record in setting.records if (count := counted(record))}
     )
     if prompts:
         span = str(prompts[0]) if len(prompts) == 1 else f"{prompts[0]} to {prompts[-1]}"
@@ -126,9 +126,11 @@ def _commits(records: Sequence[Record]) -> str:
     return words + (f", {dirty} of the records with changed or unknown code." if dirty else ".")
 
 
-def _notes(cells: Sequence[Cell]) -> str:
+def _notes(settings: Sequence[Setting]) -> str:
     """How the weights were rounded: every reader of a number must see it."""
-    found = [f"{cell.setup.model.name}: {cell.weights}" for cell in cells if cell.weights]
+    found = [
+        f"{setting.setup.model.name}: {setting.weights}" for setting in settings if setting.weights
+    ]
     notes = dict.fromkeys(found)
     return f" Weights of {_some(list(notes), '; ')}." if notes else ""
 

@@ -15,8 +15,8 @@ from benchmarks.figures.style import (
 )
 from benchmarks.results.rows import variants
 from benchmarks.results.settings import (
-    Cell,
     Estimate,
+    Setting,
     methods_of,
     most_asked_first,
     sae_config,
@@ -30,36 +30,38 @@ HEADROOM = 0.03
 """The axis would have 1 infinitely far away; so far beyond it it is cut."""
 
 
-def one_sae_a_place(cells: Sequence[Cell]) -> list[Cell]:
+def one_sae_a_place(settings: Sequence[Setting]) -> list[Setting]:
     """One SAE for each site of each model, of one method wherever there is one, by depth.
 
-    The method is that with the most cells; of several cells of one SAE it is that with the most
-    estimators.
+    The method is that with the most settings; of several settings of one SAE it is that with the
+    most estimators.
     """
-    methods = [cell.method for cell in cells]
-    abouts = methods_of(cells)
+    methods = [setting.method for setting in settings]
+    abouts = methods_of(settings)
     best = max(sorted(abouts, key=lambda m: order(abouts[m])), key=methods.count, default=None)
-    places: dict[tuple[str, str, str, int], Cell] = {}
-    for cell in sorted(cells, key=lambda cell: (cell.method != best, -len(variants(cell)))):
-        places.setdefault(_place(cell), cell)
+    places: dict[tuple[str, str, str, int], Setting] = {}
+    for setting in sorted(
+        settings, key=lambda setting: (setting.method != best, -len(variants(setting)))
+    ):
+        places.setdefault(_place(setting), setting)
     return [places[place] for place in sorted(places)]
 
 
-def same_sae(cells: Iterable[Cell], cell: Cell) -> list[Cell]:
-    """Those cells that asked the same SAE, whatever they asked, the most prompts first."""
-    own = sae_config(cell)
-    return most_asked_first(other for other in cells if sae_config(other) == own)
+def same_sae(settings: Iterable[Setting], setting: Setting) -> list[Setting]:
+    """Those settings that asked the same SAE, whatever they asked, the most prompts first."""
+    own = sae_config(setting)
+    return most_asked_first(other for other in settings if sae_config(other) == own)
 
 
-def _place(cell: Cell) -> tuple[str, str, str, int]:
-    model, corpus = cell.setup.model.name, cell.setup.corpus.name
-    return model, corpus, cell.site.rpartition(".")[0], cell.depth or 0
+def _place(setting: Setting) -> tuple[str, str, str, int]:
+    model, corpus = setting.setup.model.name, setting.setup.corpus.name
+    return model, corpus, setting.site.rpartition(".")[0], setting.depth or 0
 
 
-def panel_title(cell: Cell) -> str:
+def panel_title(setting: Setting) -> str:
     """`smollm2, resid_post.15, prose` and the method, over two lines."""
-    names = [cell.setup.model.name, cell.site]
-    what = [cell.about.label, cell.setup.corpus.name]
+    names = [setting.setup.model.name, setting.site]
+    what = [setting.about.label, setting.setup.corpus.name]
     lines = (", ".join(str(part) for part in parts if part) for parts in (names, what))
     return escape("\n".join(lines))
 
@@ -117,14 +119,14 @@ def low(found: Estimate) -> float:
     return found.mean if found.low is None else found.low
 
 
-def family_looks(cells: Sequence[Cell], names: Iterable[str]) -> dict[str, Look]:
+def family_looks(settings: Sequence[Setting], names: Iterable[str]) -> dict[str, Look]:
     """Return the looks of estimators, where members of a family stand together."""
-    return looks(variants_of(cells, names))
+    return looks(variants_of(settings, names))
 
 
 def family_legend(
     figure: Any,
-    cells: Sequence[Cell],
+    settings: Sequence[Setting],
     of: Mapping[str, Look],
     more: Sequence[Any],
     *,
@@ -132,7 +134,7 @@ def family_legend(
     **options: Any,
 ) -> None:
     """Below the panels, `wide` or a column wide; `options` change the handles."""
-    abouts = variants_of(cells, of)
+    abouts = variants_of(settings, of)
     handles = [line_handle(abouts[name].label, of[name], **options) for name in of]
     columns = legend_columns(wide)
     small = {"fontsize": 6, "columnspacing": 1.0, "handlelength": 3.0}

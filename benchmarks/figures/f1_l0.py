@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.figures.against_l0 import draw_against_l0
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import plain_log
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 from benchmarks.results.worlds import World, make_worlds
 
 NAME = "f1_l0"
@@ -18,19 +18,19 @@ LEAST = 3
 """Fewest sparsities that make a curve worth a panel."""
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [
-        cell
-        for cell in cells
-        if cell.task == "recovery"
-        and cell.setup.experiment in EXPERIMENTS
-        and is_shown(cell)
-        and cell.mean("latents/f1") is not None
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [
+        setting
+        for setting in settings
+        if setting.task == "recovery"
+        and setting.setup.experiment in EXPERIMENTS
+        and is_shown(setting)
+        and setting.mean("latents/f1") is not None
     ]
-    worlds = [world for world in _worlds(cells) if _n_sparsities(world) >= LEAST]
+    worlds = [world for world in _worlds(settings) if _n_sparsities(world) >= LEAST]
     if not worlds:
         return None
-    shown = [cell for world in worlds for cell in world.cells]
+    shown = [setting for world in worlds for setting in world.settings]
     words = {score: shown[0].score(score).header for score in SHOWN}
     return draw_against_l0(
         *(worlds, words, _finish),
@@ -44,9 +44,9 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def is_shown(cell: Cell) -> bool:
+def is_shown(setting: Setting) -> bool:
     """Return whether a method is drawn: contenders, oracles and the ceiling, no other control."""
-    return cell.about.family != "control"
+    return setting.about.family != "control"
 
 
 def _finish(grid: Any) -> None:
@@ -57,16 +57,16 @@ def _finish(grid: Any) -> None:
             axes.set_ylim(-0.03, 1.03)
 
 
-def _worlds(cells: Sequence[Cell]) -> list[World]:
+def _worlds(settings: Sequence[Setting]) -> list[World]:
     """Worlds whose SAEs are equally wide and equally trained; only those share a curve."""
-    alike: dict[str, list[Cell]] = {}
-    for cell in cells:
-        size = cell.setup.trainer.get("d_sae")
-        key = f"{size if cell.method != 'ceiling' else ''} {cell.first.config.get('fit')}"
-        alike.setdefault(key, []).append(cell)
+    alike: dict[str, list[Setting]] = {}
+    for setting in settings:
+        size = setting.setup.trainer.get("d_sae")
+        key = f"{size if setting.method != 'ceiling' else ''} {setting.first.config.get('fit')}"
+        alike.setdefault(key, []).append(setting)
     return [world for group in alike.values() for world in make_worlds(group)]
 
 
 def _n_sparsities(world: World) -> int:
-    methods = {cell.method for cell in world.cells}
-    return max(sum(cell.method == method for cell in world.cells) for method in methods)
+    methods = {setting.method for setting in world.settings}
+    return max(sum(setting.method == method for setting in world.settings) for method in methods)

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.figures.against_l0 import L0, draw_against_l0
 from benchmarks.figures.drawing import Drawing, bars
 from benchmarks.figures.style import plain_log
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 from benchmarks.results.worlds import World, make_worlds
 
 NAME = "frontier"
@@ -18,13 +18,13 @@ PANELS = {
 }
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [c for c in cells if c.task == "recovery" and c.site and c.mean(L0) is not None]
-    if not cells:
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [c for c in settings if c.task == "recovery" and c.site and c.mean(L0) is not None]
+    if not settings:
         return None
-    worlds = make_worlds(cells)
+    worlds = make_worlds(settings)
     worlds = [world for world in worlds if _is_swept(world)] or worlds
-    cells = [cell for world in worlds for cell in world.cells]
+    settings = [setting for world in worlds for setting in world.settings]
     return draw_against_l0(
         *(worlds, PANELS, _finish),
         row=1.38,
@@ -35,7 +35,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "and share of latents that never fired, against the mean number of active latents, on "
         "held-out tokens without outliers; one marker per setting of a method, joined along its "
         "sparsity; each row has its own horizontal axis. "
-        f"Markers: mean over seeds; {bars(cells, 'reconstruction/fvu')}.",
+        f"Markers: mean over seeds; {bars(settings, 'reconstruction/fvu')}.",
     )
 
 
@@ -50,5 +50,5 @@ def _finish(grid: Any) -> None:
 
 def _is_swept(world: World) -> bool:
     """True where some method has two settings, that is, where there is a line to draw."""
-    methods = [cell.method for cell in world.cells]
+    methods = [setting.method for setting in world.settings]
     return len(set(methods)) < len(methods)

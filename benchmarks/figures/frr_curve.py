@@ -7,7 +7,7 @@ from benchmarks.figures.by_world import Panel, draw_by_world
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import GREY
 from benchmarks.figures.style import handle
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 from benchmarks.results.worlds import World
 
 NAME = "frr_curve"
@@ -15,11 +15,11 @@ COMMAND = "python -m benchmarks.run -m trainer=topk,l1,gba seed=0,1,2"
 SERIES = "recovery/frr_curve"
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
+def draw(settings: Sequence[Setting]) -> Drawing | None:
     words = ("cosine that counts as recovered", "feature recovery rate")
     panel = Panel(x=words[0], y=words[1], line=_line, finish=_finish)
     return draw_by_world(
-        *(cells, SERIES, [panel], [handle("chance", GREY, linestyle=":")]),
+        *(settings, SERIES, [panel], [handle("chance", GREY, linestyle=":")]),
         title="Recovery rate by threshold.",
         text="Share of true features that some latent matches with a cosine above the threshold. "
         "Lines: mean over seeds; bands: lowest to highest seed; dotted grey: chance, random "
@@ -28,10 +28,10 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     )
 
 
-def _line(axes: Any, cell: Cell, style: dict[str, Any]) -> bool:
+def _line(axes: Any, setting: Setting, style: dict[str, Any]) -> bool:
     import numpy as np
 
-    runs = [run for run in cell.series(SERIES) if {"tau", "frr"} <= run.keys()]
+    runs = [run for run in setting.series(SERIES) if {"tau", "frr"} <= run.keys()]
     runs = [run for run in runs if run["tau"] == runs[0]["tau"]]
     if not runs:
         return False

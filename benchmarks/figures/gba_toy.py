@@ -14,7 +14,7 @@ from benchmarks.figures.style import (
     seed_dots,
     whisker,
 )
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 
 NAME = "gba_toy"
 COMMAND = "python -m benchmarks.run -m experiment=gba_toy"
@@ -33,27 +33,27 @@ PAPER = {
 }
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [
-        cell
-        for cell in cells
-        if cell.task == "recovery" and cell.setup.source.name == "two_sparsity"
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [
+        setting
+        for setting in settings
+        if setting.task == "recovery" and setting.setup.source.name == "two_sparsity"
     ]
     # Other runs on the same source (a quickstart) may have other steps and widths.
-    cells = [c for c in cells if c.setup.experiment == "gba_toy"] or cells
-    if not cells:
+    settings = [c for c in settings if c.setup.experiment == "gba_toy"] or settings
+    if not settings:
         return None
-    cells = sorted(cells, key=_order)
-    names = row_labels(cells)
-    papers = [paper_row(cell) for cell in cells]
+    settings = sorted(settings, key=_order)
+    names = row_labels(settings)
+    papers = [paper_row(setting) for setting in settings]
     alone = [row for row in PAPER if row not in papers]  # published, not repeated here
     rows = [*names, *(f"{row} (paper)" for row in alone)]
     figure, grid = new_figure(width=COLUMN * 1.35, height=0.8 + 0.26 * len(rows))
     axes = grid[0, 0]
-    for at, (cell, paper) in enumerate(zip(cells, papers, strict=True)):
-        _ours(axes, at, cell)
+    for at, (setting, paper) in enumerate(zip(settings, papers, strict=True)):
+        _ours(axes, at, setting)
         _papers(axes, at, paper)
-    for at, paper in enumerate(alone, start=len(cells)):
+    for at, paper in enumerate(alone, start=len(settings)):
         _papers(axes, at, paper)
     _finish(figure, axes, rows)
     return Drawing(
@@ -61,40 +61,40 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         title="The GBA paper's toy (128 features in 42 dimensions; half the rows have 3 active, "
         "half 20).",
         text=f"Feature recovery rate of each recipe. Filled: ours, mean over seeds; "
-        f"{bars(cells, 'recovery/frr_0.8', dots=True)}. Hollow: the paper's table "
+        f"{bars(settings, 'recovery/frr_0.8', dots=True)}. Hollow: the paper's table "
         "(Chen et al. 2025), which gives neither seeds nor intervals; it is drawn at every recipe "
         "of ours that it may stand for.",
-        cells=cells,
+        settings=settings,
     )
 
 
-def paper_row(cell: Cell) -> str | None:
+def paper_row(setting: Setting) -> str | None:
     """The row of the paper's table that a recipe repeats or departs from, if there is one."""
-    if cell.method == "topk":
-        name = f"TopK K={cell.setup.trainer.get('k')}"
+    if setting.method == "topk":
+        name = f"TopK K={setting.setup.trainer.get('k')}"
         return name if name in PAPER else None
-    if cell.method != "gba":
+    if setting.method != "gba":
         return None
-    highest = cell.setup.trainer.get("htf")
+    highest = setting.setup.trainer.get("htf")
     low = isinstance(highest, int | float) and highest < RATE / 4
     return "GBA, wrong frequency range" if low else "GBA, targets cover f"
 
 
-def _order(cell: Cell) -> tuple[Any, ...]:
+def _order(setting: Setting) -> tuple[Any, ...]:
     methods = ["topk", "l1", "ba", "gba"]
-    place = methods.index(cell.method) if cell.method in methods else len(methods)
-    k = cell.setup.trainer.get("k")
-    score = cell.mean("recovery/frr_0.8") or 0.0, cell.mean("recovery/frr_0.9") or 0.0
+    place = methods.index(setting.method) if setting.method in methods else len(methods)
+    k = setting.setup.trainer.get("k")
+    score = setting.mean("recovery/frr_0.8") or 0.0, setting.mean("recovery/frr_0.9") or 0.0
     return (place, k if isinstance(k, int) else 0, score)
 
 
-def _ours(axes: Any, at: int, cell: Cell) -> None:
+def _ours(axes: Any, at: int, setting: Setting) -> None:
     for score, (colour, marker, shift) in SHOWN.items():
-        found = cell.estimate(score)
+        found = setting.estimate(score)
         if found is not None:
             whisker(axes, at + shift, found, colour, horizontal=True)
             axes.plot(found.mean, at + shift, marker, color=colour, zorder=3)
-            seed_dots(axes, at + shift, cell, score, horizontal=True)
+            seed_dots(axes, at + shift, setting, score, horizontal=True)
 
 
 def _papers(axes: Any, at: int, row: str | None) -> None:

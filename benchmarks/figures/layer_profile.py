@@ -22,7 +22,7 @@ from benchmarks.figures.style import (
     whisker,
 )
 from benchmarks.results.rows import variants
-from benchmarks.results.settings import Cell, Estimate, most_asked_first, sae_config
+from benchmarks.results.settings import Estimate, Setting, most_asked_first, sae_config
 from benchmarks.results.worlds import in_order
 from gradsae.records.record import content_id
 
@@ -33,17 +33,19 @@ COLUMNS = 3
 PANELS_A_PAGE = 9
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [cell for cell in cells if cell.task == "influence" and cell.depth is not None]
-    panels = make_panels(cells)
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [
+        setting for setting in settings if setting.task == "influence" and setting.depth is not None
+    ]
+    panels = make_panels(settings)
     if not panels:
         return None
-    of = family_looks(cells, (name for cell in cells for name in variants(cell)))
+    of = family_looks(settings, (name for setting in settings for name in variants(setting)))
     return book([_page(dict(page), of) for page in batches(list(panels.items()), PANELS_A_PAGE)])
 
 
-def _page(panels: Mapping[str, list[Cell]], of: Mapping[str, Look]) -> Drawing:
-    cells = [cell for members in panels.values() for cell in members]
+def _page(panels: Mapping[str, list[Setting]], of: Mapping[str, Look]) -> Drawing:
+    settings = [setting for members in panels.values() for setting in members]
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width = COLUMN if columns == 1 else PAGE
@@ -58,25 +60,27 @@ def _page(panels: Mapping[str, list[Cell]], of: Mapping[str, Look]) -> Drawing:
         row[0].set_ylabel("Spearman with ablation")
     for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel("layer")  # the lowest of each column
-    found = [cell.estimate(f"{SCORE}/{name}") for cell in cells for name in variants(cell)]
+    found = [
+        setting.estimate(f"{SCORE}/{name}") for setting in settings for name in variants(setting)
+    ]
     stretched_axis(grid[0, 0], min(low(one) for one in found if one is not None))  # shared
-    family_legend(figure, cells, of, [], wide=columns > 1)
+    family_legend(figure, settings, of, [], wide=columns > 1)
     return Drawing(
         figure=figure,
         title="Agreement with ablation by depth.",
         text="Spearman correlation between each estimate and the true effect of ablation over the "
         f"active latents of a prompt, mean over prompts; vertical axes are stretched towards 1; "
-        f"{bars(cells, f'{SCORE}/grad_times_act')}.",
-        cells=cells,
+        f"{bars(settings, f'{SCORE}/grad_times_act')}.",
+        settings=settings,
     )
 
 
-def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+def make_panels(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     """One panel for each kind of SAE, which is the same at all its depths; by title."""
-    panels: dict[str, list[Cell]] = {}
-    for cell in in_order(cells):
-        panels.setdefault(_setting(cell), []).append(cell)
-    titled: dict[str, list[Cell]] = {}
+    panels: dict[str, list[Setting]] = {}
+    for setting in in_order(settings):
+        panels.setdefault(_setting(setting), []).append(setting)
+    titled: dict[str, list[Setting]] = {}
     for members in panels.values():
         first = members[0]
         names = [first.setup.model.name, first.setup.corpus.name]
@@ -88,31 +92,31 @@ def make_panels(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
             title += f" ({first.setup.experiment or first.first.id[:6]})"
         if title in titled:
             title = f"{title[:-1]}, {first.first.id[:6]})"
-        titled[title] = sorted(most_asked_first(members), key=lambda cell: cell.depth or 0)
+        titled[title] = sorted(most_asked_first(members), key=lambda setting: setting.depth or 0)
     return titled
 
 
-def _setting(cell: Cell) -> str:
+def _setting(setting: Setting) -> str:
     """Id of a config without its depth and what it asks: one for all depths of a kind of SAE.
 
-    Two cells of one SAE at one depth then share a panel, and an estimator in both counts once.
+    Two settings of one SAE at one depth then share a panel, and an estimator in both counts once.
     """
-    config = sae_config(cell)
+    config = sae_config(setting)
     source = {k: v for k, v in config["source"].items() if k not in ("site", "seed")}
-    return content_id({**config, "source": source, "place": cell.place})
+    return content_id({**config, "source": source, "place": setting.place})
 
 
-def _panel(axes: Any, cells: Sequence[Cell], of: Mapping[str, Look]) -> None:
-    found_names = {name for cell in cells for name in variants(cell)}
+def _panel(axes: Any, settings: Sequence[Setting], of: Mapping[str, Look]) -> None:
+    found_names = {name for setting in settings for name in variants(setting)}
     names = [name for name in of if name in found_names]
-    depths = [cell.depth or 0 for cell in cells]
+    depths = [setting.depth or 0 for setting in settings]
     step = 0.012 * max(10, max(depths) - min(depths))  # markers at one depth side by side
     for i, name in enumerate(names):
         colour, marker, dash = of[name]
         points = []
-        by_depth: dict[int, Estimate] = {}  # of several cells the one with the most prompts
-        for cell, depth in zip(cells, depths, strict=True):
-            if (found := cell.estimate(f"{SCORE}/{name}")) is not None:
+        by_depth: dict[int, Estimate] = {}  # of several settings the one with the most prompts
+        for setting, depth in zip(settings, depths, strict=True):
+            if (found := setting.estimate(f"{SCORE}/{name}")) is not None:
                 by_depth.setdefault(depth, found)
         for depth, found in by_depth.items():
             x = depth + (i - (len(names) - 1) / 2) * step

@@ -15,7 +15,7 @@ from benchmarks.figures.style import (
     sae_label,
     where,
 )
-from benchmarks.results.settings import Cell, most_asked_first, sae_config, variants_of
+from benchmarks.results.settings import Setting, most_asked_first, sae_config, variants_of
 from benchmarks.results.worlds import make_worlds
 from gradsae.records.record import content_id
 
@@ -31,16 +31,18 @@ ROWS = (
 MAX_COLUMNS = 3
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [cell for cell in cells if cell.task == "masking" and cell.series(SERIES)]
-    cells = [cell for world in make_worlds(cells) for cell in world.cells]
-    if not cells:
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [
+        setting for setting in settings if setting.task == "masking" and setting.series(SERIES)
+    ]
+    settings = [setting for world in make_worlds(settings) for setting in world.settings]
+    if not settings:
         return None
-    largest: dict[str, Cell] = {}  # of cells that asked one SAE
-    for cell in most_asked_first(cells):
-        largest.setdefault(content_id(sae_config(cell)), cell)
-    shown = [cell for cell in cells if cell in largest.values()][:MAX_COLUMNS]
-    rows = [row for row in ROWS if any(_lines(cell, *row[:2]) for cell in shown)]
+    largest: dict[str, Setting] = {}  # of settings that asked one SAE
+    for setting in most_asked_first(settings):
+        largest.setdefault(content_id(sae_config(setting)), setting)
+    shown = [setting for setting in settings if setting in largest.values()][:MAX_COLUMNS]
+    rows = [row for row in ROWS if any(_lines(setting, *row[:2]) for setting in shown)]
     figure, grid = new_figure(
         *(len(rows), len(shown)),
         width=max(COLUMN, min(PAGE, 0.8 + 2.1 * len(shown))),
@@ -48,20 +50,20 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         sharex="col",
         sharey="row",
     )
-    found = {name for cell in shown for run in _runs(cell) for name in run["ranking"]}
+    found = {name for setting in shown for run in _runs(setting) for name in run["ranking"]}
     abouts = variants_of(shown, sorted(found))
     of = looks(abouts)
-    for column, cell in zip(grid.T, shown, strict=True):
+    for column, setting in zip(grid.T, shown, strict=True):
         for axes, (kind, value, _) in zip(column, rows, strict=True):
-            _panel(axes, cell, kind, value, of)
-        column[0].set_title(f"{sae_label(cell)}\n{where(cell)}", fontsize=7)
+            _panel(axes, setting, kind, value, of)
+        column[0].set_title(f"{sae_label(setting)}\n{where(setting)}", fontsize=7)
         column[-1].set_xlabel("latents K")
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[2])
     handles = [line_handle(abouts[name].label, of[name]) for name in of]
     legend_below(figure, handles, 3 if len(shown) > 1 else 2)
-    few = f" {len(shown)} of {len(cells)} cells, of one SAE that with the most questions."
-    few = few if len(shown) < len(cells) else ""
+    few = f" {len(shown)} of {len(settings)} settings, of one SAE that with the most questions."
+    few = few if len(shown) < len(settings) else ""
     return Drawing(
         figure=figure,
         title="Masking: what goes with the first latents of each ranking.",
@@ -70,17 +72,17 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "scores. Dotted: the K smallest positive ones off, the paper's control. Last row: all but "
         "the top K off. Random, matched: as strong as the top K of grad x act. First seed; bands, "
         f"in the first row alone: 95 % bootstrap over contexts.{few}",
-        cells=shown,
+        settings=shown,
     )
 
 
-def _runs(cell: Cell) -> list[dict[str, list[Any]]]:
-    return cell.series(SERIES)[:1]
+def _runs(setting: Setting) -> list[dict[str, list[Any]]]:
+    return setting.series(SERIES)[:1]
 
 
-def _lines(cell: Cell, kind: str, value: str) -> dict[str, list[int]]:
+def _lines(setting: Setting, kind: str, value: str) -> dict[str, list[int]]:
     """Rows of each ranking that have the value, by rising K."""
-    (run,) = _runs(cell)
+    (run,) = _runs(setting)
     found: dict[str, list[int]] = {}
     for i, (name, what) in enumerate(zip(run["ranking"], run["kind"], strict=True)):
         if what == kind and run[value][i] is not None:
@@ -88,10 +90,10 @@ def _lines(cell: Cell, kind: str, value: str) -> dict[str, list[int]]:
     return {name: sorted(rows, key=lambda i: run["n_latents"][i]) for name, rows in found.items()}
 
 
-def _panel(axes: Any, cell: Cell, kind: str, value: str, of: Mapping[str, Look]) -> None:
-    (run,) = _runs(cell)
+def _panel(axes: Any, setting: Setting, kind: str, value: str, of: Mapping[str, Look]) -> None:
+    (run,) = _runs(setting)
     for style, what in (("-", kind), (":", "bottom" if kind == "top" else "")):
-        for name, rows in _lines(cell, what, value).items():
+        for name, rows in _lines(setting, what, value).items():
             colour, marker, dash = of[name]
             ks = [run["n_latents"][i] for i in rows]
             marks = {"marker": marker, "markersize": 3, "linestyle": dash}

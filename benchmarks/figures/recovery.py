@@ -18,7 +18,7 @@ from benchmarks.figures.style import (
     title,
     whisker,
 )
-from benchmarks.results.settings import Cell, methods_of
+from benchmarks.results.settings import Setting, methods_of
 from benchmarks.results.worlds import World, make_worlds
 
 NAME = "recovery"
@@ -28,13 +28,19 @@ ROW, HEAD, LEGEND = 0.155, 0.7, 0.35
 SHOWN = ("recovery/frr_0.8", "recovery/frr_0.9", "recovery/mcc")
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    found = [cell for cell in cells if cell.task == "recovery" and cell.mean("recovery/mcc")]
-    cells = not_elsewhere(found)
-    of = looks(methods_of(cells))
-    few = f" {len(cells)} of {len(found)} settings; the other experiments have their own figures."
-    few = few if len(cells) < len(found) else ""
-    return book([_page(worlds, of, few) for worlds in pages(make_worlds(cells))])
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    found = [
+        setting
+        for setting in settings
+        if setting.task == "recovery" and setting.mean("recovery/mcc")
+    ]
+    settings = not_elsewhere(found)
+    of = looks(methods_of(settings))
+    few = (
+        f" {len(settings)} of {len(found)} settings; the other experiments have their own figures."
+    )
+    few = few if len(settings) < len(found) else ""
+    return book([_page(worlds, of, few) for worlds in pages(make_worlds(settings))])
 
 
 def pages(worlds: Sequence[World]) -> list[list[World]]:
@@ -42,7 +48,7 @@ def pages(worlds: Sequence[World]) -> list[list[World]]:
     found: list[list[World]] = []
     room = 0.0
     for world in worlds:
-        for rows in batches(world.cells, int((MAX_HEIGHT - LEGEND - HEAD) / ROW)):
+        for rows in batches(world.settings, int((MAX_HEIGHT - LEGEND - HEAD) / ROW)):
             height = HEAD + ROW * len(rows)
             if height > room:
                 found.append([])
@@ -53,8 +59,8 @@ def pages(worlds: Sequence[World]) -> list[list[World]]:
 
 
 def _page(worlds: Sequence[World], of: Mapping[str, Look], few: str) -> Drawing:
-    cells = [cell for world in worlds for cell in world.cells]
-    heights = [len(world.cells) for world in worlds]
+    settings = [setting for world in worlds for setting in world.settings]
+    heights = [len(world.settings) for world in worlds]
     figure, grid = new_figure(
         *(len(worlds), len(SHOWN)),
         width=PAGE,
@@ -64,12 +70,12 @@ def _page(worlds: Sequence[World], of: Mapping[str, Look], few: str) -> Drawing:
     )
     for row, world in zip(grid, worlds, strict=True):
         for axes, score in zip(row, SHOWN, strict=True):
-            _panel(axes, world.cells, score, of)
-            axes.set_xlabel(cells[0].score(score).header)
-        row[0].set_yticks(range(len(world.cells)), row_labels(world.cells))
+            _panel(axes, world.settings, score, of)
+            axes.set_xlabel(settings[0].score(score).header)
+        row[0].set_yticks(range(len(world.settings)), row_labels(world.settings))
         row[0].invert_yaxis()
         title(row[0], world.title)
-    several = any(cell.n_seeds > 1 for cell in cells)
+    several = any(setting.n_seeds > 1 for setting in settings)
     handles = [handle("mean over seeds" if several else "one seed", "#000000", "o")]
     if several:
         handles.append(handle("one seed", "#555555", "o", markersize=2, alpha=0.6))
@@ -81,26 +87,26 @@ def _page(worlds: Sequence[World], of: Mapping[str, Look], few: str) -> Drawing:
         figure=figure,
         title="Recovery of the true features.",
         text="Feature recovery rate at a cosine of 0.8 and 0.9, and mean matched cosine (MCC); "
-        f"higher is better. Markers: mean over seeds; {bars(cells, SHOWN[0], dots=True)}; "
+        f"higher is better. Markers: mean over seeds; {bars(settings, SHOWN[0], dots=True)}; "
         f"grey strokes: chance, the same score of random directions.{few}",
-        cells=cells,
+        settings=settings,
     )
 
 
-def _panel(axes: Any, cells: Sequence[Cell], score: str, of: Mapping[str, Look]) -> None:
-    for at, cell in enumerate(cells):
-        found = cell.estimate(score)
+def _panel(axes: Any, settings: Sequence[Setting], score: str, of: Mapping[str, Look]) -> None:
+    for at, setting in enumerate(settings):
+        found = setting.estimate(score)
         if found is None:
             continue
-        colour, marker, _ = of[cell.method]
+        colour, marker, _ = of[setting.method]
         whisker(axes, at, found, colour, horizontal=True)
         axes.plot(found.mean, at, marker, color=colour, zorder=3)
-        seed_dots(axes, at, cell, score, horizontal=True)
-        chance = cell.mean(f"{score}/chance")
+        seed_dots(axes, at, setting, score, horizontal=True)
+        chance = setting.mean(f"{score}/chance")
         if chance is not None:
             axes.plot(chance, at, "|", color=GREY, markersize=9, markeredgewidth=1.5, zorder=1)
     axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(-0.6, len(cells) - 0.4)
+    axes.set_ylim(-0.6, len(settings) - 0.4)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

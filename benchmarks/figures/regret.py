@@ -19,7 +19,7 @@ from benchmarks.regret import (
     regrets,
     runs,
 )
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 from gradsae.about import About
 from gradsae.stats.intervals import worlds_interval
 
@@ -30,9 +30,11 @@ SPREAD = 0.26
 """Worlds of a method stand this far above and below its row."""
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [c for c in cells if c.task == "grid" and c.setup.experiment in (CHOOSING, REPORTED)]
-    records = [record for cell in cells for record in cell.records]
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [
+        c for c in settings if c.task == "grid" and c.setup.experiment in (CHOOSING, REPORTED)
+    ]
+    records = [record for setting in settings for record in setting.records]
     found = regrets(runs(records, REPORTED), choices(runs(records, CHOOSING)))
     if not found:
         return None
@@ -70,7 +72,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "on other seeds than those drawn, so a regret can be below 0. Points: worlds, mean over "
         "seeds; bars: mean over worlds with its 95 % bootstrap interval over worlds and seeds. A "
         "k is the same number on every world. `python -m benchmarks.regret` prints the table.",
-        cells=cells,
+        settings=settings,
     )
 
 

@@ -7,37 +7,45 @@ from typing import Any
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.looks import VERMILLION
 from benchmarks.figures.style import COLUMN, handle, legend_below, new_figure
-from benchmarks.results.settings import Cell, Estimate
+from benchmarks.results.settings import Estimate, Setting
 
 NAME = "resonance"
 COMMAND = "python -m benchmarks.run experiment=resonance"
 SHOWN = ("recovery/frr_0.9", "recovery/mcc")
 
 Place = tuple[int, float]
-"""Dimensions and target rate of a cell of the map."""
+"""Dimensions and target rate of a setting of the map."""
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [cell for cell in cells if cell.task == "recovery" and cell.setup.experiment == NAME]
-    if not cells:
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [
+        setting
+        for setting in settings
+        if setting.task == "recovery" and setting.setup.experiment == NAME
+    ]
+    if not settings:
         return None
-    widths = sorted({place(cell)[0] for cell in cells})
-    rates = sorted({place(cell)[1] for cell in cells})
+    widths = sorted({place(setting)[0] for setting in settings})
+    rates = sorted({place(setting)[1] for setting in settings})
     figure, grid = new_figure(
         len(SHOWN), 1, width=COLUMN, height=0.9 + len(SHOWN) * (0.35 + 0.3 * len(widths))
     )
     for axes, score in zip(grid[:, 0], SHOWN, strict=True):
-        found = {place(cell): e for cell in cells if (e := cell.estimate(score)) is not None}
-        chance = {place(cell): c for cell in cells if (c := cell.mean(f"{score}/chance"))}
+        found = {
+            place(setting): e for setting in settings if (e := setting.estimate(score)) is not None
+        }
+        chance = {
+            place(setting): c for setting in settings if (c := setting.mean(f"{score}/chance"))
+        }
         _map(axes, found, chance, widths, rates)
-        _band(axes, cells[0], widths, rates)
+        _band(axes, settings[0], widths, rates)
         axes.set_title(
-            f"{cells[0].score(score).header}: mean, half the interval, chance", fontsize=7
+            f"{settings[0].score(score).header}: mean, half the interval, chance", fontsize=7
         )
         axes.set_ylabel("dimensions d")
     grid[-1, 0].set_xlabel("target rate p, one group (BA)")
     legend_below(figure, [handle("the theorem's band", VERMILLION)], 1)
-    n, size = cells[0].setup.source.get("n_features"), cells[0].setup.source.get("l0")
+    n, size = settings[0].setup.source.get("n_features"), settings[0].setup.source.get("l0")
     return Drawing(
         figure=figure,
         title="Resonance of the target rate.",
@@ -47,12 +55,12 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         "interval and, after the bar, chance: the same score of random directions, which is high "
         "in few dimensions. Red: the ends of the paper's band with all constants 1, p = f and the "
         "smaller of sqrt(f) and f d.",
-        cells=cells,
+        settings=settings,
     )
 
 
-def place(cell: Cell) -> Place:
-    return cell.setup.source.get("width"), cell.setup.trainer.get("htf")
+def place(setting: Setting) -> Place:
+    return setting.setup.source.get("width"), setting.setup.trainer.get("htf")
 
 
 def upper_end(f: float, width: int) -> float:
@@ -97,9 +105,9 @@ def _half(estimate: Estimate) -> str:
     return f"\u00b1{(estimate.high - estimate.low) / 2:.2f}"
 
 
-def _band(axes: Any, cell: Cell, widths: Sequence[int], rates: Sequence[float]) -> None:
+def _band(axes: Any, setting: Setting, widths: Sequence[int], rates: Sequence[float]) -> None:
     """The ends of the band in each row; target rates double from one column to the next."""
-    n, size = cell.setup.source.get("n_features"), cell.setup.source.get("l0")
+    n, size = setting.setup.source.get("n_features"), setting.setup.source.get("l0")
     for y, width in enumerate(widths):
         for rate in (size / n, upper_end(size / n, width)):
             x = column(rate, rates)

@@ -14,7 +14,7 @@ from benchmarks.figures.style import (
     where,
     whisker,
 )
-from benchmarks.results.settings import Cell, variants_of
+from benchmarks.results.settings import Setting, variants_of
 from benchmarks.results.worlds import make_worlds
 
 NAME = "steering_budget"
@@ -24,26 +24,30 @@ PREDICTS = "budget/predicts"
 MAX_ROWS = 3
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    cells = [cell for cell in cells if cell.task == "steering_budget" and cell.series(SERIES)]
-    cells = [cell for world in make_worlds(cells) for cell in world.cells]
-    if not cells:
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    settings = [
+        setting
+        for setting in settings
+        if setting.task == "steering_budget" and setting.series(SERIES)
+    ]
+    settings = [setting for world in make_worlds(settings) for setting in world.settings]
+    if not settings:
         return None
-    shown = cells[:MAX_ROWS]
+    shown = settings[:MAX_ROWS]
     figure, grid = new_figure(len(shown), 3, width=PAGE, height=0.7 + 1.9 * len(shown))
-    abouts = variants_of(shown, (name for cell in shown for name in _names(cell)))
+    abouts = variants_of(shown, (name for setting in shown for name in _names(setting)))
     of = looks(abouts)
-    for (left, middle, right), cell in zip(grid, shown, strict=True):
-        _effect(left, cell, of)
-        _bars(middle, cell, "budget/effect_at_kl", "effect at the KL\nbudget (nats)", of)
-        _bars(right, cell, PREDICTS, "rank correlation with\n|effect at the KL budget|", of)
-        left.set_title(f"{sae_label(cell)}, {where(cell)}", fontsize=7, loc="left")
-    selectors: list[str] = [n for cell in shown for n in cell.series(SERIES)[0]["selector"]]
+    for (left, middle, right), setting in zip(grid, shown, strict=True):
+        _effect(left, setting, of)
+        _bars(middle, setting, "budget/effect_at_kl", "effect at the KL\nbudget (nats)", of)
+        _bars(right, setting, PREDICTS, "rank correlation with\n|effect at the KL budget|", of)
+        left.set_title(f"{sae_label(setting)}, {where(setting)}", fontsize=7, loc="left")
+    selectors: list[str] = [n for setting in shown for n in setting.series(SERIES)[0]["selector"]]
     drawn = list(dict.fromkeys(selectors))
     legend_below(figure, [line_handle(abouts[name].label, of[name]) for name in drawn], 3)
-    budgets = {f"{budget:g}" for cell in shown if (budget := cell.setup.ask.get("kl_budget"))}
+    budgets = {f"{budget:g}" for setting in shown if (budget := setting.setup.ask.get("kl_budget"))}
     spent = f" of {' or '.join(sorted(budgets))} nats" if budgets else ""
-    few = f" {len(shown)} of {len(cells)} cells." if len(shown) < len(cells) else ""
+    few = f" {len(shown)} of {len(settings)} settings." if len(shown) < len(settings) else ""
     return Drawing(
         figure=figure,
         title="Steering on a budget.",
@@ -52,26 +56,30 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
         f"budget{spent} is spent. Right: how well a score of a single latent predicts the size of "
         "that rise (Spearman); random latents of each prompt, steered alone. Middle and right, "
         f"{bars(shown, f'{PREDICTS}/grad_times_act')}.{few}",
-        cells=shown,
+        settings=shown,
     )
 
 
-def _names(cell: Cell) -> list[str]:
+def _names(setting: Setting) -> list[str]:
     """Selectors of the curves, then those of the bars."""
-    names = list(cell.series(SERIES)[0]["selector"])
-    return names + [n for score in ("budget/effect_at_kl", PREDICTS) for n in _scored(cell, score)]
+    names = list(setting.series(SERIES)[0]["selector"])
+    return names + [
+        n for score in ("budget/effect_at_kl", PREDICTS) for n in _scored(setting, score)
+    ]
 
 
-def _scored(cell: Cell, score: str) -> list[str]:
+def _scored(setting: Setting, score: str) -> list[str]:
     """Variants that have a score, in the usual order."""
     names = {
-        name.removeprefix(f"{score}/") for name in cell.first.scores if name.startswith(f"{score}/")
+        name.removeprefix(f"{score}/")
+        for name in setting.first.scores
+        if name.startswith(f"{score}/")
     }
-    return list(variants_of([cell], sorted(names)))
+    return list(variants_of([setting], sorted(names)))
 
 
-def _effect(axes: Any, cell: Cell, of: Mapping[str, Look]) -> None:
-    run = cell.series(SERIES)[0]
+def _effect(axes: Any, setting: Setting, of: Mapping[str, Look]) -> None:
+    run = setting.series(SERIES)[0]
     for name in dict.fromkeys(run["selector"]):
         rows = [i for i, other in enumerate(run["selector"]) if other == name]
         colour, marker, dash = of[name]
@@ -84,17 +92,17 @@ def _effect(axes: Any, cell: Cell, of: Mapping[str, Look]) -> None:
     axes.grid()
 
 
-def _bars(axes: Any, cell: Cell, score: str, label: str, of: Mapping[str, Look]) -> None:
+def _bars(axes: Any, setting: Setting, score: str, label: str, of: Mapping[str, Look]) -> None:
     """A dot with its interval for each variant, in the usual order, first on top."""
-    order = _scored(cell, score)
+    order = _scored(setting, score)
     for at, name in enumerate(reversed(order)):
-        found = cell.estimate(f"{score}/{name}")
+        found = setting.estimate(f"{score}/{name}")
         if found is None:
             continue
         colour, marker, _ = of[name]
         axes.plot([found.mean], [at], color=colour, marker=marker, linestyle="")
         whisker(axes, at, found, colour, horizontal=True)
-    axes.set_yticks(range(len(order)), [cell.variant(n).label for n in reversed(order)])
+    axes.set_yticks(range(len(order)), [setting.variant(n).label for n in reversed(order)])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_xlabel(label)
     axes.axvline(0, color="#BBBBBB", linewidth=0.5, zorder=0)

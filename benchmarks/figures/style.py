@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.figures.looks import Look
 from benchmarks.results.labels import labels
-from benchmarks.results.settings import MIN_SEEDS, Cell, Estimate
+from benchmarks.results.settings import MIN_SEEDS, Estimate, Setting
 from benchmarks.results.worlds import world_title
 
 COLUMN = 3.4
@@ -72,9 +72,9 @@ def whisker(
     axes.plot(x, y, color=colour, marker=cap, **style)
 
 
-def seed_dots(axes: Any, at: float, cell: Cell, score: str, *, horizontal: bool) -> None:
+def seed_dots(axes: Any, at: float, setting: Setting, score: str, *, horizontal: bool) -> None:
     """Single seeds, small and grey, where there are several."""
-    values = cell.values(score)
+    values = setting.values(score)
     if len(values) > 1:
         place = [at] * len(values)
         x, y = (values, place) if horizontal else (place, values)
@@ -102,30 +102,30 @@ def escape(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def shown_labels(cells: Sequence[Cell]) -> list[str]:
-    return [escape(label) for label in labels(cells)]
+def shown_labels(settings: Sequence[Setting]) -> list[str]:
+    return [escape(label) for label in labels(settings)]
 
 
-def sae_label(cell: Cell) -> str:
-    """The label of a cell, after its method where a label of its own leaves that out."""
-    (label,), method = shown_labels([cell]), cell.about.label
+def sae_label(setting: Setting) -> str:
+    """The label of a setting, after its method where a label of its own leaves that out."""
+    (label,), method = shown_labels([setting]), setting.about.label
     return label if label.startswith(method) else f"{method}, {label}"
 
 
-def row_labels(cells: Sequence[Cell]) -> list[str]:
+def row_labels(settings: Sequence[Setting]) -> list[str]:
     """Labels that say which rows have fewer seeds than it takes for an interval."""
-    many = max(cell.n_seeds for cell in cells) >= MIN_SEEDS
+    many = max(setting.n_seeds for setting in settings) >= MIN_SEEDS
     notes = [
-        f" ({cell.n_seeds} seed{'s' * (cell.n_seeds > 1)})"
-        if many and cell.n_seeds < MIN_SEEDS
+        f" ({setting.n_seeds} seed{'s' * (setting.n_seeds > 1)})"
+        if many and setting.n_seeds < MIN_SEEDS
         else ""
-        for cell in cells
+        for setting in settings
     ]
-    return [f"{label}{note}" for label, note in zip(shown_labels(cells), notes, strict=True)]
+    return [f"{label}{note}" for label, note in zip(shown_labels(settings), notes, strict=True)]
 
 
-def where(cell: Cell) -> str:
-    return escape(world_title(cell))
+def where(setting: Setting) -> str:
+    return escape(world_title(setting))
 
 
 def handle(label: str, colour: Any, marker: str = "", **options: Any) -> Any:

@@ -10,7 +10,7 @@ from benchmarks.figures.drawing import Drawing, Figure, bars
 from benchmarks.figures.looks import GREY, Look, series
 from benchmarks.figures.style import COLUMN, PAGE, handle, legend_below, line_handle, new_figure
 from benchmarks.results.labels import seedless
-from benchmarks.results.settings import Cell, methods_of
+from benchmarks.results.settings import Setting, methods_of
 from benchmarks.results.worlds import in_order
 from gradsae.about import About
 from gradsae.records.record import part
@@ -29,34 +29,34 @@ class Sweep:
     title: str
     text: str
     axis: str
-    x: Callable[[Cell], float | None]
+    x: Callable[[Setting], float | None]
     """The swept quantity; None for a method without it, which is drawn as a level line."""
     free: tuple[str, ...]
-    """Fields of source and trainer in which the cells of this experiment differ."""
+    """Fields of source and trainer in which the settings of this experiment differ."""
     log: bool = False
     line: tuple[str, str] | None = None
     """A field of the config that, beside the method, tells lines apart."""
     facet: tuple[str, str] | None = None
     """A field of the config with a column of panels for each of its values."""
-    mark: Callable[[Cell], float] | None = None
+    mark: Callable[[Setting], float] | None = None
     """A place on the axis where the paper says that something changes."""
 
 
-def spread_of_rates(cell: Cell) -> float:
+def spread_of_rates(setting: Setting) -> float:
     """Highest over lowest rate, where rates fall as (i + 1)^-exponent."""
-    return cell.setup.source.get("n_features") ** cell.setup.source.get("exponent")
+    return setting.setup.source.get("n_features") ** setting.setup.source.get("exponent")
 
 
-def co_occurrence(cell: Cell) -> float:
+def co_occurrence(setting: Setting) -> float:
     """rho_2, the largest share of a feature's rows on which one other is active (see `paired`)."""
-    paired = cell.setup.source.get("paired") or 0.0
-    size, n = cell.setup.source.get("l0"), cell.setup.source.get("n_features")
+    paired = setting.setup.source.get("paired") or 0.0
+    size, n = setting.setup.source.get("l0"), setting.setup.source.get("n_features")
     return paired + (1 - paired) * (size - 1) / (n - 1)
 
 
-def noise_share(cell: Cell) -> float:
+def noise_share(setting: Setting) -> float:
     """Noise over signal, in mean squares: rows of balanced coefficients have norm 1 or so."""
-    return cell.setup.source.get("width") * cell.setup.source.get("noise") ** 2
+    return setting.setup.source.get("width") * setting.setup.source.get("noise") ** 2
 
 
 SWEEPS = (
@@ -65,7 +65,7 @@ SWEEPS = (
         title="Active features per row.",
         text="Exactly s of 128 features are active on a row; TopK is given s.",
         axis="s, active features per row",
-        x=lambda cell: cell.setup.source.get("l0"),
+        x=lambda setting: setting.setup.source.get("l0"),
         free=("l0",),
         log=True,
     ),
@@ -85,14 +85,14 @@ SWEEPS = (
         axis=r"co-occurrence $\rho_2$",
         x=co_occurrence,
         free=("paired",),
-        mark=lambda cell: cell.setup.source.get("n_features") ** -0.5,
+        mark=lambda setting: setting.setup.source.get("n_features") ** -0.5,
     ),
     Sweep(
         name="width",
         title="Width, and how much coefficients vary.",
         text="128 features; columns: the law of the coefficients on a row.",
         axis="latents",
-        x=lambda cell: cell.setup.trainer.get("d_sae"),
+        x=lambda setting: setting.setup.trainer.get("d_sae"),
         free=("d_sae", "coefficients"),
         log=True,
         facet=("source", "coefficients"),
@@ -113,7 +113,7 @@ SWEEPS = (
         "start at the quantiles of their target rates or at zero. Level lines: methods without "
         "such a scale.",
         axis="output scale at the start",
-        x=lambda cell: cell.setup.trainer.get("scale_init"),
+        x=lambda setting: setting.setup.trainer.get("scale_init"),
         free=("scale_init", "bias_init"),
         log=True,
         line=("trainer", "bias_init"),
@@ -124,11 +124,11 @@ SWEEPS = (
 NAMES = {sweep.name for sweep in SWEEPS}
 
 
-def draw(sweep: Sweep, cells: Sequence[Cell]) -> Drawing | None:
-    cells = cells_of(sweep, cells)
-    if not cells:
+def draw(sweep: Sweep, settings: Sequence[Setting]) -> Drawing | None:
+    settings = settings_of(sweep, settings)
+    if not settings:
         return None
-    facets = _values(cells, sweep.facet)
+    facets = _values(settings, sweep.facet)
     figure, grid = new_figure(
         *(len(SHOWN), len(facets)),
         width=COLUMN if len(facets) == 1 else min(PAGE, COLUMN * (0.5 + len(facets) / 2)),
@@ -136,90 +136,90 @@ def draw(sweep: Sweep, cells: Sequence[Cell]) -> Drawing | None:
         sharex=True,
         sharey="row",
     )
-    abouts = methods_of(cells)
-    of = looks_of(lines_of(sweep, cells), abouts)
+    abouts = methods_of(settings)
+    of = looks_of(lines_of(sweep, settings), abouts)
     for column, facet in zip(grid.T, facets, strict=True):
-        shown = [cell for cell in cells if _value(cell, sweep.facet) == facet]
+        shown = [setting for setting in settings if _value(setting, sweep.facet) == facet]
         for axes, score in zip(column, SHOWN, strict=True):
             _panel(axes, sweep, shown, score, of)
         column[-1].set_xlabel(sweep.axis)
         if facet is not None:
             column[0].set_title(str(facet).replace("_", " "))
     for axes, score in zip(grid[:, 0], SHOWN, strict=True):
-        axes.set_ylabel(cells[0].score(score).header)
+        axes.set_ylabel(settings[0].score(score).header)
     legend_below(figure, _legend(sweep, of, abouts), 4 if sweep.line is None else 2)
     return Drawing(
         figure=figure,
         title=sweep.title,
         text=f"{sweep.text} Feature recovery rate at a cosine of 0.9, mean matched cosine (MCC) "
         "and fraction of variance unexplained on held-out rows, which a method with a good "
-        f"recovery need not have low. Lines: mean over seeds; {bars(cells, SHOWN[0], mark='bands')}"
-        "; where lines coincide, the one that stands first in the legend is the "
+        "recovery need not have low. Lines: mean over seeds; "
+        f"{bars(settings, SHOWN[0], mark='bands')}; where lines coincide, the one that stands first in the legend is the "
         "widest; dotted grey: chance, the same score of random directions.",
-        cells=cells,
+        settings=settings,
     )
 
 
-def cells_of(sweep: Sweep, cells: Sequence[Cell]) -> list[Cell]:
-    """The cells of an experiment, and those of its sisters that are a cell of it, too.
+def settings_of(sweep: Sweep, settings: Sequence[Setting]) -> list[Setting]:
+    """The settings of an experiment, and those of its sisters that are a setting of it, too.
 
-    Sisters have a world in common, say the one without noise and with single features. A cell is
+    Sisters have a world in common, say the one without noise and with single features. A setting is
     done once and bears the name of the experiment that came first.
     """
-    cells = [c for c in cells if c.task == "recovery" and c.setup.experiment in NAMES]
-    own = [cell for cell in cells if cell.setup.experiment == sweep.name]
-    methods = {cell.method for cell in own}
+    settings = [c for c in settings if c.task == "recovery" and c.setup.experiment in NAMES]
+    own = [setting for setting in settings if setting.setup.experiment == sweep.name]
+    methods = {setting.method for setting in own}
     return [
-        cell
-        for cell in cells
+        setting
+        for setting in settings
         if any(
-            _alike(sweep, cell, one)
+            _alike(sweep, setting, one)
             for one in own
-            if one.method == cell.method or cell.method not in methods
+            if one.method == setting.method or setting.method not in methods
         )
     ]
 
 
-def _alike(sweep: Sweep, cell: Cell, one: Cell) -> bool:
-    """Whether two cells agree in all that the experiment does not sweep, the method apart."""
-    worlds, starts = zip(_fixed(sweep, cell), _fixed(sweep, one), strict=True)
+def _alike(sweep: Sweep, setting: Setting, one: Setting) -> bool:
+    """Whether two settings agree in all that the experiment does not sweep, the method apart."""
+    worlds, starts = zip(_fixed(sweep, setting), _fixed(sweep, one), strict=True)
     if worlds[0] != worlds[1]:
         return False
     return all(None in values or len({*values}) == 1 for values in zip(*starts, strict=True))
 
 
-def _fixed(sweep: Sweep, cell: Cell) -> tuple[dict[str, Any], list[Any]]:
+def _fixed(sweep: Sweep, setting: Setting) -> tuple[dict[str, Any], list[Any]]:
     """World and training, and what a method may lack: None where it does."""
-    source = seedless(cell.first.config["source"])
+    source = seedless(setting.first.config["source"])
     world = {name: value for name, value in source.items() if name not in sweep.free}
     starts = [name for name in ("d_sae", "scale_init", "bias_init") if name not in sweep.free]
-    return {**world, "fit": cell.first.config.get("fit")}, [
-        cell.setup.trainer.get(name) for name in starts
+    return {**world, "fit": setting.first.config.get("fit")}, [
+        setting.setup.trainer.get(name) for name in starts
     ]
 
 
-def lines_of(sweep: Sweep, cells: Sequence[Cell]) -> dict[Line, list[Cell]]:
+def lines_of(sweep: Sweep, settings: Sequence[Setting]) -> dict[Line, list[Setting]]:
     """Cells of each line in the order of the swept quantity; methods in their usual order."""
-    found: dict[Line, list[Cell]] = {}
-    for cell in in_order(cells):
-        found.setdefault((cell.method, _value(cell, sweep.line)), []).append(cell)
+    found: dict[Line, list[Setting]] = {}
+    for setting in in_order(settings):
+        found.setdefault((setting.method, _value(setting, sweep.line)), []).append(setting)
     return {
-        line: sorted(members, key=lambda cell: sweep.x(cell) or 0.0)
+        line: sorted(members, key=lambda setting: sweep.x(setting) or 0.0)
         for line, members in found.items()
     }
 
 
 def _panel(
-    axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str, of: Mapping[Line, Look]
+    axes: Any, sweep: Sweep, settings: Sequence[Setting], score: str, of: Mapping[Line, Look]
 ) -> None:
-    lines = lines_of(sweep, cells)
+    lines = lines_of(sweep, settings)
     for above, (line, members) in zip(reversed(range(len(lines))), lines.items(), strict=True):
         _line(axes, sweep, members, score, of[line], 1 + 0.4 * above)
-    _chance(axes, sweep, cells, f"{score}/chance")
+    _chance(axes, sweep, settings, f"{score}/chance")
     if sweep.mark is not None:
-        axes.axvline(sweep.mark(cells[0]), color="#555555", linewidth=0.8, linestyle="--")
+        axes.axvline(sweep.mark(settings[0]), color="#555555", linewidth=0.8, linestyle="--")
     if sweep.log:
-        _log_axis(axes, sorted({x for cell in cells if (x := sweep.x(cell)) is not None}))
+        _log_axis(axes, sorted({x for setting in settings if (x := sweep.x(setting)) is not None}))
     if "fvu" in score:
         axes.set_ylim(bottom=0)
     else:
@@ -228,11 +228,13 @@ def _panel(
 
 
 def _line(
-    axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str, look: Look, wide: float
+    axes: Any, sweep: Sweep, settings: Sequence[Setting], score: str, look: Look, wide: float
 ) -> None:
     style = {"color": look.colour, "linestyle": look.dash, "linewidth": wide}
     points = [
-        (sweep.x(cell), found) for cell in cells if (found := cell.estimate(score)) is not None
+        (sweep.x(setting), found)
+        for setting in settings
+        if (found := setting.estimate(score)) is not None
     ]
     level = [found for x, found in points if x is None]
     for found in level:
@@ -250,11 +252,11 @@ def _line(
         axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
 
 
-def _chance(axes: Any, sweep: Sweep, cells: Sequence[Cell], score: str) -> None:
+def _chance(axes: Any, sweep: Sweep, settings: Sequence[Setting], score: str) -> None:
     """Mean over the methods, whose random directions differ by their draw alone."""
     at: dict[float, list[float]] = {}
-    for cell in cells:
-        x, value = sweep.x(cell), cell.mean(score)
+    for setting in settings:
+        x, value = sweep.x(setting), setting.mean(score)
         if x is not None and value is not None:
             at.setdefault(x, []).append(value)
     if at:
@@ -293,12 +295,12 @@ def looks_of(lines: Iterable[Line], abouts: Mapping[str, About]) -> dict[Line, L
     return dict(zip(lines, series([method for method, _ in lines], abouts), strict=True))
 
 
-def _values(cells: Sequence[Cell], field: tuple[str, str] | None) -> list[Any]:
-    return sorted({_value(cell, field) for cell in cells}, key=str)
+def _values(settings: Sequence[Setting], field: tuple[str, str] | None) -> list[Any]:
+    return sorted({_value(setting, field) for setting in settings}, key=str)
 
 
-def _value(cell: Cell, field: tuple[str, str] | None) -> Any:
-    return None if field is None else part(cell.first, *field)
+def _value(setting: Setting, field: tuple[str, str] | None) -> Any:
+    return None if field is None else part(setting.first, *field)
 
 
 FIGURES = tuple(

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.figures.by_world import Panel, draw_by_world
 from benchmarks.figures.drawing import Drawing
 from benchmarks.figures.style import plain_log
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 from benchmarks.results.worlds import World
 
 NAME = "training"
@@ -20,8 +20,8 @@ SHOWN = {
 }
 
 
-def draw(cells: Sequence[Cell]) -> Drawing | None:
-    found = {column for cell in cells for run in cell.series(SERIES) for column in run}
+def draw(settings: Sequence[Setting]) -> Drawing | None:
+    found = {column for setting in settings for run in setting.series(SERIES) for column in run}
     shown = [column for column in SHOWN if column in found]
     panels = [
         Panel(x="step", y=SHOWN[of][0], line=partial(_curve, of), finish=partial(_finish, of))
@@ -29,7 +29,7 @@ def draw(cells: Sequence[Cell]) -> Drawing | None:
     ]
     words = ", ".join(SHOWN[column][1] for column in shown)
     return draw_by_world(
-        *(cells, SERIES, panels, []),
+        *(settings, SERIES, panels, []),
         title="Training curves.",
         text=f"On training batches, by step: {words}. Lines: mean over seeds; bands: lowest to "
         "highest seed.",
@@ -41,11 +41,11 @@ def _finish(column: str, axes: Any, world: World) -> None:
         plain_log(axes, "y")
 
 
-def _curve(column: str, axes: Any, cell: Cell, style: dict[str, Any]) -> bool:
+def _curve(column: str, axes: Any, setting: Setting, style: dict[str, Any]) -> bool:
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
-    runs = [run for run in cell.series(SERIES) if {"step", column} <= run.keys()]
+    runs = [run for run in setting.series(SERIES) if {"step", column} <= run.keys()]
     runs = [run for run in runs if run["step"] == runs[0]["step"]]
     if not runs:
         return False

@@ -13,7 +13,7 @@ from benchmarks.pages.page import index, pages_of
 from benchmarks.render import html
 from benchmarks.render.console import summaries
 from benchmarks.results.reading import LOCAL_ORIGIN, Entry
-from benchmarks.results.settings import Cell, make_cells
+from benchmarks.results.settings import Setting, make_settings
 from gradsae.records.record import load
 from gradsae.storage.files import write_whole
 
@@ -24,11 +24,11 @@ MOST_PAGES = 10
 def write_site(paths: Sequence[Path], failures: Sequence[str], out: Path) -> tuple[Path, list[str]]:
     """Write the site of these records; return its first page, and why figures are missing."""
     entries = [Entry(record=load(path), path=path, origin=LOCAL_ORIGIN) for path in paths]
-    cells = make_cells(entries)
+    settings = make_settings(entries)
     said = io.StringIO()  # names every figure that these records do not have: most of them
     with contextlib.redirect_stdout(said):
-        figures, problems = draw_all(cells, out / "figures")
-    write_whole(out / "board.html", board(make_tables(cells), figures, out))
+        figures, problems = draw_all(settings, out / "figures")
+    write_whole(out / "board.html", board(make_tables(settings), figures, out))
     n_pages = _write_prompts(entries, out)
     records = [entry.record for entry in entries]
     newest = max(records, key=lambda record: record.created)
@@ -49,10 +49,10 @@ def write_site(paths: Sequence[Path], failures: Sequence[str], out: Path) -> tup
 
 def _write_prompts(entries: Sequence[Entry], out: Path) -> int:
     """Write a page for each prompt and the list of them; return how many there are."""
-    listed: list[tuple[Cell, Any]] = []
+    listed: list[tuple[Setting, Any]] = []
     for entry in entries:
         if pages := pages_of(entry.record)[:MOST_PAGES]:
-            listed.append((Cell((entry,)), pages))
+            listed.append((Setting((entry,)), pages))
     if not listed:
         return 0
     (out / "prompts").mkdir(parents=True, exist_ok=True)

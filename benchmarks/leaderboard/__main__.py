@@ -12,7 +12,7 @@ from benchmarks.leaderboard import plain
 from benchmarks.leaderboard.board import make_tables
 from benchmarks.leaderboard.page import render
 from benchmarks.results.reading import add_records_argument, command, read
-from benchmarks.results.settings import make_cells
+from benchmarks.results.settings import make_settings
 from gradsae.errors import UserError
 from gradsae.storage.files import check_writable, write_whole
 
@@ -27,12 +27,12 @@ def main() -> None:
     parser.add_argument("--out", default="results/site", type=Path, help="default: %(default)s")
     parser.add_argument("--no-figures", action="store_true", help="tables only: a second, not ten")
     args = parser.parse_args()
-    cells = make_cells(read(args.records))
-    if not cells:
+    settings = make_settings(read(args.records))
+    if not settings:
         raise UserError(f"no records in {args.records}; `python -m benchmarks.run` makes some")
     check_writable(args.out)
-    tables = make_tables(cells)
-    figures, problems = ([], []) if args.no_figures else draw_all(cells, args.out / "figures")
+    tables = make_tables(settings)
+    figures, problems = ([], []) if args.no_figures else draw_all(settings, args.out / "figures")
     write_whole(args.out / "board.csv", plain.table_csv(tables))
     write_whole(args.out / "board.md", plain.markdown(tables))
     write_whole(args.out / "index.html", render(tables, figures, args.out))

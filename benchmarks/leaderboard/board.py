@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from benchmarks.results.labels import labels
 from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN
 from benchmarks.results.rows import Line, columns, make_lines
-from benchmarks.results.settings import MIN_SEEDS, Cell, Estimate
+from benchmarks.results.settings import MIN_SEEDS, Estimate, Setting
 from benchmarks.results.vocabulary import TASKS
 from benchmarks.results.worlds import World, make_worlds
 from gradsae.about import Score
@@ -37,23 +37,23 @@ class Table:
 
     def score(self, name: str) -> Score:
         """What a score means: header, direction, range."""
-        return self.rows[0].line.cell.score(name)
+        return self.rows[0].line.setting.score(name)
 
     @property
     def ranked_by(self) -> str:
         """The score that ranks, or the empty string where none can."""
-        score = self.rows[0].line.cell.ranked_by
+        score = self.rows[0].line.setting.ranked_by
         return score if score in self.columns else ""
 
     @property
     def question(self) -> str:
         """What the task asks, for people; its name where the task does not say."""
-        return self.rows[0].line.cell.question or self.task
+        return self.rows[0].line.setting.question or self.task
 
     @property
     def weights(self) -> str:
         """How the weights of the language model were rounded, or the empty string."""
-        return next((row.line.cell.weights for row in self.rows if row.line.cell.weights), "")
+        return next((row.line.setting.weights for row in self.rows if row.line.setting.weights), "")
 
     @property
     def heading(self) -> str:
@@ -61,20 +61,20 @@ class Table:
         return f"{self.task} on {self.title}{weights}"
 
 
-def make_tables(cells: Iterable[Cell]) -> list[Table]:
+def make_tables(settings: Iterable[Setting]) -> list[Table]:
     """Tables by task and source; two versions of a task are two tables."""
-    worlds = make_worlds(cell for cell in cells if cell.is_on_board)
+    worlds = make_worlds(setting for setting in settings if setting.is_on_board)
     return [_make_table(world) for world in sorted(worlds, key=_task_order)]
 
 
 def _task_order(world: World) -> int:
-    task = world.cells[0].task
+    task = world.settings[0].task
     return TASKS.index(task) if task in TASKS else len(TASKS)
 
 
 def _make_table(world: World) -> Table:
-    cells, first = world.cells, world.cells[0]
-    lines = make_lines(cells, labels(cells))
+    settings, first = world.settings, world.settings[0]
+    lines = make_lines(settings, labels(settings))
     names = tuple(columns(lines))
     ranked = first.ranked_by if first.ranked_by in names else ""
     ranks = rank([line for line in lines if not _why_unranked(line, ranked)], ranked)
@@ -83,7 +83,7 @@ def _make_table(world: World) -> Table:
             line=line,
             rank=ranks.get(i),
             unranked=_why_unranked(line, ranked),
-            badge=badge(line.cell, cells, ranked),
+            badge=badge(line.setting, settings, ranked),
             scores={name: found for name in names if (found := line.estimate(name))},
         )
         for line, i in zip(lines, map(id, lines), strict=True)
@@ -95,7 +95,7 @@ def _make_table(world: World) -> Table:
         title=world.title,
         columns=names,
         rows=tuple(rows),
-        chance=_chance(cells, names),
+        chance=_chance(settings, names),
     )
 
 
@@ -105,21 +105,21 @@ def rank(lines: Sequence[Line], score: str) -> dict[int, int]:
     Lines that their intervals do not set apart share a rank.
     """
     found = {id(line): line.estimate(score) for line in lines}
-    lower = any(line.cell.score(score).better == "lower" for line in lines)
+    lower = any(line.setting.score(score).better == "lower" for line in lines)
     sign = -1 if lower else 1
     spans = {i: sorted((sign * (e.low or 0), sign * (e.high or 0))) for i, e in found.items() if e}
     return {i: 1 + sum(other[0] > span[1] for other in spans.values()) for i, span in spans.items()}
 
 
-def badge(cell: Cell, cells: Sequence[Cell], score: str) -> str:
+def badge(setting: Setting, settings: Sequence[Setting], score: str) -> str:
     """Who vouches for a row: the project, this machine, its author, or author and project."""
-    if cell.origin in (OWN_ORIGIN, LOCAL_ORIGIN):
-        return {OWN_ORIGIN: "own", LOCAL_ORIGIN: "this machine"}[cell.origin]
-    for own in (c for c in cells if c.origin == OWN_ORIGIN and c.key == cell.key):
-        ours, theirs = own.estimate(score), cell.estimate(score)
+    if setting.origin in (OWN_ORIGIN, LOCAL_ORIGIN):
+        return {OWN_ORIGIN: "own", LOCAL_ORIGIN: "this machine"}[setting.origin]
+    for own in (c for c in settings if c.origin == OWN_ORIGIN and c.key == setting.key):
+        ours, theirs = own.estimate(score), setting.estimate(score)
         if ours and theirs and _overlap(ours, theirs):
-            return f"reported by {cell.origin}, reproduced"
-    return f"self-reported by {cell.origin}"
+            return f"reported by {setting.origin}, reproduced"
+    return f"self-reported by {setting.origin}"
 
 
 def _overlap(a: Estimate, b: Estimate) -> bool:
@@ -133,8 +133,8 @@ def _why_unranked(line: Line, score: str) -> str:
         return "control"
     if not score:
         return "no ground truth to rank by"
-    if line.cell.n_seeds < MIN_SEEDS:
-        return f"{line.cell.n_seeds} of {MIN_SEEDS} seeds"
+    if line.setting.n_seeds < MIN_SEEDS:
+        return f"{line.setting.n_seeds} of {MIN_SEEDS} seeds"
     found = line.estimate(score)
     if found is None or found.over != "seeds":
         return f"no {score} on {MIN_SEEDS} seeds"
@@ -148,10 +148,10 @@ def _row_order(row: Row, score: str) -> tuple[bool, bool, int, float]:
     return (row.line.is_control, row.rank is None, row.rank or 0, value)
 
 
-def _chance(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, Mean]:
+def _chance(settings: Sequence[Setting], names: Sequence[str]) -> dict[str, Mean]:
     found = {}
     for name in names:
-        values = [value for cell in cells for value in cell.values(f"{name}/chance")]
+        values = [value for setting in settings for value in setting.values(f"{name}/chance")]
         if values:
             found[name] = seeds_interval(values)
     return found

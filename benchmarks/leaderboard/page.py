@@ -17,7 +17,7 @@ from benchmarks.results.vocabulary import format_score
 
 def render(tables: Sequence[Table], figures: Sequence[Drawn], out: Path) -> str:
     """Return the page; links to records are relative to `out`."""
-    records = {r.id: r for table in tables for row in table.rows for r in row.line.cell.records}
+    records = {r.id: r for table in tables for row in table.rows for r in row.line.setting.records}
 
     def link(entry: Entry) -> str:
         return quote(Path(os.path.relpath(entry.path, out)).as_posix())
@@ -87,7 +87,7 @@ def _kind(row: Row) -> str:
 
 def _commands(row: Row) -> list[str]:
     """Return the commands that run the records of a row again."""
-    return list(dict.fromkeys(r.provenance["command"] for r in row.line.cell.records))
+    return list(dict.fromkeys(r.provenance["command"] for r in row.line.setting.records))
 
 
 def _notes(tables: Sequence[Table]) -> dict[str, Any]:

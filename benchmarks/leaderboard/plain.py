@@ -59,7 +59,7 @@ def table_csv(tables: Sequence[Table]) -> str:
 
 def commit(row: Row) -> str:
     """Short commit of the newest record, and how many others there are."""
-    records = sorted(row.line.cell.records, key=lambda record: record.created)
+    records = sorted(row.line.setting.records, key=lambda record: record.created)
     commits = {str(r.provenance["commit"] or "unknown")[:7]: r for r in records}
     newest = str(records[-1].provenance["commit"] or "unknown")[:7]
     dirty = "*" if any(r.provenance["dirty"] is not False for r in records) else ""
@@ -79,8 +79,8 @@ def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
         [
             row.line.label,
             *(mean_text(row.scores.get(name)) for name in table.columns),
-            str(row.line.cell.n_seeds),
-            format_score(row.line.cell.seconds),
+            str(row.line.setting.n_seeds),
+            format_score(row.line.setting.seconds),
             row.badge,
             commit(row),
         ]
@@ -102,11 +102,11 @@ def _csv_table(table: Table) -> list[str]:
 
 
 def _csv_lines(table: Table, row: Row) -> list[list[object]]:
-    cell = row.line.cell
+    setting = row.line.setting
     start = [*_csv_table(table), _safe(row.line.label), _safe(row.line.variant)]
     start += [str(row.rank or ""), _safe(row.unranked), _safe(row.badge)]
-    ids = " ".join(record.id for record in cell.records)
-    end = [cell.n_seeds, "" if cell.seconds is None else cell.seconds, commit(row), ids]
+    ids = " ".join(record.id for record in setting.records)
+    end = [setting.n_seeds, "" if setting.seconds is None else setting.seconds, commit(row), ids]
     return [
         [
             *start,

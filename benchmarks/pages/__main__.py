@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.pages.page import index, pages_of
 from benchmarks.results.reading import add_records_argument, command, read
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 from gradsae.errors import UserError
 from gradsae.storage.files import check_writable, write_whole
 
@@ -25,8 +25,10 @@ def main() -> None:
     parser.add_argument("--out", default="results/local/pages", type=Path, help="%(default)s")
     parser.add_argument("--most", default=10, type=int, help="pages of a record (%(default)s)")
     args = parser.parse_args()
-    found = [(Cell((entry,)), pages_of(entry.record)[: args.most]) for entry in read(args.records)]
-    found = [(cell, pages) for cell, pages in found if pages]
+    found = [
+        (Setting((entry,)), pages_of(entry.record)[: args.most]) for entry in read(args.records)
+    ]
+    found = [(setting, pages) for setting, pages in found if pages]
     if not found:
         raise UserError(
             f"no records of masking, influence or steering in {args.records}; "

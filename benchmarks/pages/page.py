@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.render import html
 from benchmarks.results.declared import about_variant
-from benchmarks.results.settings import Cell, n_asked, sae_title, site_order
+from benchmarks.results.settings import Setting, n_asked, sae_title, site_order
 from benchmarks.results.vocabulary import format_score
 from gradsae.records.record import Record
 
@@ -52,25 +52,26 @@ def pages_of(record: Record) -> list[Page]:
     return []
 
 
-def index(listed: Sequence[tuple[Cell, Sequence[Page]]]) -> str:
+def index(listed: Sequence[tuple[Setting, Sequence[Page]]]) -> str:
     """Return the list of pages: by task and SAE, in the order of the tables, most asked first."""
     tasks: dict[str, list[dict[str, Any]]] = {}
-    for task in sorted({cell.task for cell, _ in listed}):
+    for task in sorted({setting.task for setting, _ in listed}):
         own = sorted((each for each in listed if each[0].task == task), key=lambda e: _order(e[0]))
         tasks[task] = [
-            {"title": sae_title(cell), "about": _about(cell), "pages": pages} for cell, pages in own
+            {"title": sae_title(setting), "about": _about(setting), "pages": pages}
+            for setting, pages in own
         ]
     return html.render("prompts.html.j2", style="prompt.css", tasks=tasks)
 
 
-def _order(cell: Cell) -> tuple[Any, ...]:
-    return *site_order(cell), cell.depth or 0, -n_asked(cell), cell.first.id
+def _order(setting: Setting) -> tuple[Any, ...]:
+    return *site_order(setting), setting.depth or 0, -n_asked(setting), setting.first.id
 
 
-def _about(cell: Cell) -> str:
+def _about(setting: Setting) -> str:
     """Return which record of an SAE this is: its experiment, prompts and id."""
-    asked, what = n_asked(cell), "questions" if cell.task == "masking" else "prompts"
-    parts = [cell.first.setup.experiment, f"{asked} {what}" if asked else None, cell.first.id]
+    asked, what = n_asked(setting), "questions" if setting.task == "masking" else "prompts"
+    parts = [setting.first.setup.experiment, f"{asked} {what}" if asked else None, setting.first.id]
     return ", ".join(part for part in parts if part)
 
 

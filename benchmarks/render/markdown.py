@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.places import ROOT
 from benchmarks.results.reading import add_records_argument, read
-from benchmarks.results.settings import Cell, make_cells
+from benchmarks.results.settings import Setting, make_settings
 from gradsae.errors import UserError
 from gradsae.storage.files import write_whole
 
@@ -33,7 +33,7 @@ def plain(value: float, digits: int) -> str:
 
 
 def write_or_check(
-    name: str, about: str | None, pages: Callable[[Sequence[Cell]], Mapping[Path, str]]
+    name: str, about: str | None, pages: Callable[[Sequence[Setting]], Mapping[Path, str]]
 ) -> None:
     """The command `benchmarks.name`: write each page of the records, or fail if one differs."""
     parser = argparse.ArgumentParser(
@@ -45,7 +45,7 @@ def write_or_check(
     parser.set_defaults(records="published")
     parser.add_argument("--check", action="store_true", help="write nothing, fail if it differs")
     args = parser.parse_args()
-    for path, text in pages(make_cells(read(args.records))).items():
+    for path, text in pages(make_settings(read(args.records))).items():
         differs = not path.exists() or path.read_text() != text
         if args.check and differs:
             raise UserError(f"{path.name} does not show the records: run benchmarks.{name}")

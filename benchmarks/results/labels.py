@@ -1,11 +1,11 @@
-"""Names of cells, for rows and legends: what tells a method from its like, and no more."""
+"""Names of settings, for rows and legends: what tells a method from its like, and no more."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.results.declared import MAX_LABEL, printable
 from benchmarks.results.reading import LOCAL_ORIGIN
-from benchmarks.results.settings import Cell
+from benchmarks.results.settings import Setting
 
 NAMES = {"label", "experiment"}
 ALWAYS = {"k", "l1"}
@@ -14,22 +14,24 @@ ALWAYS = {"k", "l1"}
 NOT_HYPERPARAMETERS = {"name", "d_sae"}
 
 
-def labels(cells: Sequence[Cell]) -> list[str]:
-    """A name for each cell: its label, or the method and what tells it from its like."""
-    names = [_label(cell, [c for c in cells if c.method == cell.method]) for cell in cells]
+def labels(settings: Sequence[Setting]) -> list[str]:
+    """A name for each setting: its label, or the method and what tells it from its like."""
+    names = [
+        _label(setting, [c for c in settings if c.method == setting.method]) for setting in settings
+    ]
     for name in {name for name in names if names.count(name) > 1}:
         same = [i for i, other in enumerate(names) if other == name]
-        for i, more in zip(same, differences([cells[i] for i in same]), strict=True):
+        for i, more in zip(same, differences([settings[i] for i in same]), strict=True):
             names[i] = f"{name} ({more})"
     return names
 
 
-def differences(cells: Sequence[Cell], parts: Sequence[str] | None = None) -> list[str]:
-    """What tells cells of one name apart: up to two fields of the config, or the record's id.
+def differences(settings: Sequence[Setting], parts: Sequence[str] | None = None) -> list[str]:
+    """What tells settings of one name apart: up to two fields of the config, or the record's id.
 
     With `parts`, only fields of these parts of the config.
     """
-    configs = [cell.first.config for cell in cells]
+    configs = [setting.first.config for setting in settings]
     if parts is not None:
         configs = [{k: v for k, v in config.items() if k in parts} for config in configs]
     flat = [dict(_flat(seedless(config))) for config in configs]
@@ -41,9 +43,9 @@ def differences(cells: Sequence[Cell], parts: Sequence[str] | None = None) -> li
         ]
         if len(set(texts)) == len(texts):
             return texts
-    if len({cell.origin for cell in cells}) == len(cells):
-        return [cell.origin.replace(LOCAL_ORIGIN, "this machine") for cell in cells]
-    return [f"{cell.origin} {cell.first.id[:6]}" for cell in cells]
+    if len({setting.origin for setting in settings}) == len(settings):
+        return [setting.origin.replace(LOCAL_ORIGIN, "this machine") for setting in settings]
+    return [f"{setting.origin} {setting.first.id[:6]}" for setting in settings]
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -54,22 +56,22 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _label(cell: Cell, alike: Sequence[Cell]) -> str:
-    given = cell.first.config.get("label")
+def _label(setting: Setting, alike: Sequence[Setting]) -> str:
+    given = setting.first.config.get("label")
     if isinstance(given, str) and given.strip():
         return printable(given.strip(), MAX_LABEL)
-    mine = hyperparameters(cell)
+    mine = hyperparameters(setting)
     telling = [
         key
         for key in mine
         if key in ALWAYS or any(hyperparameters(other).get(key) != mine[key] for other in alike)
     ]
-    words = [cell.about.label, *(f"{key}={_value(mine[key])}" for key in telling)]
+    words = [setting.about.label, *(f"{key}={_value(mine[key])}" for key in telling)]
     return printable(" ".join(words), MAX_LABEL)
 
 
-def hyperparameters(cell: Cell) -> dict[str, Any]:
-    trainer = cell.first.config.get("trainer")
+def hyperparameters(setting: Setting) -> dict[str, Any]:
+    trainer = setting.first.config.get("trainer")
     if not isinstance(trainer, dict):
         return {}
     return {

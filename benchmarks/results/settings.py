@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Setting:
     """Entries that differ in nothing but their seeds, and come from one origin."""
 
     entries: tuple[Entry, ...]
@@ -66,7 +66,7 @@ class Cell:
 
     @property
     def n_seeds(self) -> int:
-        """Training runs behind the cell; a record of consistency compares several."""
+        """Training runs behind the setting; a record of consistency compares several."""
         others = self.setup.ask.others if self.task == "consistency" else None
         return len(self.entries) + (len(others) if isinstance(others, list) else 0)
 
@@ -175,41 +175,41 @@ class Cell:
         return [r.series[name] for r in self.records if name in r.series]
 
 
-def variants_of(cells: Iterable[Cell], names: Iterable[str]) -> dict[str, About]:
+def variants_of(settings: Iterable[Setting], names: Iterable[str]) -> dict[str, About]:
     """Return what estimators of some settings say of themselves, in the order of tables."""
-    cells = list(cells)
+    settings = list(settings)
     found: dict[str, About] = {}
     for name in dict.fromkeys(names):
-        every = [cell.variant(name) for cell in cells]
+        every = [setting.variant(name) for setting in settings]
         found[name] = next((about for about in every if about.label != name), every[0])
     return dict(sorted(found.items(), key=lambda item: (order(item[1]), item[0])))
 
 
-def methods_of(cells: Iterable[Cell]) -> dict[str, About]:
+def methods_of(settings: Iterable[Setting]) -> dict[str, About]:
     """Return what the methods of some settings say of themselves, as they first occur."""
-    return {cell.method: cell.about for cell in cells}
+    return {setting.method: setting.about for setting in settings}
 
 
-def sae_config(cell: Cell) -> dict[str, Any]:
+def sae_config(setting: Setting) -> dict[str, Any]:
     """The config without what is asked of the SAE."""
-    return {k: v for k, v in cell.first.config.items() if k not in ("ask", "label")}
+    return {k: v for k, v in setting.first.config.items() if k not in ("ask", "label")}
 
 
-def most_asked_first(cells: Iterable[Cell]) -> list[Cell]:
+def most_asked_first(settings: Iterable[Setting]) -> list[Setting]:
     """Cells by their prompts (of masking: questions); of equals the newest first."""
-    newest = sorted(cells, key=lambda cell: cell.first.created, reverse=True)
-    return sorted(newest, key=lambda cell: -n_asked(cell))
+    newest = sorted(settings, key=lambda setting: setting.first.created, reverse=True)
+    return sorted(newest, key=lambda setting: -n_asked(setting))
 
 
-def sae_title(cell: Cell) -> str:
+def sae_title(setting: Setting) -> str:
     """`smollm2, resid_post.7, TopK, prose`: what an SAE was trained on and how."""
-    parts = [cell.setup.model.name, cell.site, cell.about.label, cell.setup.corpus.name]
+    parts = [setting.setup.model.name, setting.site, setting.about.label, setting.setup.corpus.name]
     return ", ".join(str(part) for part in parts if part)
 
 
-def n_asked(cell: Cell) -> int:
+def n_asked(setting: Setting) -> int:
     """Prompts (of masking: questions) that an SAE was asked about; 0 for other tasks."""
-    return counted(cell.first)
+    return counted(setting.first)
 
 
 def counted(record: Record) -> int:
@@ -219,25 +219,25 @@ def counted(record: Record) -> int:
     return max(record.n.get(name, 0) for name in catalogue.counts())
 
 
-def site_order(cell: Cell) -> tuple[Any, ...]:
+def site_order(setting: Setting) -> tuple[Any, ...]:
     """By model, the stream before what an MLP adds, and method as everywhere; without depth."""
-    model = cell.setup.model.name
+    model = setting.setup.model.name
     return (
         MODELS.index(model) if model in MODELS else len(MODELS),
         model,
-        (cell.place != "resid_post"),
-        cell.place,
-        order(cell.about),
+        (setting.place != "resid_post"),
+        setting.place,
+        order(setting.about),
     )
 
 
-def make_cells(entries: Iterable[Entry], task: str | None = None) -> list[Cell]:
+def make_settings(entries: Iterable[Entry], task: str | None = None) -> list[Setting]:
     """Cells of one task (all tasks if None); origins and task versions are never mixed."""
     chosen = [e for e in entries if task is None or e.record.task["name"] == task]
     by_record = {id(entry.record): entry for entry in chosen}
-    cells: list[Cell] = []
+    settings: list[Setting] = []
     for origin in dict.fromkeys(entry.origin for entry in chosen):
         of_origin = [entry.record for entry in chosen if entry.origin == origin]
         for group in group_by_seed(of_origin):
-            cells.append(Cell(tuple(by_record[id(record)] for record in group)))
-    return cells
+            settings.append(Setting(tuple(by_record[id(record)] for record in group)))
+    return settings
