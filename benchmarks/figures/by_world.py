@@ -64,8 +64,9 @@ def draw_by_world(
     if len(styles) < len(settings):
         text += (
             f" {len(styles)} of {len(settings)} settings: neither controls, which train nothing, "
-            "nor experiments with a figure of their own, nor a world with one line; of several worlds, "
-            "of each method the setting with the most seeds and, of these, of middle sparsity."
+            "nor experiments with a figure of their own, nor a world with one line; of several "
+            "worlds, of each method the setting with the most seeds and, of these, of middle "
+            "sparsity."
         )
     abreast = 2 if len(worlds) == 4 else min(len(worlds), 4 - len(panels))
     entries = len({name for name, _ in styles.values()}) + len(more)

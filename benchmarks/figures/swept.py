@@ -154,7 +154,8 @@ def draw(sweep: Sweep, settings: Sequence[Setting]) -> Drawing | None:
         text=f"{sweep.text} Feature recovery rate at a cosine of 0.9, mean matched cosine (MCC) "
         "and fraction of variance unexplained on held-out rows, which a method with a good "
         "recovery need not have low. Lines: mean over seeds; "
-        f"{bars(settings, SHOWN[0], mark='bands')}; where lines coincide, the one that stands first in the legend is the "
+        f"{bars(settings, SHOWN[0], mark='bands')}"
+        "; where lines coincide, the one that stands first in the legend is the "
         "widest; dotted grey: chance, the same score of random directions.",
         settings=settings,
     )
