@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-import yaml
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from tiny_prompts import Windows, random_sae, tiny_lm
 
@@ -120,8 +120,9 @@ def test_an_answer_of_several_tokens_is_asked_about_as_a_whole(lm, source):
 
 @pytest.mark.parametrize("name", ["table", "truths"])
 def test_the_settings_of_the_table_run_on_a_tiny_model(lm, name, request):
-    file = request.config.rootpath / "conf" / "influence" / f"{name}.yaml"
-    task = instantiate(yaml.safe_load(file.read_text()))
+    with initialize_config_dir(str(request.config.rootpath / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=[f"task=influence/{name}", "source=lm_layer"])
+    task = instantiate(cfg.task, _convert_="object")
     few = replace(task.prompts, n_prompts=1, length=5)
     found = replace(task, prompts=few, ks=(2,)).measure(random_sae(), Held(lm), 0)
     assert isinstance(found, Scores)
