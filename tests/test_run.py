@@ -24,7 +24,10 @@ TINY = [
 def with_tiny(words: tuple[str, ...]) -> list[str]:
     """Return the words, and those of TINY that they do not replace."""
     given = {word.split("=")[0] for word in words}
-    return [*words, *(word for word in TINY if word.split("=")[0] not in given)]
+    tiny = [word for word in TINY if word.split("=")[0] not in given]
+    if "source" in given:  # the fields of TINY are those of another one
+        tiny = [word for word in tiny if not word.startswith("source.")]
+    return [*words, *tiny]
 
 
 def command(monkeypatch, results: Path, *words: str) -> int:

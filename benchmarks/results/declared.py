@@ -50,10 +50,12 @@ def about_variant(record: Record, name: str) -> About:
 def headline_of(record: Record) -> tuple[str, ...]:
     """Return the scores that tables of a task show, in their order.
 
-    For a stranger's task, those that its record declares, in the order of the record.
+    For a stranger's task, those that its record declares, in the order of the record; those of a
+    stranger's metric follow the ones of a task of this package.
     """
-    task = known_task(record)
-    return task.headline if task else tuple(record.about.get("scores", {}))
+    task, told = known_task(record), record.about.get("scores", {})
+    own = (name for name in told if known_score(name) is None)
+    return (*task.headline, *own) if task else tuple(told)
 
 
 def known_task(record: Record) -> "type[Task] | None":
