@@ -84,7 +84,10 @@ TASKS = (
 )
 """Order of the tables of tasks; others follow."""
 
-RETIRED = ("first_hop_10fe", "first_hop_20fe", "hop_verify_10fe", "hop_verify_20fe")
+RETIRED = (
+    *("first_hop_10fe", "first_hop_20fe", "hop_verify_10fe", "hop_verify_20fe"),
+    *("hop_top10_10fe", "hop_top10_20fe", "hop_doubt10_10fe", "hop_doubt10_20fe"),
+)
 """Names of earlier forms of `hop_then_verify`. What they gave is in results/LOG.md; it is dropped
 when a record is read, so that no table or figure shows it."""
 
