@@ -348,6 +348,9 @@ class Task(ABC):
     """Scores that a table shows, in their order; a variant behind a second `/` is left out."""
     question: ClassVar[str] = ""
     """What it asks, in one line for people: the heading of its tables."""
+    compares_estimators: ClassVar[bool] = False
+    """True if tables have a row for each estimator (the third part of a score's name); else the
+    methods are compared."""
     ranked_by: ClassVar[str] = ""
     """The score by which the board ranks; empty where nothing is ranked."""
     is_on_board: ClassVar[bool] = True

@@ -278,3 +278,11 @@ def test_columns_sort_by_value_with_controls_last_and_the_filter_hides_rows(tmp_
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title is not None, done.stderr
     assert title.group(1) == "false gsbc descending bsgc ascending g"
+
+
+def test_steering_has_a_row_per_selector_although_its_main_score_also_stands_alone():
+    record = example.steering({"name": "topk", "k": 8}, 0)
+    scores = {**record.scores, "steering/effect": record.scores["steering/effect/grad_times_act"]}
+    (table,) = tables_of([Record(**{**vars(record), "scores": scores})])
+    labels = [row.line.label.partition(", TopK")[0] for row in table.rows]
+    assert sorted(labels) == ["grad x act", "mean act", "random, matched"]

@@ -52,12 +52,12 @@ def make_lines(settings: Sequence[Setting], labels: Sequence[str]) -> list[Line]
 def variants(setting: Setting) -> list[str]:
     """Return the estimators that a setting compares, in the order of tables.
 
-    One empty name where the main score stands for itself: there the methods are compared.
+    One empty name where the methods are compared.
     """
     main = next(iter(setting.headline), "")
-    names = {name for record in setting.records for name in record.scores}
-    if main in names:
+    if not main or not setting.compares_estimators:
         return [""]
+    names = {name for record in setting.records for name in record.scores}
     found = {name.removeprefix(f"{main}/") for name in names if name.startswith(f"{main}/")}
     return sorted(found, key=lambda name: (order(setting.variant(name)), name)) or [""]
 

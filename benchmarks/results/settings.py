@@ -101,6 +101,12 @@ class Setting:
         return task.ranked_by if task else ""
 
     @property
+    def compares_estimators(self) -> bool:
+        """True if tables have a row per estimator; a stranger's record tells by naming some."""
+        task = known_task(self.first)
+        return task.compares_estimators if task else bool(self.first.about.get("variants"))
+
+    @property
     def question(self) -> str:
         """What its task asks, for people; empty for a stranger's task."""
         task = known_task(self.first)

@@ -27,29 +27,10 @@ from gradsae.seeds import make_generator
 class Influence(ModelTask):
     """Agreement of estimates with all-position ablation, per prompt, then averaged over prompts.
 
-    For each estimator E (range, best; formulas in `agreement`):
-        influence/spearman/E        [-1, 1], 1     influence/spearman_abs/E    [-1, 1], 1
-        influence/pearson/E         [-1, 1], 1     influence/sign_agreement/E  [0, 1], 1
-        influence/precision_at_k/E  [0, 1], 1      influence/effect_recall_at_k/E  at most 1, 1
-        influence/ndcg_at_k/E       [0, 1], 1      influence/false_negatives_at_k/E  [0, 1], 0
-        influence/kendall/E         [-1, 1], 1     influence/calibration_slope/E   any, 1
-        influence/relative_error/E  from 0, 0      influence/completeness_gap/E    from 0, target
-        influence/unreliable/E      [0, 1]: of a curvature E, the share of latents whose ratio of
-                                    second to first order is above 1/2; probes' noise is part of it
-        influence/cost/E            full forward passes per prompt, a backward counts as two; of a
-                                    re-run only the share of blocks and positions that is run
-    Intervals: 95 % bootstrap over prompts. Beside them:
-        influence/cost/ablation      of the truth
-        influence/n_active           latents open at some position of a prompt, mean
-        influence/target_prob        the model's probability of the target, mean
-        influence/median_abs_effect  over the latents of a prompt, mean; in units of the target
-        influence/noise_floor        what the model's rounding does to the target (root mean square,
-                                     see `rounding_noise`), mean; in units of the target
-        influence/noise_floor/no_op_edit  the same of edits that take a latent out and put it back
-        influence/joint_effect       |effect| of removing all active latents at once, mean
-        influence/sampling_error/T   of a sampled truth T: mean standard error / mean |effect|
-        influence/above_noise        [0, 1]: share of latents whose |effect| is above their
-                                     prompt's noise; low = the dtype is too coarse for this model
+    Scores of an estimator E are named `influence/SCORE/E`, of a further truth or scalar
+    `influence/SCORE.TRUTH.SCALAR/E`. `gradsae.influence.scores` says what each means, `agreement`
+    has the formulas. Intervals: 95 % bootstrap over prompts.
+
     The series influence/recall_after_checks has the recall of the true top k after exact checks of
     the first latents of each ranking, and the cost of both. Of the first `n_pages` prompts,
     influence/tokens and influence/latents hold what a page shows.
@@ -60,6 +41,7 @@ class Influence(ModelTask):
     question: ClassVar[str] = (
         "Influence: does an estimate find the latents whose ablation moves the model?"
     )
+    compares_estimators: ClassVar[bool] = True
     ranked_by: ClassVar[str] = "influence/spearman"
     headline: ClassVar[tuple[str, ...]] = (
         "influence/spearman",

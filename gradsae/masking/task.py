@@ -30,29 +30,10 @@ from gradsae.steering.interventions import Text, read
 class Masking(ModelTask):
     """The experiments of the GradSAE paper on questions that the unedited model answers right.
 
-    For each ranking R, at `main_k` latents, means over contexts, 95 % bootstrap over contexts:
-        masking/drop/R            log p(answer) clean minus with the top K off, nats; higher = the
-                                  ranking found what carries the answer
-        masking/bottom_drop/R     the same with the K smallest positive ones off; near 0
-        masking/em/R, .../f1/R    exact match and F1, in [0, 1], of the answer that the model writes
-                                  with the top K off; 1 without a mask, as it was kept for that;
-                                  of the first `n_written` questions, like all written answers
-        masking/mark_drop/R       the drop of the answer format's mark, which the release scores
-        masking/advantage/R       drop of R minus that of mean_act, paired; mark_advantage/R of the
-                                  mark: what is left of the paper's comparison, and what is not
-        masking/deletion_area/R   area of faithfulness over log K while the top K go; lower is
-                                  better. masking/insertion_area/R while only they stay; higher is
-        masking/oracle_overlap/R  share of the top K that are the K largest true effects, [0, 1]
-        masking/question_overlap/R   of the top K of two questions on one context
-        masking/swap_gain/R       log p(the other question's answer), steered minus clean, nats;
-                                  swap_own/R of the own answer; swap_greedy/R share where the
-                                  other's answer, teacher-forced, became the greedy one
-        masking/swap_em/R, .../swap_f1/R   of the answer that the steered model writes, with the
-                                  other question's answer as the right one; swap_own_em/R, with
-                                  its own, which it is without steering
-    Of grad_times_act and the oracle: masking/additivity (1 = effects add up; more: they stand in
-    for each other), masking/interaction
-    (0), masking/backup (share of the top K that do more once the others are gone).
+    Scores of a ranking R are named `masking/SCORE/R`: at `main_k` latents, means over contexts with
+    a 95 % bootstrap over contexts. `gradsae.masking.scores` says what each means. Additivity,
+    interaction and backup are those of grad_times_act and of the oracle alone; written answers
+    those of the first `n_written` questions.
 
     Rankings are the estimators, random_matched (matched to grad_times_act), oracle (true effect of
     each latent alone; of those that were not checked, grad_times_act), oracle_greedy (see n_greedy)
@@ -66,6 +47,7 @@ class Masking(ModelTask):
     question: ClassVar[str] = (
         "Masking: do the latents that a ranking names carry the answer to a question?"
     )
+    compares_estimators: ClassVar[bool] = True
     ranked_by: ClassVar[str] = "masking/drop"
     headline: ClassVar[tuple[str, ...]] = (
         "masking/drop",

@@ -37,24 +37,9 @@ class SteeringBudget(ModelTask):
     """Steering judged without a judge: k latents are raised in steps (mode `add`) until the KL of
     the rest or the perplexity of unrelated text passes its budget.
 
-    For each selector S, an estimator's top k or a control (means over prompts, 95 % bootstrap):
-        budget/effect_at_kl/S   rise of log p(target) where the KL budget is spent, nats; higher is
-                                better; budget/reached/S: share of prompts where that happened
-        budget/effect_at_ppl/S  the same where the perplexity of unrelated text spends its own
-                                budget, whatever the KL; budget/reached_ppl/S
-        budget/safe_effect/S    effect at the last safe dose; budget/safe_dose/S: that dose, in
-                                units of each latent's largest on the prompt
-        budget/flips/S          share of top-1 predictions on unrelated text that changed at it
-        budget/ppl_ratio/S      perplexity of unrelated text at it, over that of the clean model
-        budget/stability/S      share of positions of unrelated text at which the target moves as
-                                it does on the prompt, at it; half = chance
-        budget/slope_gap/S      share by which finite differences depart from the gradient at dose
-                                0; 0 is best: a check of the edits
-        budget/advantage/S      effect_at_kl of S minus that of random_matched, paired
-    For each estimator P, over single latents that are steered alone (see `prediction`):
-        budget/predicts/P           Spearman of |P| and |effect at the KL budget|, [-1, 1]
-        budget/predicts_signed/P    of the signed values
-        budget/grad_predicts_better/P   by how much grad_times_act predicts better than P
+    Scores of a selector S, an estimator's top k or a control, are named `budget/SCORE/S`: means
+    over prompts, 95 % bootstrap. `predicts` and its kin are over single latents that are steered
+    alone (see `prediction`). `gradsae.steering.scores` says what each means.
 
     Series: ladder (means by selector and dose), trials (a row per prompt and selector), latents (a
     row per prompt and latent; `prediction` makes its statistics from it).
@@ -63,6 +48,7 @@ class SteeringBudget(ModelTask):
     name: ClassVar[str] = "steering_budget"
     version: ClassVar[int] = 1
     question: ClassVar[str] = "Steering on a budget: what is got before something else gives way?"
+    compares_estimators: ClassVar[bool] = True
     ranked_by: ClassVar[str] = "budget/effect_at_kl"
     headline: ClassVar[tuple[str, ...]] = (
         "budget/effect_at_kl",

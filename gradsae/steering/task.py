@@ -30,22 +30,10 @@ from gradsae.steering.trial import Trial, steer
 class Steering(ModelTask):
     """Effect and side effects of steering the k latents that each selector picks on a prompt.
 
-    For each selector S, with its latents switched off at every position (means over prompts, 95 %
-    bootstrap intervals); the same names without S are those of grad_times_act:
-        steering/effect/S       log p(target | clean) - log p(target | off), nats: (with) minus
-                                (without), positive where the latents support the target
-        steering/kl_rest/S      KL(clean || off) of the next token without the target, nats, from 0,
-                                lower is better
-        steering/ppl_ratio/S    perplexity of unrelated text with these latents off / clean; 1 is no
-                                damage; geometric mean
-        steering/selectivity/S  mean effect / sqrt(2 mean kl_rest), higher is better; the root is to
-                                second order the rms change of the other tokens' log-probabilities,
-                                so at 1 the target moves as much as a typical other token; unlike
-                                effect per KL it does not grow as the edit shrinks
-    Of grad_times_act: steering/slope, the gradient of log p(target) by a factor on its latents, at
-    factor 1, nats; steering/slope_gap, the share by which finite differences depart from it, 0 is
-    best. Of random_matched: steering/match_gap, mean |log strength ratio|, 0 is a perfect match;
-    steering/advantage, effect of grad_times_act minus effect of random_matched, paired.
+    Scores of a selector S are named `steering/SCORE/S`: its latents are switched off at every
+    position; means over prompts, 95 % bootstrap intervals. `gradsae.steering.scores` says what each
+    means. The same names without S are those of grad_times_act; slope and slope_gap are of
+    grad_times_act alone, match_gap and advantage of random_matched beside it.
 
     Series `steering/dose_response`: a row per selector and intervention, where effect is
     log p(target | edited) - log p(target | clean): positive = more likely, at most
@@ -58,6 +46,7 @@ class Steering(ModelTask):
     question: ClassVar[str] = (
         "Steering: do the chosen latents move the target, and what else do they move?"
     )
+    compares_estimators: ClassVar[bool] = True
     ranked_by: ClassVar[str] = "steering/effect"
     headline: ClassVar[tuple[str, ...]] = (
         "steering/effect",
