@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from example_records import record
-from test_figures import cells_of
+from test_figures import settings_of
 
 from benchmarks import regret
 from benchmarks.figures import regret as figure
@@ -121,7 +121,7 @@ def test_what_is_written_for_the_second_experiment_names_places_in_the_grid():
 def test_the_figure_draws_means_of_seeds_and_of_worlds():
     from matplotlib import pyplot as plt
 
-    drawing = figure.draw(cells_of([*chosen(), *reported()]))
+    drawing = figure.draw(settings_of([*chosen(), *reported()]))
     assert drawing is not None
     left, right = drawing.figure.axes
     assert [line.get_xdata()[0] for line in left.get_lines()[1:3]] == pytest.approx([0.2, 0.2])
@@ -135,4 +135,4 @@ def test_records_of_other_tasks_are_no_runs(tmp_path: Path):
 
 
 def test_a_grid_is_no_row_of_the_board():
-    assert make_tables(cells_of(chosen())) == []
+    assert make_tables(settings_of(chosen())) == []
