@@ -1,7 +1,7 @@
 """Every command, block of code and link of README.md and docs/ works.
 
-A page is run from top to bottom in one empty folder: blocks with a title are files of the reader,
-commands run small (see `small`), and what they leave is there for the next. A command that carries
+All pages are run from top to bottom in one folder, empty at first: blocks with a title are files of
+the reader, commands run small (see `small`), and what they leave is there for the next. A command that carries
 one of REASONS as its comment is checked as far as its words go, and not run.
 """
 
@@ -72,13 +72,19 @@ def test_blocks_are_of_a_kind_that_is_tested():
     assert languages <= {"bash", "python", "yaml", "json", ""}
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """The reader's folder: a cell that one page has run is skipped on the next."""
+    return tmp_path_factory.mktemp("reader")
+
+
 @pytest.mark.parametrize("page", with_blocks("bash"), ids=name)
-def test_the_commands_of_a_page_run(page, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_the_commands_of_a_page_run(page, monkeypatch, place):
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
     for block in blocks(page):
         if block.title:
-            file = tmp_path / block.title
+            file = place / block.title
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(block.text)
         elif block.language == "bash":
