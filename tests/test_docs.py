@@ -1,8 +1,8 @@
 """Every command, block of code and link of README.md and docs/ works.
 
 All pages are run from top to bottom in one folder, empty at first: blocks with a title are files of
-the reader, commands run small (see `small`), and what they leave is there for the next. A command that carries
-one of REASONS as its comment is checked as far as its words go, and not run.
+the reader, commands run small (see `small`), and what they leave is there for the next. A command
+that carries one of REASONS as its comment is checked as far as its words go, and not run.
 """
 
 import json
@@ -29,7 +29,7 @@ REASONS = ("takes minutes", "needs the network", "another program")
 FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = {
     **{"tracking": "none", "device": "cpu", "d_sae": "16", "k": "2", "fit.steps": "12"},
-    **{"fit.batch_size": "64", "fit.init_rows": "256"},
+    **{"fit.batch_size": "64", "fit.init_rows": "256", "report": "table"},
 }
 TINY_MODEL = {
     **{"source": "lm_tiny", "d_sae": "32", "fit.batch_size": "32", "fit.init_rows": "64"},
