@@ -1,6 +1,6 @@
 """Any encoder goes through training, checkpoints and every task: toys of ISTA and of pursuit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from gradsae.errors import UserError
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.task import Influence
-from gradsae.interfaces import HeldOut, Scores
+from gradsae.interfaces import Scores
 from gradsae.metrics.across_seeds import Consistency
 from gradsae.metrics.detection import Detection
 from gradsae.metrics.lm_loss import LMLoss
@@ -32,6 +32,7 @@ from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.foreign import adopt
 from gradsae.sae.model import make_sae
 from gradsae.seeds import Seeds, make_generator
+from gradsae.sources.activations import Activations
 from gradsae.sources.superposition import Superposition
 from gradsae.training import checkpoints
 from gradsae.training.checkpoints import Wanted
@@ -59,7 +60,7 @@ def source() -> Windows:
 def wanted(method: OwnEncoder, root: Path, **settings) -> Wanted:
     return Wanted(
         source=WORLD,
-        trainer=method,
+        method=method,
         settings=FitSettings(**{"steps": 6, "batch_size": 32, "init_rows": 64, **settings}),
         seeds=Seeds(world=0, data=0, init=0, eval=0),
         root=root,
@@ -142,12 +143,8 @@ def test_every_metric_of_recovery_measures_it_and_chance_is_below_the_truth(meth
 def test_consistency_measures_it_and_says_why_there_is_no_z_score(method):
     runs = [train(method, 20) for _ in "ab"]
 
-    @dataclass(frozen=True)
-    class Toy:
-        def held_out(self, n, seed):
-            return HeldOut(x=ToyStream(seed=seed).next()[:n])
-
-    found = Consistency(others=(1,), n_rows=200).compare(runs, Toy(), 0)  # pyright: ignore
+    rows = Activations(x=ToyStream(seed=5).next())
+    found = Consistency(others=(1,), n_rows=200).compare(runs, rows, 0)
     assert found.scores["consistency/mcs_0.9"] == 1  # both were trained alike
     assert "linear encoder" in found.skipped["consistency/mcs_0.9/top_z_5"]
     assert "consistency/mcs_0.9/top_act_5" in found.scores
@@ -307,5 +304,5 @@ def test_an_sae_of_sae_lens_in_memory_gets_our_kernels():
 
 def test_a_training_needs_no_encoder_weights_to_choose_its_threads():
     training = Training(METHODS[1], METHODS[1].blank(12))
-    assert training.trains and training.sae.most_open == 3
+    assert training.sae.most_open == 3
     assert isinstance(training.sae, MatchingPursuitSAE)

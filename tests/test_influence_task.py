@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from tiny_prompts import PlainRerun, Windows, linear_rerun, random_sae, tiny_lm
 
@@ -259,10 +259,11 @@ def test_bad_fields_are_named(field, value, message):
         replace(TASK, **{field: value})
 
 
-@pytest.mark.parametrize("name", ["default", "quick"])
+@pytest.mark.parametrize("name", ["influence", "influence/quick"])
 def test_the_yaml_files_build_the_four_estimators(name, request):
-    file = request.config.rootpath / "conf" / "influence" / f"{name}.yaml"
-    task = instantiate(yaml.safe_load(file.read_text()))
+    with initialize_config_dir(str(request.config.rootpath / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=[f"task={name}", "source=lm_layer"])
+    task = instantiate(cfg.task, _convert_="object")
     assert [e.name for e in task.estimators] == [e.name for e in ESTIMATORS]
 
 

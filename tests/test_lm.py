@@ -183,12 +183,6 @@ def test_left_padding_is_refused(tokens):
         random_lm().logits(tokens, mask)
 
 
-def test_loss_is_the_cross_entropy_of_the_next_token(lm, tokens):
-    logp = plain_logits(lm, tokens).log_softmax(-1)
-    expected = -logp[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
-    torch.testing.assert_close(lm.loss(tokens), expected)
-
-
 def test_greedy_generation_equals_transformers(tokens):
     lm = random_lm("llama")
     expected = lm.model.generate(

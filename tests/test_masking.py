@@ -1,12 +1,9 @@
 """Masking: what joint edits do to an answer, against plain loops and values by hand."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from hydra.utils import instantiate
 from test_questions import GIVEN, SHORT
 from tiny_prompts import Windows, effects, linear_rerun, planted, random_sae, tiny_lm
 
@@ -32,7 +29,6 @@ from gradsae.seeds import make_generator
 from gradsae.sources.superposition import Superposition
 from gradsae.steering.interventions import read
 
-CONF = Path(__file__).parents[1] / "conf" / "masking"
 SAE = random_sae(k=8).requires_grad_(False)
 
 
@@ -472,9 +468,3 @@ def test_a_source_without_a_language_model_is_skipped():
 def test_bad_fields_are_rejected(changes, message):
     with pytest.raises(ValueError, match=message):
         task(**changes)
-
-
-@pytest.mark.parametrize("name", ["default", "quick", "squad", "texts"])
-def test_the_configs_build(name):
-    config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    assert isinstance(instantiate(config), Masking)

@@ -1,14 +1,11 @@
 """Steering on a budget: ladders, what is predicted, and the task, against values by hand."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import scipy.stats
 import torch
-import yaml
-from hydra.utils import instantiate
 from tiny_prompts import Windows, random_sae, tiny_lm
 
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
@@ -27,7 +24,6 @@ from gradsae.steering.interventions import Intervention, Text, read
 from gradsae.steering.ladder import at_budget, at_cost, last_safe
 from gradsae.steering.side_effects import UnrelatedText
 
-CONF = Path(__file__).parents[1] / "conf" / "steering_budget"
 SAE = random_sae(k=8).requires_grad_(False)
 
 
@@ -255,9 +251,3 @@ def test_what_does_not_apply_is_skipped(source):
 def test_bad_fields_are_rejected(changes, message):
     with pytest.raises(ValueError, match=message):
         task(**changes)
-
-
-@pytest.mark.parametrize("name", ["default", "quick"])
-def test_the_configs_build(name):
-    config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    assert isinstance(instantiate(config), SteeringBudget)

@@ -1,11 +1,8 @@
 """The steering task: scores of many prompts, their cost, and what is left out."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hydra.utils import instantiate
 from tiny_prompts import Windows, random_sae, tiny_lm
 
 from gradsae.errors import UserError
@@ -17,7 +14,6 @@ from gradsae.steering.interventions import read
 from gradsae.steering.selectors import MAIN
 from gradsae.steering.task import Steering
 
-CONF = Path(__file__).parents[1] / "conf" / "steering"
 SAE = random_sae(k=8).requires_grad_(False)
 
 
@@ -176,9 +172,3 @@ def test_samples_that_do_not_fit_the_context_are_refused_before_the_work(source)
 def test_unrelated_text_longer_than_the_windows_is_an_error(source):
     with pytest.raises(UserError, match="unrelated text of 40 tokens does not fit"):
         measured(source, unrelated_length=40)
-
-
-@pytest.mark.parametrize("name", ["default", "quick"])
-def test_the_configs_build(name):
-    config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    assert isinstance(instantiate(config), Steering)

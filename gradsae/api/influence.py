@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pkgutil import walk_packages
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,7 @@ def influence(
     target: str | int | None = None,
     estimators: Sequence[str | Estimator] = DEFAULT,
     truth: bool = True,
-    scalar: AnyScalar = "log_prob",
+    scalar: str = "log_prob",
     k: int = 10,
     batch_rows: int = 32,
     seed: int = 0,
@@ -77,16 +77,23 @@ def influence(
         >>> table = gradsae.influence(model, sae, "The capital of France is", target=" Paris")
         >>> table["latent"][:3], table.parts["estimators"]["spearman"]
     """
-    chosen = _chosen(estimators, scalar, truth=truth)
+    known_scalar = _known_scalar(scalar)
+    chosen = _chosen(estimators, truth=truth)
     asked = ask(model, sae, prompt, site, target)
-    study = _study(asked, chosen, scalar, truth=truth, batch_rows=batch_rows, seed=seed)
+    study = _study(asked, chosen, known_scalar, truth=truth, batch_rows=batch_rows, seed=seed)
     return _table(asked, study, chosen, k)
 
 
-def _chosen(names: Sequence[str | Estimator], scalar: AnyScalar, *, truth: bool) -> list[Estimator]:
-    """Return the estimators; UserError where one, or the scalar, is not known."""
-    if scalar not in ANY_SCALAR:
-        raise UserError(f"scalar must be one of {', '.join(ANY_SCALAR)}, got {scalar!r}")
+def _known_scalar(name: str) -> AnyScalar:
+    """Return the scalar of this name; UserError where there is none."""
+    for scalar in get_args(AnyScalar):
+        if scalar == name:
+            return scalar
+    raise UserError(f"scalar must be one of {', '.join(ANY_SCALAR)}, got {name!r}")
+
+
+def _chosen(names: Sequence[str | Estimator], *, truth: bool) -> list[Estimator]:
+    """Return the estimators; UserError where one is not known."""
     chosen = [make_estimator(one) for one in names]
     if not chosen and not truth:
         raise UserError("nothing to compute: name an estimator, or set truth=True")

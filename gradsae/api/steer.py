@@ -29,12 +29,12 @@ def steer(
     sae: Any,
     prompt: str,
     latents: int | Sequence[int],
-    dose: float | Sequence[float] = 0.0,
+    dose: int | float | Sequence[int | float] = 0.0,
     *,
     mode: Mode = "scale",
     target: str | int | None = None,
     site: str | None = None,
-    reference: float | Sequence[float] | None = None,
+    reference: int | float | Sequence[int | float] | None = None,
     n_tokens: int = 20,
     batch_rows: int = 8,
 ) -> Table:
@@ -76,7 +76,7 @@ def steer(
     return _table(asked, text, chosen, edits, n_tokens, batch_rows)
 
 
-def _edits(mode: Mode, doses: Sequence[float]) -> list[Intervention]:
+def _edits(mode: Mode, doses: Sequence[int | float]) -> list[Intervention]:
     checks.one_of("mode", mode, MODES)
     try:
         return [Intervention(mode=mode, dose=float(dose)) for dose in doses]
@@ -88,7 +88,7 @@ def _chosen(
     asked: Asked,
     text: Text,
     given_latents: int | Sequence[int],
-    reference: float | Sequence[float] | None,
+    reference: int | float | Sequence[int | float] | None,
     *,
     needed: bool,
 ) -> Chosen:

@@ -21,7 +21,7 @@ class Activations(Source):
 
     name: ClassVar[str] = "activations"
 
-    x: Float[Tensor, "n d_in"]
+    x: Float[Tensor, "*shape"]
     seed: int = 0
 
     def __post_init__(self) -> None:
