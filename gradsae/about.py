@@ -4,8 +4,10 @@ Tables, figures, the board and the documentation take their words from here and 
 no name is taken apart, and no table outside is keyed by a spelling.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any, Literal
 
 from gradsae import checks
 
@@ -74,3 +76,36 @@ class Score:
 
     def __post_init__(self) -> None:
         checks.one_of(f"better of {self.name}", self.better, ("higher", "lower", ""))
+
+
+LATER: Mapping[str, Any] = MappingProxyType({"later": True})
+"""Metadata of a hyperparameter that came later: while it has its default it is left out of ids and
+records, so that what was made before keeps its id."""
+HIDDEN: Mapping[str, Any] = MappingProxyType({"hidden": True})
+"""Metadata of a field that never stands in ids and records."""
+
+
+def is_shown(field: Field[Any], value: Any) -> bool:
+    """Whether a field of the dataclass `value` stands in ids and records: see LATER and HIDDEN."""
+    given = getattr(value, field.name)
+    given = tuple(given) if isinstance(given, list) else given  # a YAML has no tuples
+    later = field.metadata.get("later") and given == field.default
+    return not (later or field.metadata.get("hidden"))
+
+
+def plain(value: Any) -> Any:
+    """Return a component as JSON values; a component inside another one also says its class."""
+    if is_dataclass(value):
+        shown = [field for field in fields(value) if is_shown(field, value)]
+        return {field.name: _inner(getattr(value, field.name)) for field in shown}
+    return _inner(value)
+
+
+def _inner(value: Any) -> Any:
+    if is_dataclass(value):
+        return {"class": type(value).__name__, **plain(value)}
+    if isinstance(value, Mapping):
+        return {key: _inner(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_inner(item) for item in value]
+    return value

@@ -18,7 +18,7 @@ from gradsae.errors import UserError
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.task import Influence
-from gradsae.interfaces import Scores
+from gradsae.interfaces import HeldOut, Scores
 from gradsae.metrics.across_seeds import Consistency
 from gradsae.metrics.detection import Detection
 from gradsae.metrics.lm_loss import LMLoss

@@ -77,10 +77,9 @@ def influence(
         >>> table = gradsae.influence(model, sae, "The capital of France is", target=" Paris")
         >>> table["latent"][:3], table.parts["estimators"]["spearman"]
     """
-    known_scalar = _known_scalar(scalar)
-    chosen = _chosen(estimators, truth=truth)
+    chosen, kind = _chosen(estimators, truth=truth), _known_scalar(scalar)
     asked = ask(model, sae, prompt, site, target)
-    study = _study(asked, chosen, known_scalar, truth=truth, batch_rows=batch_rows, seed=seed)
+    study = _study(asked, chosen, kind, truth=truth, batch_rows=batch_rows, seed=seed)
     return _table(asked, study, chosen, k)
 
 

@@ -14,10 +14,11 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from gradsae import checks
+from gradsae.about import plain
 from gradsae.bench.tracking import Tracking
 from gradsae.config.fields import refuse_unknown
 from gradsae.errors import UserError
-from gradsae.interfaces import Method, ModelSource, Source, Task, plain
+from gradsae.interfaces import Method, ModelSource, Source, Task
 from gradsae.records.record import record_id
 from gradsae.seeds import Seeds
 from gradsae.training.checkpoints import Wanted, shape_of, trainer_config

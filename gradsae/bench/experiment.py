@@ -9,22 +9,13 @@ from typing import Any, Literal, final
 
 import torch
 
-from gradsae.about import Score
+from gradsae.about import Score, plain
 from gradsae.bench.cell import Cell
 from gradsae.bench.tracking import MAX_KEYS, MAX_ROWS, Run
 from gradsae.errors import DivergedError, UserError
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.truth import Truth
-from gradsae.interfaces import (
-    Candidate,
-    Method,
-    Metric,
-    ModelSource,
-    Scores,
-    Skipped,
-    Task,
-    plain,
-)
+from gradsae.interfaces import Candidate, Method, Metric, ModelSource, Scores, Skipped, Task
 from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
 from gradsae.records.shapes import TaskId

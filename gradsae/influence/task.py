@@ -8,14 +8,14 @@ import torch
 from tqdm import tqdm
 
 from gradsae import checks
-from gradsae.about import About, Score
+from gradsae.about import LATER, About, Score
 from gradsae.influence import scores
 from gradsae.influence.case import SINGLES, Case, Question, Settings, study
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.summary import summarise
 from gradsae.influence.target import ANY_SCALAR, AnyScalar, make_target, prob
 from gradsae.influence.truth import PreparedTruth, PromptContext, Truth
-from gradsae.interfaces import LATER, ModelSource, ModelTask, Scores, Skipped, Source
+from gradsae.interfaces import ModelSource, ModelTask, Scores, Skipped, Source
 from gradsae.prompts.seen import NoActiveLatentError, SeenPrompt, check_weights, see_from
 from gradsae.prompts.sets import Prompt, PromptSet
 from gradsae.sae.dictionary import Dictionary

@@ -8,9 +8,9 @@ from typing import ClassVar, final, get_args
 from tqdm import tqdm
 
 from gradsae import checks
-from gradsae.about import About, Score
+from gradsae.about import LATER, About, Score
 from gradsae.influence.estimator import Estimator
-from gradsae.interfaces import LATER, ModelSource, ModelTask, Scores, Skipped, Source
+from gradsae.interfaces import ModelSource, ModelTask, Scores, Skipped, Source
 from gradsae.masking import scores
 from gradsae.masking.rankings import Ranker
 from gradsae.masking.sets import K, Kind, count, top

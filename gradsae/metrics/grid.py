@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, final
 
 from gradsae import checks
-from gradsae.interfaces import Candidate, Method, Metric, Scores, Skipped, Source, Task, plain
+from gradsae.about import plain
+from gradsae.interfaces import Candidate, Method, Metric, Scores, Skipped, Source, Task
 from gradsae.metrics.task import ask_metrics, check_metrics, measure_metrics
 from gradsae.seeds import Seeds
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
-from gradsae.interfaces import Candidate, Metric, Scores, Skipped, Source, Task, plain
+from gradsae.about import plain
+from gradsae.interfaces import Candidate, Metric, Scores, Skipped, Source, Task
 from gradsae.metrics.once import sharing
 from gradsae.sae.dictionary import Dictionary
 

@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import LATER
 from gradsae.errors import UserError
-from gradsae.interfaces import LATER, ModelSource
+from gradsae.interfaces import ModelSource
 from gradsae.lm.model import LM
 
 

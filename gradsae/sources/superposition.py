@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gradsae import checks
-from gradsae.interfaces import LATER, HeldOut, KnownSource, is_shown
+from gradsae.about import LATER, is_shown
+from gradsae.interfaces import HeldOut, KnownSource
 from gradsae.sae import kernels
 from gradsae.sae.codes import SparseCodes, from_rows
 from gradsae.seeds import make_generator

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.about import About
-from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
+from gradsae.about import HIDDEN, About
+from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae.dictionary import Pass
 from gradsae.sae.kernels.gates.topk import BatchTopKGate

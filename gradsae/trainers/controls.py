@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.about import About
-from gradsae.interfaces import HIDDEN, Biased, KnownSource, Method, Source
+from gradsae.about import HIDDEN, About
+from gradsae.interfaces import Biased, KnownSource, Method, Source
 from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.directions import random_directions
 from gradsae.sae.kernels.gates.topk import TopKGate

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.about import About
-from gradsae.interfaces import HIDDEN, LATER, KnownSource, Loss, Progress, Trainer
+from gradsae.about import HIDDEN, LATER, About
+from gradsae.interfaces import KnownSource, Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
 from gradsae.sae.dictionary import Pass

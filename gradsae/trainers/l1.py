@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.about import About
-from gradsae.interfaces import LATER, Loss, Progress, Trainer
+from gradsae.about import LATER, About
+from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae.dictionary import Pass
 from gradsae.sae.directions import random_directions

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.about import About
-from gradsae.interfaces import HIDDEN, Loss, Progress, Trainer
+from gradsae.about import HIDDEN, About
+from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
 from gradsae.sae import kernels
 from gradsae.sae.codes import Codes, DenseCodes, SparseCodes

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.about import About
+from gradsae.about import HIDDEN, About
 from gradsae.errors import UserError
-from gradsae.interfaces import HIDDEN, Method, ModelSource, Source
+from gradsae.interfaces import Method, ModelSource, Source
 from gradsae.lm.sites import Site, parse_site
 from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.formats import load

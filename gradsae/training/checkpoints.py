@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
+from gradsae.about import plain
 from gradsae.errors import UserError
-from gradsae.interfaces import Method, ModelSource, Source, Trainer, plain
+from gradsae.interfaces import Method, ModelSource, Source, Trainer
 from gradsae.records.record import content_id
 from gradsae.sae import model as saes
 from gradsae.sae.dictionary import Dictionary

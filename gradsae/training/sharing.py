@@ -7,7 +7,7 @@ so a cell finds it or, if anything went wrong here, trains it alone and says wha
 from collections.abc import Sequence
 from typing import final
 
-from gradsae.interfaces import plain
+from gradsae.about import plain
 from gradsae.records.record import content_id
 from gradsae.training import checkpoints
 from gradsae.training.checkpoints import Wanted

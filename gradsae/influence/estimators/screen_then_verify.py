@@ -18,13 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.about import About
+from gradsae.about import LATER, About
 from gradsae.influence.ablation import ablate, forward_equivalents
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.gradient import write_norms
 from gradsae.influence.target import Target
-from gradsae.interfaces import LATER
 from gradsae.prompts.seen import SeenPrompt
 
 First = Literal["score", "both", "size"]
