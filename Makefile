@@ -23,13 +23,14 @@ peers: $(VENV)/.run  ## install sae-lens and others, which `make speed` and some
 	$(RUN) -m pip install --quiet --no-deps dictionary-learning==0.1.0
 
 test: $(VENV)/.dev  ## run the tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4
 
-check: $(VENV)/.dev  ## lint, format, types and layers
+check: $(VENV)/.dev  ## lint, format, types, layers and sizes
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
+	$(RUN) .ci/structure.py
 
 figures: $(VENV)/.run  ## redraw every figure from the published records
 	$(RUN) -m benchmarks.figures --records published
@@ -52,7 +53,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test,lint]'
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test,lint,docs]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run
