@@ -35,7 +35,7 @@ from gradsae.seeds import Seeds, make_generator
 from gradsae.sources.activations import Activations
 from gradsae.sources.superposition import Superposition
 from gradsae.training import checkpoints
-from gradsae.training.checkpoints import Wanted
+from gradsae.training.checkpoints import Request
 from gradsae.training.fit import FitSettings, Training, fit
 
 METHODS = [OwnEncoder(d_sae=24, optim=OPTIM, encoder=each) for each in ("ista", "pursuit")]
@@ -57,8 +57,8 @@ def source() -> Windows:
     return Windows(tiny_lm())
 
 
-def wanted(method: OwnEncoder, root: Path, **settings) -> Wanted:
-    return Wanted(
+def request(method: OwnEncoder, root: Path, **settings) -> Request:
+    return Request(
         source=WORLD,
         method=method,
         settings=FitSettings(**{"steps": 6, "batch_size": 32, "init_rows": 64, **settings}),
@@ -88,7 +88,7 @@ def test_a_training_that_was_cut_off_goes_on_bit_for_bit(method, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS, ids=ids)
 def test_a_checkpoint_is_found_again_with_the_same_codes(method, tmp_path):
-    first, second = (checkpoints.get(wanted(method, tmp_path), log=lambda *_: None) for _ in "ab")
+    first, second = (checkpoints.get(request(method, tmp_path), log=lambda *_: None) for _ in "ab")
     assert (first.found, second.found) == (False, True) and type(first.sae) is type(second.sae)
     x = WORLD.held_out(16, 0).x
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_found_again_with_the_same_codes(method, tmp_path):
 
 def test_a_file_never_says_which_class_to_build(tmp_path):
     folder = tmp_path / "checkpoints"
-    checkpoints.get(wanted(METHODS[0], tmp_path), log=lambda *_: None)
+    checkpoints.get(request(METHODS[0], tmp_path), log=lambda *_: None)
     with pytest.raises(UserError, match="only its method can rebuild"):
         saes.load(next(folder.iterdir()))
 
@@ -116,7 +116,7 @@ class Forgetful(OwnEncoder):
 
 def test_a_method_that_could_not_load_its_checkpoint_is_refused_before_training(tmp_path):
     with pytest.raises(UserError, match=r"differ in \('D', \(24, 8\)\), \('D', \(25, 8\)\)"):
-        checkpoints.get(wanted(Forgetful(d_sae=24, optim=OPTIM), tmp_path), log=lambda *_: None)
+        checkpoints.get(request(Forgetful(d_sae=24, optim=OPTIM), tmp_path), log=lambda *_: None)
 
 
 def test_bf16_is_refused_for_an_encoder_that_computes_in_fp32():

@@ -46,7 +46,7 @@ def test_a_control_takes_no_step_beside_an_sae_that_does(control, tmp_path):
     learner = TopK(d_sae=8, k=2, optim=OPTIM)
     done = checkpoints.train(
         [
-            checkpoints.Wanted(
+            checkpoints.Request(
                 source=SOURCE,
                 method=method,
                 settings=fit,

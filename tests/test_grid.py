@@ -156,9 +156,9 @@ def test_a_full_disk_is_not_a_failed_setting(tmp_path, monkeypatch):
 
 
 def test_a_sweep_trains_every_setting_of_a_grid_beforehand(tmp_path):
-    wanted = due(cell(tmp_path, "trainer=topk", "lr=1e-2"))
+    requests = due(cell(tmp_path, "trainer=topk", "lr=1e-2"))
     n_settings = len(composed("task=grid", "trainer=topk").task.settings)
-    assert len(wanted) == n_settings  # the default is one of them
+    assert len(requests) == n_settings  # the default is one of them
 
 
 def test_a_setting_that_the_trainer_refuses_is_an_error_before_the_work(tmp_path):

@@ -17,7 +17,7 @@ from gradsae.seeds import Seeds
 from gradsae.sources.superposition import Superposition
 from gradsae.trainers.topk import TopK
 from gradsae.training import checkpoints, sharing
-from gradsae.training.checkpoints import Checkpoint, Wanted
+from gradsae.training.checkpoints import Checkpoint, Request
 from gradsae.training.fit import FitSettings
 from gradsae.training.sharing import Shared, split, stream_key
 
@@ -57,9 +57,9 @@ class Failing(Trainer):
         self.inner().after_step(sae, out, progress)
 
 
-def wanted(root: Path, trainer: Trainer, seed: int = 0, **changed) -> Wanted:
+def request(root: Path, trainer: Trainer, seed: int = 0, **changed) -> Request:
     about = {"source": SOURCE, "settings": SETTINGS, "device": torch.device("cpu")}
-    return Wanted(**{**about, **changed}, method=trainer, seeds=Seeds(init=seed), root=root)
+    return Request(**{**about, **changed}, method=trainer, seeds=Seeds(init=seed), root=root)
 
 
 def hear_nothing(*said) -> None:
@@ -67,7 +67,7 @@ def hear_nothing(*said) -> None:
 
 
 def alone(root: Path, trainer: Trainer) -> Checkpoint:
-    return checkpoints.get(wanted(root, trainer), log=hear_nothing)
+    return checkpoints.get(request(root, trainer), log=hear_nothing)
 
 
 def assert_same(a: torch.nn.Module, b: torch.nn.Module) -> None:
@@ -77,7 +77,7 @@ def assert_same(a: torch.nn.Module, b: torch.nn.Module) -> None:
 
 
 def test_every_trainer_gives_the_same_checkpoint_in_company_as_alone(tmp_path):
-    group = [wanted(tmp_path / "together", trainer) for trainer in TRAINERS]
+    group = [request(tmp_path / "together", trainer) for trainer in TRAINERS]
     together = checkpoints.train(group, hear_nothing)
     for trainer, found, asked in zip(TRAINERS, together, group, strict=True):
         single = alone(tmp_path / "alone", trainer)
@@ -100,7 +100,7 @@ def kill_at(last: int):
 
 
 def test_after_a_kill_each_goes_on_in_other_company(tmp_path):
-    a, b, c = (wanted(tmp_path / "shared", trainer) for trainer in TRAINERS[1:4])
+    a, b, c = (request(tmp_path / "shared", trainer) for trainer in TRAINERS[1:4])
     with pytest.raises(KilledError):
         checkpoints.train([a, b], kill_at(15))
     started = []
@@ -119,7 +119,7 @@ def test_one_that_diverges_or_cannot_be_built_takes_no_other_with_it(tmp_path):
     trainers = [Failing(), TRAINERS[0], Failing(unbuildable=True)]
     steps = {0: [], 1: []}
     diverged, fine, unbuilt = checkpoints.train(
-        [wanted(tmp_path, trainer) for trainer in trainers],
+        [request(tmp_path, trainer) for trainer in trainers],
         lambda i, step, parts: steps[i].append(step),
     )
     assert steps == {0: [0, 5, 10], 1: [0, 5, 10, 15, 20, 23]}
@@ -136,12 +136,12 @@ def test_one_that_diverges_or_cannot_be_built_takes_no_other_with_it(tmp_path):
 def test_a_source_with_a_nan_is_named_before_anything_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(Superposition, "stream", lambda *args: NanStream(bad_batch=0))
     with pytest.raises(UserError, match=r"source superposition: .* activations are not all finite"):
-        checkpoints.train([wanted(tmp_path, TRAINERS[0])], hear_nothing)
+        checkpoints.train([request(tmp_path, TRAINERS[0])], hear_nothing)
 
 
 def test_a_stream_is_shared_by_data_settings_and_data_seed_and_nothing_else(tmp_path):
-    one = wanted(tmp_path, TRAINERS[0])
-    same = wanted(tmp_path, TRAINERS[2], seed=5)
+    one = request(tmp_path, TRAINERS[0])
+    same = request(tmp_path, TRAINERS[2], seed=5)
     assert stream_key(one) == stream_key(same)
     for changed in (
         {"source": replace(SOURCE, seed=1)},
@@ -156,21 +156,21 @@ def test_a_part_holds_no_more_bytes_than_allowed_and_one_kind_of_threads(tmp_pat
     n_bytes = 2 * 24 * 10 * 16  # encoder and decoder; weight, gradient, two moments in float32
     room = replace(SETTINGS, shared_gb=2.5 * n_bytes / 1e9)
     small = [
-        wanted(tmp_path, TopK(d_sae=24, k=k, optim=Optim(lr=1e-3)), settings=room)
+        request(tmp_path, TopK(d_sae=24, k=k, optim=Optim(lr=1e-3)), settings=room)
         for k in (1, 2, 3, 4, 5)
     ]
     assert [len(part) for part in split(small)] == [2, 2, 1]
     assert [len(part) for part in split([replace(w, settings=SETTINGS) for w in small])] == [5]
-    large = wanted(tmp_path, TopK(d_sae=2**21, k=1, optim=Optim(lr=1e-3)))
-    assert len(split([wanted(tmp_path, TRAINERS[0]), large])) == 2
+    large = request(tmp_path, TopK(d_sae=2**21, k=1, optim=Optim(lr=1e-3)))
+    assert len(split([request(tmp_path, TRAINERS[0]), large])) == 2
 
 
 def test_a_group_is_trained_once_for_all_its_cells_when_the_first_comes_up(tmp_path, monkeypatch):
     calls = []
     real = checkpoints.train
     monkeypatch.setattr(checkpoints, "train", lambda g, log: calls.append(len(g)) or real(g, log))
-    cells = [[wanted(tmp_path, t)] for t in (TRAINERS[0], TRAINERS[1], TRAINERS[0])]
-    cells[1].append(wanted(tmp_path, TRAINERS[1], source=replace(SOURCE, seed=1)))
+    cells = [[request(tmp_path, t)] for t in (TRAINERS[0], TRAINERS[1], TRAINERS[0])]
+    cells[1].append(request(tmp_path, TRAINERS[1], source=replace(SOURCE, seed=1)))
     shared = Shared(cells)
     assert len(shared.train_for(0)) == 1
     assert shared.train_for(1) == shared.train_for(2) == []
@@ -183,7 +183,7 @@ def test_whatever_goes_wrong_in_shared_training_is_left_to_the_cells(tmp_path, m
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr(sharing.checkpoints, "train", fail)
-    shared = Shared([[wanted(tmp_path, t)] for t in TRAINERS[:2]])
+    shared = Shared([[request(tmp_path, t)] for t in TRAINERS[:2]])
     assert shared.train_for(0) == ["shared training stopped, each cell goes on alone: out of luck"]
     assert shared.train_for(1) == []
 
@@ -205,7 +205,7 @@ def full_disk(after: int):
 
 
 def test_a_disk_that_fills_up_is_named_and_the_saved_state_goes_on(tmp_path, monkeypatch):
-    asked = wanted(tmp_path, TRAINERS[0])
+    asked = request(tmp_path, TRAINERS[0])
     for after, what in ((1, "state of a training"), (1, "a trained SAE")):
         with monkeypatch.context() as patch:
             patch.setattr("safetensors.torch.save_file", full_disk(after))
@@ -221,8 +221,8 @@ def test_a_disk_that_fills_up_is_named_and_the_saved_state_goes_on(tmp_path, mon
 
 def test_a_found_checkpoint_tells_its_curve_again(tmp_path):
     first, again = [], []
-    checkpoints.get(wanted(tmp_path, TRAINERS[0]), log=lambda *said: first.append(said))
-    checkpoints.get(wanted(tmp_path, TRAINERS[0]), log=lambda *said: again.append(said))
+    checkpoints.get(request(tmp_path, TRAINERS[0]), log=lambda *said: first.append(said))
+    checkpoints.get(request(tmp_path, TRAINERS[0]), log=lambda *said: again.append(said))
     assert [step for step, _ in first] == [0, 5, 10, 15, 20, 23]
     assert again == first
 
@@ -231,7 +231,7 @@ def test_seconds_of_companions_add_up_to_less_than_the_wall_clock(tmp_path):
     import time
 
     started = time.perf_counter()
-    done = checkpoints.train([wanted(tmp_path, t) for t in TRAINERS], hear_nothing)
+    done = checkpoints.train([request(tmp_path, t) for t in TRAINERS], hear_nothing)
     wall = time.perf_counter() - started
     seconds = [outcome.seconds for outcome in done if isinstance(outcome, Checkpoint)]
     assert len(seconds) == len(TRAINERS)

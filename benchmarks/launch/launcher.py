@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
-    from gradsae.training.checkpoints import Wanted
+    from gradsae.training.checkpoints import Request
 
 
 class CellsLauncher(Launcher):
@@ -70,7 +70,7 @@ class CellsLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
 
-def due(config: DictConfig) -> "list[Wanted]":
+def due(config: DictConfig) -> "list[Request]":
     """Return the SAEs that the job of this config would train; none if its words are wrong.
 
     What is wrong is for the job itself to report.

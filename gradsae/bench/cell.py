@@ -21,7 +21,7 @@ from gradsae.errors import UserError
 from gradsae.interfaces import Method, ModelSource, Source, Task
 from gradsae.records.record import record_id
 from gradsae.seeds import Seeds
-from gradsae.training.checkpoints import Wanted, shape_of, trainer_config
+from gradsae.training.checkpoints import Request, shape_of, trainer_config
 from gradsae.training.fit import FitSettings
 
 Part = TypeVar("Part")
@@ -53,10 +53,10 @@ class Cell:
         """Return why the cell does not apply, or None."""
         return self.task.why_not(self.source) or self.method.why_not(self.source)
 
-    def wanted(self) -> list[Wanted]:
+    def requests(self) -> list[Request]:
         """Return the SAEs that the task asks for, the cell's own first."""
         return [
-            Wanted(
+            Request(
                 source=self.source,
                 method=method,
                 settings=self.fit,
@@ -109,7 +109,7 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
             experiment=experiment,
             force=cfg.force,
         )
-        cell.wanted()  # before the work: the task refuses what the method cannot be
+        cell.requests()  # before the work: the task refuses what the method cannot be
         return cell
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Cell -> record: trains or finds the SAE of a cell, measures it and saves what was found."""
+"""Cell -> record: trains or finds the SAE of a cell, measures it and saves the record."""
 
 import resource
 import time
@@ -21,7 +21,7 @@ from gradsae.records.record import Record, load, save
 from gradsae.records.shapes import TaskId
 from gradsae.storage.files import check_writable
 from gradsae.training import checkpoints
-from gradsae.training.checkpoints import Checkpoint, Wanted
+from gradsae.training.checkpoints import Checkpoint, Request
 
 
 @final
@@ -51,8 +51,9 @@ def run(cell: Cell, checkout: Path | None = None) -> Outcome:
     cell.source.prepare()  # now, so that it is not timed as training
     started = time.perf_counter()
     with _track(cell, path.stem) as tracked:
-        trained = _train(cell, tracked)
-        answer = _measure(cell, trained)
+        requests = cell.requests()
+        trained = _train(cell, requests, tracked)
+        answer = _measure(cell, requests, trained)
         if isinstance(answer, Skipped):
             return Outcome("does not apply", f"{cell.title}: {answer.reason}")
         seconds = time.perf_counter() - started
@@ -62,14 +63,14 @@ def run(cell: Cell, checkout: Path | None = None) -> Outcome:
     return Outcome("done", f"{cell.title}: {path.stem}", path)
 
 
-def due(cell: Cell) -> list[Wanted]:
+def due(cell: Cell) -> list[Request]:
     """Return the SAEs that `run` would train and that may be trained before it.
 
     Those of a forced cell are left to the cell: it trains anew whatever is there.
     """
     if cell.why_not() or cell.force or cell.record_path().exists():
         return []
-    return [wanted for wanted in cell.wanted() if not wanted.folder().exists()]
+    return [request for request in cell.requests() if not request.folder().exists()]
 
 
 def _track(cell: Cell, name: str) -> Run:
@@ -83,7 +84,7 @@ def _track(cell: Cell, name: str) -> Run:
     )
 
 
-def _train(cell: Cell, tracked: Run) -> list[Checkpoint | Skipped]:
+def _train(cell: Cell, requests: Sequence[Request], tracked: Run) -> list[Checkpoint | Skipped]:
     """Train or find the SAEs of a cell; one whose training diverged is skipped, if it may be.
 
     Raises UserError if none of them could be trained.
@@ -94,10 +95,10 @@ def _train(cell: Cell, tracked: Run) -> list[Checkpoint | Skipped]:
 
     trained: list[Checkpoint | Skipped] = []
     reason = ""
-    for i, wanted in enumerate(cell.wanted()):
+    for i, request in enumerate(requests):
         try:
             force = cell.force and cell.task.measures_training
-            trained.append(checkpoints.get(wanted, log=_no_log if i else log, force=force))
+            trained.append(checkpoints.get(request, log=_no_log if i else log, force=force))
         except DivergedError as error:
             if not cell.task.may_diverge:
                 raise
@@ -114,13 +115,14 @@ def _no_log(step: int, parts: dict[str, float]) -> None:
     """Log nothing: a tracked run shows the curve of one SAE, the cell's own."""
 
 
-def _measure(cell: Cell, trained: Sequence[Checkpoint | Skipped]) -> Scores | Skipped:
-    methods = [wanted.method for wanted in cell.wanted()]
+def _measure(
+    cell: Cell, requests: Sequence[Request], trained: Sequence[Checkpoint | Skipped]
+) -> Scores | Skipped:
     candidates = [
-        Candidate(method, each, {})
+        Candidate(request.method, each, {})
         if isinstance(each, Skipped)
-        else Candidate(method, each.sae, each.curve)
-        for method, each in zip(methods, trained, strict=True)
+        else Candidate(request.method, each.sae, each.curve)
+        for request, each in zip(requests, trained, strict=True)
     ]
     return cell.task.measure_all(candidates, cell.source, cell.seeds.eval)
 
@@ -152,7 +154,7 @@ def _record(
             "peak_bytes": _peak_bytes(cell.device),
         },
         provenance=provenance(str(cell.device), checkout, **source.provenance()),
-        about=said(cell.method, cell.task, answer.scores),
+        about=presented(cell.method, cell.task, answer.scores),
         artifacts={
             "checkpoint": own.id if isinstance(own, Checkpoint) else None,
             "activations": source.activations_id() if isinstance(source, ModelSource) else None,
@@ -160,7 +162,7 @@ def _record(
     )
 
 
-def said(method: Method[Any], task: Task, scores: Iterable[str]) -> dict[str, Any]:
+def presented(method: Method[Any], task: Task, scores: Iterable[str]) -> dict[str, Any]:
     """Return what the method, the given scores and their variants say of themselves.
 
     Tables and figures take their words from here where a component is not of this package.

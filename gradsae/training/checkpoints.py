@@ -75,7 +75,7 @@ def shape_of(settings: FitSettings) -> dict[str, Any]:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Request:
     """An SAE that a cell asks for: what shapes it, where it is kept, where it is trained."""
 
     source: Source
@@ -93,27 +93,27 @@ class Wanted:
 
 
 def get(
-    wanted: Wanted, *, log: Callable[[int, dict[str, float]], None], force: bool = False
+    request: Request, *, log: Callable[[int, dict[str, float]], None], force: bool = False
 ) -> Checkpoint:
     """Return the trained SAE on its device, from `root`/checkpoints or trained now.
 
     `log` gets the curve: as it grows, or whole if the SAE was there. A training that was cut off
     goes on from its last saved state in `root`/training.
     """
-    folder = wanted.folder()
+    folder = request.folder()
     if folder.exists() and not force:
-        found = _found(folder, wanted)
-        parts = {name: column for name, column in found.curve.items() if name != "step"}
-        for i, step in enumerate(found.curve["step"]):
+        checkpoint = _load(folder, request)
+        parts = {name: column for name, column in checkpoint.curve.items() if name != "step"}
+        for i, step in enumerate(checkpoint.curve["step"]):
             log(step, {name: column[i] for name, column in parts.items()})
-        return found
-    (outcome,) = train([wanted], lambda _, step, parts: log(step, parts))
+        return checkpoint
+    (outcome,) = train([request], lambda _, step, parts: log(step, parts))
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def train(group: Sequence[Wanted], log: Log) -> list[Checkpoint | Exception]:
+def train(group: Sequence[Request], log: Log) -> list[Checkpoint | Exception]:
     """Train some SAEs on one stream and keep each; where that fails, say why in its place.
 
     All of them have one source, one `settings`, one data seed and one device.
@@ -126,7 +126,7 @@ def train(group: Sequence[Wanted], log: Log) -> list[Checkpoint | Exception]:
     if not sample.isfinite().all():
         raise UserError(f"source {first.source.name}: its training activations are not all finite")
     common = (time.perf_counter() - started) / len(group)
-    built = [_build(wanted, sample, common) for wanted in group]
+    built = [_build(request, sample, common) for request in group]
     del sample
     places = [i for i, training in enumerate(built) if isinstance(training, Training)]
     trainings = [training for training in built if isinstance(training, Training)]
@@ -147,25 +147,25 @@ class _Built(NamedTuple):
     seconds: float
 
 
-def _build(wanted: Wanted, sample: Tensor, common: float) -> Training | _Built | Exception:
+def _build(request: Request, sample: Tensor, common: float) -> Training | _Built | Exception:
     """Return an SAE before its first step; `common` is its share of the time spent for all."""
     started = time.perf_counter()
     try:
-        sae = wanted.method.build(sample, make_generator(wanted.seeds.init, "init"))
-        saes.check_rebuilt(sae, wanted.method.blank)
+        sae = request.method.build(sample, make_generator(request.seeds.init, "init"))
+        saes.check_rebuilt(sae, request.method.blank)
     except Exception as error:  # one method's error must not stop the others
         return error
-    sae = sae.to(wanted.device)
-    if not isinstance(wanted.method, Trainer):
+    sae = sae.to(request.device)
+    if not isinstance(request.method, Trainer):
         return _Built(sae, common + time.perf_counter() - started)
-    state_dir = wanted.root / "training" / wanted.id()
-    precision = wanted.settings.precision
-    training = Training(wanted.method, sae, state_dir, precision=precision)
+    state_dir = request.root / "training" / request.id()
+    precision = request.settings.precision
+    training = Training(request.method, sae, state_dir, precision=precision)
     training.seconds = common + time.perf_counter() - started
     return training
 
 
-def _keep(wanted: Wanted, built: Training | _Built | Exception) -> Checkpoint | Exception:
+def _keep(request: Request, built: Training | _Built | Exception) -> Checkpoint | Exception:
     """Write the checkpoint of a finished SAE; only then its saved training state may go."""
     if isinstance(built, Exception):
         return built
@@ -173,26 +173,26 @@ def _keep(wanted: Wanted, built: Training | _Built | Exception) -> Checkpoint | 
         return built.error
     curve = built.curve if isinstance(built, Training) else {"step": []}
     cost = {"seconds": built.seconds, "curve": curve}
-    extra = {"id": wanted.id(), **cost, "trainer": trainer_config(wanted.method)}
-    if isinstance(wanted.source, ModelSource):  # for whoever loads it elsewhere
-        model = wanted.source.names()["model"]["name"]
-        extra["place"] = {"model": model, "site": str(wanted.source.site())}
+    extra = {"id": request.id(), **cost, "trainer": trainer_config(request.method)}
+    if isinstance(request.source, ModelSource):  # for whoever loads it elsewhere
+        model = request.source.names()["model"]["name"]
+        extra["place"] = {"model": model, "site": str(request.source.site())}
     try:
-        _write(built.sae, wanted.folder(), extra)
+        _write(built.sae, request.folder(), extra)
     except UserError as error:
         return error
     if isinstance(built, Training) and built.state_dir:
         shutil.rmtree(built.state_dir, ignore_errors=True)
-    return Checkpoint(id=wanted.id(), sae=built.sae, **cost, found=False)
+    return Checkpoint(id=request.id(), sae=built.sae, **cost, found=False)
 
 
-def _found(folder: Path, wanted: Wanted) -> Checkpoint:
+def _load(folder: Path, request: Request) -> Checkpoint:
     name = folder.name
     try:
         extra = saes.read_meta(folder)["extra"]
         if extra.get("id") != name:
             raise UserError(f"{folder}: this checkpoint says it is {extra.get('id')!r}")
-        sae = saes.load(folder, wanted.device, blank=wanted.method.blank)
+        sae = saes.load(folder, request.device, blank=request.method.blank)
     except UserError as error:  # one that was trained here can be trained again
         raise UserError(f"{error}; delete {folder} to retrain") from error
     return Checkpoint(id=name, sae=sae, seconds=extra["seconds"], curve=extra["curve"], found=True)

@@ -10,7 +10,7 @@ from typing import final
 from gradsae.about import plain
 from gradsae.records.record import content_id
 from gradsae.training import checkpoints
-from gradsae.training.checkpoints import Wanted
+from gradsae.training.checkpoints import Request
 from gradsae.training.fit import is_serial
 
 BYTES_PER_WEIGHT = 4 * 4
@@ -25,11 +25,11 @@ class Shared:
     sweep goes on and an interrupted one has its first cells done.
     """
 
-    def __init__(self, due: Sequence[Sequence[Wanted]]) -> None:
-        self._cells = [{wanted.id() for wanted in cell} for cell in due]
-        self._groups: dict[str, dict[str, Wanted]] = {}
-        for wanted in (wanted for cell in due for wanted in cell):
-            self._groups.setdefault(stream_key(wanted), {})[wanted.id()] = wanted
+    def __init__(self, due: Sequence[Sequence[Request]]) -> None:
+        self._cells = [{request.id() for request in cell} for cell in due]
+        self._groups: dict[str, dict[str, Request]] = {}
+        for request in (request for cell in due for request in cell):
+            self._groups.setdefault(stream_key(request), {})[request.id()] = request
 
     def train_for(self, cell: int) -> list[str]:
         """Train the groups that hold an SAE of this cell; return what to tell the user.
@@ -48,45 +48,45 @@ class Shared:
         return notes
 
 
-def _train_together(part: Sequence[Wanted]) -> list[str]:
+def _train_together(part: Sequence[Request]) -> list[str]:
     if len(part) < 2:
         return []  # its own cell trains it, and shows the curve as it grows
     outcomes = checkpoints.train(part, lambda i, step, parts: None)
     done = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
-    methods = ", ".join(dict.fromkeys(wanted.method.name for wanted in part))
+    methods = ", ".join(dict.fromkeys(request.method.name for request in part))
     note = f"trained {len(done)} of {len(part)} SAEs ({methods}) on one stream"
     return [f"{note} of {part[0].source.name}"]
 
 
-def stream_key(wanted: Wanted) -> str:
+def stream_key(request: Request) -> str:
     """Return what SAEs must have in common to see the same batches at once."""
     return content_id(
         {
-            "source": {"name": wanted.source.name, **wanted.source.identity()},
-            "fit": plain(wanted.settings),
-            "data": wanted.seeds.data,
-            "where": [str(wanted.root), str(wanted.device)],
+            "source": {"name": request.source.name, **request.source.identity()},
+            "fit": plain(request.settings),
+            "data": request.seeds.data,
+            "where": [str(request.root), str(request.device)],
         }
     )
 
 
-def split(group: Sequence[Wanted]) -> list[list[Wanted]]:
+def split(group: Sequence[Request]) -> list[list[Request]]:
     """Return parts of a group that fit into memory together and compute on as many threads.
 
     Threads change the last bits of a sum: an SAE small enough for one thread stays among its like,
     so that it comes out as it does alone. Harvests, where that is due.
     """
-    parts: list[tuple[bool, int, list[Wanted]]] = []
-    for wanted in group:
-        weights = wanted.method.d_sae * wanted.source.d_in
-        serial = is_serial(weights * wanted.settings.batch_size)
+    parts: list[tuple[bool, int, list[Request]]] = []
+    for request in group:
+        weights = request.method.d_sae * request.source.d_in
+        serial = is_serial(weights * request.settings.batch_size)
         n_bytes = 2 * weights * BYTES_PER_WEIGHT  # encoder and decoder
-        limit = wanted.settings.shared_gb * 1e9
+        limit = request.settings.shared_gb * 1e9
         for i, (kind, filled, members) in enumerate(parts):
             if kind == serial and filled + n_bytes <= limit:
-                members.append(wanted)
+                members.append(request)
                 parts[i] = (kind, filled + n_bytes, members)
                 break
         else:
-            parts.append((serial, n_bytes, [wanted]))
+            parts.append((serial, n_bytes, [request]))
     return [members for _, _, members in parts]
