@@ -1,6 +1,7 @@
 """What a stranger adds from a folder of their own, with no line changed here: run as they would."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -9,7 +10,7 @@ from test_run import command, records
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, monkeypatch) -> Iterator[Path]:
     """A folder outside the repository, on Python's path, with a config folder in it."""
     place = tmp_path / "theirs"
     for group in ("trainer", "metric", "source", "task", "estimators"):

@@ -103,7 +103,8 @@ def test_independent_components_find_independent_sources(generator):
 def test_the_ceiling_takes_off_what_its_source_adds_to_every_row(source, norm):
     sae = Control(atoms="features", d_sae=1, k=9, encoder="pursuit", truth=source)
     held = source.held_out(500, 0)
-    truth, b_dec = held.truth.to_dense(), sae.build(held.x, torch.Generator()).b_dec
+    built = sae.build(held.x, torch.Generator())
+    truth, b_dec = held.truth.to_dense(), built.get_parameter("b_dec")
     torch.testing.assert_close(b_dec.norm(), torch.tensor(norm))
     torch.testing.assert_close(held.x - truth @ source.features(), b_dec.expand_as(held.x))
 

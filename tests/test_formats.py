@@ -189,7 +189,7 @@ def test_files_in_the_published_layout_are_the_function_of_their_formula(write, 
 def test_npz_weights_of_half_precision_are_widened_exactly(tmp_path):
     w = {name: tensor.half() for name, tensor in parts().items()}
     save_npz(tmp_path, w)
-    assert torch.equal(load.load(tmp_path).sae.W_enc, w["W_enc"].float())
+    assert torch.equal(load.load(tmp_path).sae.get_parameter("W_enc"), w["W_enc"].float())
 
 
 def test_sparsify_saves_and_this_loads_the_same_function(tmp_path):
@@ -392,7 +392,9 @@ def pretrained(place: Path, **changes: object) -> Pretrained:
 
 
 def build(trainer: Pretrained, width: int = D_IN) -> SAE:
-    return trainer.build(torch.zeros(2, width), torch.Generator())
+    sae = trainer.build(torch.zeros(2, width), torch.Generator())
+    assert isinstance(sae, SAE)
+    return sae
 
 
 def test_a_pretrained_sae_is_built_frozen_and_named_by_its_content(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from gradsae.bench.cell import build
-from gradsae.interfaces import KnownSource, Progress
+from gradsae.interfaces import KnownSource, Progress, Trainer
 from gradsae.metrics.matching import max_cosines
 from gradsae.seeds import make_generator
 from gradsae.training.fit import Training
@@ -24,6 +24,7 @@ def test_gba_finds_all_features_and_keeps_them(seed):
     assert isinstance(cell.source, KnownSource)
     cpu, steps = torch.device("cpu"), cell.fit.steps
     sample = cell.source.stream(cell.fit.init_rows, seed, cpu).next()
+    assert isinstance(cell.method, Trainer)
     training = Training(cell.method, cell.method.build(sample, make_generator(seed, "init")))
     stream = cell.source.stream(cell.fit.batch_size, seed, cpu)
     features = cell.source.features()

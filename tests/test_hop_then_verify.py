@@ -200,7 +200,9 @@ def test_what_one_position_leaves_is_that_of_a_full_run(seen, layer):
     edited[at] += torch.linspace(-1, 1, edited.shape[1])
     rows = torch.stack([seen.clean, edited])
     _, whole = seen.rerun.logits_and_key_values(rows, [-1])
-    alone, stream = run_one_position(seen.rerun, rows[:, at], at, layer)
+    run = run_one_position(seen.rerun, rows[:, at], at, layer)
+    assert run is not None
+    alone, stream = run
     torch.testing.assert_close(stream, stream_after(seen.rerun, rows, layer)[:, at])
     assert alone.n_before == whole.n_before
     assert len(alone.blocks) == layer - seen.rerun.site.layer

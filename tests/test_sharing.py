@@ -108,6 +108,7 @@ def test_after_a_kill_each_goes_on_in_other_company(tmp_path):
     assert started == [10, 15, 20, 23]
     checkpoints.train([c, b], hear_nothing)
     for asked in (a, b, c):
+        assert isinstance(asked.method, Trainer)
         single = alone(tmp_path / "alone", asked.method)
         assert_same(load(asked.folder()), single.sae)
         found = checkpoints.get(asked, log=hear_nothing)

@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from gradsae.bench.cell import Cell, build
-from gradsae.interfaces import KnownSource
+from gradsae.interfaces import KnownSource, Trainer
 from gradsae.metrics.matching import max_cosines
 from gradsae.seeds import make_generator
 from gradsae.suitability import conditions, proposal, quantities, references
@@ -45,6 +45,7 @@ def recovered(words: tuple[str, ...], proposed: list[str], d_sae: int, steps: in
     assert isinstance(chosen.source, KnownSource)
     cpu = torch.device("cpu")
     sample = chosen.source.stream(8192, 0, cpu).next()
+    assert isinstance(chosen.method, Trainer)
     training = Training(chosen.method, chosen.method.build(sample, make_generator(0, "init")))
     stream = chosen.source.stream(chosen.fit.batch_size, 0, cpu)
     fit([training], stream, chosen.fit, log=lambda *_: None)

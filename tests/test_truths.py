@@ -13,7 +13,7 @@ from gradsae.influence.ablation import ablate_all
 from gradsae.influence.estimators.contrib.curvature import Curvature
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.target import Answer, KLToClean, NextToken, make_target
-from gradsae.influence.truth import PreparedTruth, PromptContext, Truth
+from gradsae.influence.truth import PreparedTruth, PromptContext, Singles, Truth
 from gradsae.influence.truths.baseline import Baseline, codes_of
 from gradsae.influence.truths.dose import Dose, typical_write
 from gradsae.influence.truths.entry import Entry
@@ -118,6 +118,7 @@ def test_resampling_from_rows_that_are_all_the_same_is_that_baseline(context, sa
 
 def test_a_dose_pushes_every_latent_equally_hard_and_the_silent_ones_too(context, sae):
     dose = prepared(Dose(dose=0.5, n_inactive=6), context)
+    assert isinstance(dose, Singles)
     found = dose.measure([TARGET], batch_rows=16).effect[0]
     assert len(dose.columns) == context.seen.n_active + 6
     size = 0.5 * typical_write(context.seen)

@@ -34,8 +34,9 @@ def tiny_lm() -> LM:
 
 def random_sae(d_in: int = 32, d_sae: int = 64, k: int | None = 5, **changes: Any) -> SAE:
     """TopK with random weights: an untrained SAE whose latents still write somewhere."""
-    settings = {} if k is None else {"k": k}
-    sae = make_sae(**{"d_in": d_in, "d_sae": d_sae, "gate": "topk"} | settings | changes)
+    settings: dict[str, Any] = {} if k is None else {"k": k}
+    settings |= {"d_in": d_in, "d_sae": d_sae, "gate": "topk"} | changes
+    sae = make_sae(**settings)
     generator = make_generator(0, "test sae")
     with torch.no_grad():
         for parameter in sae.parameters():

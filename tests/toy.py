@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from gradsae.interfaces import Stream, Trainer
+from gradsae.interfaces import Kind, Stream, Trainer
 from gradsae.optim import Optim
 from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import make_generator
@@ -38,7 +38,7 @@ def no_log(i: int, step: int, parts: dict[str, float]) -> None:
     pass
 
 
-def start(trainer: Trainer[Any], seed: int = 0, state_dir: Path | None = None) -> Training:
+def start(trainer: Trainer[Kind], seed: int = 0, state_dir: Path | None = None) -> Training[Kind]:
     sample = ToyStream(seed=1000).next()
     return Training(trainer, trainer.build(sample, make_generator(seed, "init")), state_dir)
 

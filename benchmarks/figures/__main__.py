@@ -39,7 +39,7 @@ def find_figures() -> dict[str, Draws]:
     """
     folder = str(Path(__file__).parent)
     names = [module.name for module in pkgutil.iter_modules([folder]) if module.name != "__main__"]
-    modules = [importlib.import_module(f"benchmarks.figures.{name}") for name in names]
+    modules: list[Any] = [importlib.import_module(f"benchmarks.figures.{name}") for name in names]
     figures = [each for module in modules for each in getattr(module, "FIGURES", (module,))]
     return {each.NAME: each for each in figures if hasattr(each, "NAME")}
 

@@ -18,7 +18,7 @@ from gradsae.influence.truth import Truth
 from gradsae.interfaces import Candidate, Method, Metric, ModelSource, Scores, Skipped, Task
 from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
-from gradsae.records.shapes import TaskId
+from gradsae.records.shapes import Declared, TaskId
 from gradsae.storage.files import check_writable
 from gradsae.training import checkpoints
 from gradsae.training.checkpoints import Checkpoint, Request
@@ -162,7 +162,7 @@ def _record(
     )
 
 
-def presented(method: Method[Any], task: Task, scores: Iterable[str]) -> dict[str, Any]:
+def presented(method: Method[Any], task: Task, scores: Iterable[str]) -> Declared:
     """Return what the method, the given scores and their variants say of themselves.
 
     Tables and figures take their words from here where a component is not of this package.

@@ -63,7 +63,7 @@ def adopt(
 
 
 def _call(module: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
-    method = getattr(module, name, None)
+    method: Any = getattr(module, name, None)
     if not callable(method):
         raise UserError(
             f"{type(module).__name__} has no method {name}; an SAE in memory needs encode(x) and "
@@ -76,8 +76,8 @@ def _directions_of(module: nn.Module) -> Callable[[], Tensor]:
     W_dec = getattr(module, "W_dec", None)
     if isinstance(W_dec, Tensor) and W_dec.dim() == 2:
         return lambda: _tensor(module.W_dec)
-    inner = getattr(module, "decoder", None)
-    if isinstance(getattr(inner, "weight", None), Tensor) and _tensor(inner.weight).dim() == 2:
+    inner: Any = getattr(module, "decoder", None)
+    if isinstance(getattr(inner, "weight", None), Tensor) and inner.weight.dim() == 2:
         return lambda: _tensor(inner.weight).mT
     raise UserError(
         f"{type(module).__name__} has neither W_dec [d_sae, d_in] nor decoder.weight "

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Generic, final
 
 import torch
 from jaxtyping import Float
@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from gradsae import checks
 from gradsae.errors import DivergedError, UserError
-from gradsae.interfaces import Progress, Stream, Trainer
-from gradsae.sae.dictionary import Dictionary
+from gradsae.interfaces import Kind, Progress, Stream, Trainer
 from gradsae.sae.kernels.precision import PRECISIONS, Precision
 from gradsae.storage.files import writing
 from gradsae.training.stopwatch import Stopwatch
@@ -58,13 +57,13 @@ class FitSettings:
 
 
 @final
-class Training:
+class Training(Generic[Kind]):
     """One SAE with its optimiser: how far it has come, and what it has cost."""
 
     def __init__(
         self,
-        trainer: Trainer[Any],
-        sae: Dictionary,
+        trainer: Trainer[Kind],
+        sae: Kind,
         state_dir: Path | None = None,
         *,
         precision: Precision = "fp32",
@@ -154,7 +153,9 @@ class Training:
         self.curve["step"] = [int(step) for step in self.curve["step"]]
 
 
-def fit(trainings: Sequence[Training], stream: Stream, settings: FitSettings, *, log: Log) -> None:
+def fit(
+    trainings: Sequence[Training[Any]], stream: Stream, settings: FitSettings, *, log: Log
+) -> None:
     """Train every SAE in place for `settings.steps` steps.
 
     A training with a `state_dir` is saved there every `save_every` steps and goes on from what it
@@ -252,7 +253,7 @@ def threads_for(multiply_adds: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _resume(trainings: Sequence[Training], stream: Stream) -> int:
+def _resume(trainings: Sequence[Training[Any]], stream: Stream) -> int:
     """Take over saved states and return the step to go on with: that of the hindmost."""
     positions = [training.resume() for training in trainings]
     last = min(range(len(trainings)), key=lambda i: trainings[i].done)
