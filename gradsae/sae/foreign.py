@@ -1,7 +1,7 @@
 """SAEs of other libraries that are in memory already: sae-lens, dictionary_learning, your own."""
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from jaxtyping import Float
@@ -63,13 +63,13 @@ def adopt(
 
 
 def _call(module: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
-    method: Any = getattr(module, name, None)
+    method = getattr(module, name, None)
     if not callable(method):
         raise UserError(
             f"{type(module).__name__} has no method {name}; an SAE in memory needs encode(x) and "
             "decode(codes)"
         )
-    return method
+    return cast("Callable[[Tensor], Tensor]", method)
 
 
 def _directions_of(module: nn.Module) -> Callable[[], Tensor]:
