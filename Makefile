@@ -23,7 +23,7 @@ peers: $(VENV)/.run  ## install sae-lens and others, which `make speed` and some
 	$(RUN) -m pip install --quiet --no-deps dictionary-learning==0.1.0
 
 test: $(VENV)/.dev  ## run the tests
-	$(RUN) -m pytest -n auto --maxprocesses 4
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 check: $(VENV)/.dev  ## lint, format, types, layers and sizes
 	$(VENV)/bin/ruff check .

@@ -22,6 +22,8 @@ import yaml
 from benchmarks.docs.examples import EXAMPLES
 from benchmarks.launch import report
 
+pytestmark = pytest.mark.xdist_group("pages")  # one process: a page finds what another one made
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
