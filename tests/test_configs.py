@@ -11,7 +11,7 @@ from gradsae.bench.cell import build
 from gradsae.config.experiments import read
 from gradsae.errors import UserError
 from gradsae.influence.estimator import Estimator
-from gradsae.interfaces import Metric, Task
+from gradsae.interfaces import Metric, Source, Task
 
 CONF = Path(__file__).parent.parent / "conf"
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
@@ -40,7 +40,7 @@ def test_every_trainer_builds(trainer):
 def test_every_source_builds(source):
     asked = ["source.folder=here"] if source == "saved_world" else []  # it has no default
     built = instantiate(composed(f"source={source}", *asked).source, _convert_="object")
-    assert built.name and built.d_in
+    assert isinstance(built, Source) and built.name  # its width would need its data
 
 
 @pytest.mark.parametrize("task", options("task"))
