@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.launch.command import command
 from benchmarks.places import CONF
-from benchmarks.results.reading import command
 from gradsae.config.experiments import rows_of
 from gradsae.errors import UserError
 

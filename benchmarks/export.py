@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.results.reading import command
+from benchmarks.launch.command import command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.launch.command import command
 from benchmarks.render.markdown import RESULTS, plain, replaced, write_or_check
-from benchmarks.render.table import markdown_table
-from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN, command
+from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN
 from benchmarks.results.rows import variants
 from benchmarks.results.settings import (
     Estimate,
@@ -25,6 +25,7 @@ from benchmarks.results.settings import (
 )
 from gradsae.errors import UserError
 from gradsae.records.record import content_id
+from gradsae.tables.printing import markdown_table
 
 EXPERIMENT = "influence_table"
 WHOLE, SHORT_PAGE = RESULTS / "influence_all.md", RESULTS / "influence.md"

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.launch.command import command
 from benchmarks.places import LOCAL, PUBLISHED, ROOT
-from benchmarks.results.reading import command
 from gradsae.errors import UserError
 from gradsae.records.provenance import reduce_paths
 from gradsae.records.record import Record, load, load_folder, save

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.launch.command import command
 from benchmarks.render.markdown import RESULTS, plain, replaced, write_or_check
-from benchmarks.render.table import markdown_table
 from benchmarks.results.labels import seedless
-from benchmarks.results.reading import command
 from benchmarks.results.settings import Estimate, Setting
 from benchmarks.results.worlds import World, make_worlds
 from gradsae.errors import UserError
+from gradsae.tables.printing import markdown_table
 
 EXPERIMENT = "known_features"
 SEEDS = f"{EXPERIMENT}_seeds"

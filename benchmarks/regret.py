@@ -21,16 +21,17 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.launch.command import command
 from benchmarks.places import ROOT
-from benchmarks.render.table import markdown_table
 from benchmarks.results.declared import about_method, method_of
-from benchmarks.results.reading import add_records_argument, command, read
+from benchmarks.results.reading import add_records_argument, read
 from benchmarks.results.vocabulary import order
 from gradsae.about import About
 from gradsae.errors import UserError
 from gradsae.records.record import Record
 from gradsae.stats.intervals import worlds_interval
 from gradsae.storage.files import write_whole
+from gradsae.tables.printing import markdown_table
 
 SERIES = "grid/scores"
 """`gradsae.metrics.grid.SERIES`, whose import would load torch."""

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, variance
 
-from benchmarks.render.table import console_table
+from benchmarks.launch.command import command
 from benchmarks.results.declared import headline_of, score_of
-from benchmarks.results.reading import OWN_ORIGIN, Entry, command, read
+from benchmarks.results.reading import OWN_ORIGIN, Entry, read
 from benchmarks.results.settings import MIN_SEEDS, Setting, make_settings
 from benchmarks.results.vocabulary import TASKS, format_score
 from gradsae.errors import UserError
 from gradsae.records.record import Record
+from gradsae.tables.printing import console_table
 
 HEADERS = ("task", "score", "n", "equal", "difference", "largest", "in record", "between seeds")
 

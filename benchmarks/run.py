@@ -14,6 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from benchmarks.launch.command import command
 from benchmarks.launch.report import CELL, failures
 from benchmarks.places import CONF, ROOT
 from gradsae.config.experiments import full_rows
@@ -46,23 +47,18 @@ def folders_of(words: Sequence[str]) -> list[Path]:
     return [*(Path(folder) / "experiment" for folder in given), CONF / "experiment"]
 
 
-def main() -> None:
-    from gradsae.errors import UserError
-
-    try:
-        sys.argv[1:] = full_rows(sys.argv[1:], folders_of(sys.argv[1:]))
-        _job()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted: cells that were done are kept; the same command goes on from here",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+def _run() -> None:
+    sys.argv[1:] = full_rows(sys.argv[1:], folders_of(sys.argv[1:]))
+    _job()
     if failures:
         sys.exit(1)
+
+
+def main() -> None:
+    """Run the cells that the words of the command name."""
+    stopped = "interrupted: cells that were done are kept; the same command goes on from here"
+    if status := command(_run, stopped):
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from benchmarks.launch.command import command
 from benchmarks.places import CONF
-from benchmarks.render.table import console_table
+from gradsae.errors import UserError
+from gradsae.tables.printing import console_table
 
 if TYPE_CHECKING:
     from gradsae.bench.cell import Cell
@@ -46,7 +48,6 @@ failed: list[str] = []
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> None:
     from gradsae.bench.cell import build
-    from gradsae.errors import UserError
 
     try:
         OmegaConf.resolve(cfg)
@@ -137,16 +138,11 @@ def main() -> None:
         print(f"{__doc__}\nThe words: python -m benchmarks.run --help")
         return
     if {"-m", "--multirun"} & set(sys.argv):
-        print("error: suitability looks at one source at a time, without -m", file=sys.stderr)
-        sys.exit(1)
-    try:
-        _job()
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        raise UserError("suitability looks at one source at a time, without -m")
+    _job()
     if failed:
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(main))

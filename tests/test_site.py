@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.launch import report, site
 from benchmarks.render.html import environment
-from benchmarks.render.table import markdown_table
 from gradsae.records.record import Record, save
+from gradsae.tables.printing import markdown_table
 
 TOPK = {"name": "topk", "k": 32}
 HOSTILE = "<script>alert(1)</script>"

@@ -4,8 +4,8 @@ import example_records as example
 import pytest
 
 from benchmarks.render.console import summary_table
-from benchmarks.render.table import console_table
 from benchmarks.results.vocabulary import format_score
+from gradsae.tables.printing import console_table
 
 TOPK = {"name": "topk", "k": 20}
 

@@ -13,8 +13,9 @@ from benchmarks.docs.examples import examples, notebook
 from benchmarks.docs.numbers import numbers
 from benchmarks.docs.scores import scores
 from benchmarks.docs.tables import TABLES
+from benchmarks.launch.command import command
 from benchmarks.render.markdown import RESULTS, replaced
-from benchmarks.results.reading import command, read
+from benchmarks.results.reading import read
 from benchmarks.results.settings import make_settings
 from gradsae.errors import UserError
 from gradsae.storage.files import write_whole

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from benchmarks.figures.drawing import Drawing, caption
 from benchmarks.figures.style import write
-from benchmarks.results.reading import add_records_argument, command, read
+from benchmarks.launch.command import command
+from benchmarks.results.reading import add_records_argument, read
 from benchmarks.results.settings import Setting, make_settings
 from gradsae.errors import UserError
 from gradsae.storage.files import check_writable, write_whole

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.figures.__main__ import draw_all
+from benchmarks.launch.command import command
 from benchmarks.leaderboard import plain
 from benchmarks.leaderboard.board import make_tables
 from benchmarks.leaderboard.page import render
-from benchmarks.results.reading import add_records_argument, command, read
+from benchmarks.results.reading import add_records_argument, read
 from benchmarks.results.settings import make_settings
 from gradsae.errors import UserError
 from gradsae.storage.files import check_writable, write_whole

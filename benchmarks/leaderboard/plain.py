@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from benchmarks.leaderboard.board import Row, Table
 from benchmarks.render.console import mean_text
-from benchmarks.render.table import console_table, markdown_table
 from benchmarks.results.vocabulary import format_score
+from gradsae.tables.printing import console_table, markdown_table
 
 CSV_COLUMNS = (
     *("task", "version", "source", "method", "variant", "rank", "unranked", "badge"),

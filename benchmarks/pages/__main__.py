@@ -8,8 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from benchmarks.launch.command import command
 from benchmarks.pages.page import index, pages_of
-from benchmarks.results.reading import add_records_argument, command, read
+from benchmarks.results.reading import add_records_argument, read
 from benchmarks.results.settings import Setting
 from gradsae.errors import UserError
 from gradsae.storage.files import check_writable, write_whole

@@ -4,14 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.render.table import MAX_CELL, console_table
-from benchmarks.results.declared import printable
 from benchmarks.results.labels import labels
 from benchmarks.results.reading import LOCAL_ORIGIN, Entry
 from benchmarks.results.rows import columns, make_lines
 from benchmarks.results.settings import Estimate, Setting, make_settings
 from benchmarks.results.vocabulary import format_score
 from gradsae.records.record import Record
+from gradsae.tables.printing import MAX_CELL, console_table, printable
 
 
 @dataclass(frozen=True, kw_only=True)

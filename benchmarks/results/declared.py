@@ -11,17 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from gradsae.about import About, Score
 from gradsae.records.record import Record
+from gradsae.tables.printing import printable
 
 if TYPE_CHECKING:
     from gradsae.interfaces import Task
 
 MAX_LABEL = 60  # characters
-
-
-def printable(text: str, limit: int) -> str:
-    """Return one line of limited length: a stranger's record must not steer a terminal or page."""
-    text = "".join(char if char.isprintable() else "?" for char in text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def method_of(record: Record) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.results.declared import MAX_LABEL, printable
+from benchmarks.results.declared import MAX_LABEL
 from benchmarks.results.reading import LOCAL_ORIGIN
 from benchmarks.results.settings import Setting
+from gradsae.tables.printing import printable
 
 NAMES = {"label", "experiment"}
 ALWAYS = {"k", "l1"}

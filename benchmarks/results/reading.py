@@ -1,8 +1,7 @@
-"""Which records a command reads, and how a command fails."""
+"""Which records a command reads."""
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,20 +45,6 @@ def read(choice: str) -> list[Entry]:
         hidden = {entry.record.id for entry in entries if entry.origin == OWN_ORIGIN}
         entries += [entry for entry in found if entry.record.id not in hidden]
     return entries
-
-
-def command(main: Callable[[], None]) -> int:
-    """Run a command: 0, or 1 with the message alone where the input was bad."""
-    try:
-        main()
-    except UserError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
 
 
 def _read_tree(folder: Path) -> list[Entry]:

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.results.declared import printable
 from benchmarks.results.labels import differences, hyperparameters, seedless
 from benchmarks.results.settings import Setting
 from benchmarks.results.vocabulary import order
 from gradsae.records.record import content_id
+from gradsae.tables.printing import printable
 
 KEYS = ("source", "model", "corpus")
 """Parts of a config that say what a method was tried on."""

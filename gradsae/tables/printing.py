@@ -2,17 +2,35 @@
 
 from collections.abc import Sequence
 
-from benchmarks.results.declared import printable
-
 MAX_CELL = 200
 """Characters of a cell in a terminal."""
 
 
-def console_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return aligned columns under a rule; columns of numbers are set flush right."""
-    cells = [[printable(text, MAX_CELL) for text in row] for row in [headers, *rows]]
+def printable(text: str, limit: int) -> str:
+    """Return one line of limited length: a stranger's record must not steer a terminal or page."""
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def console_table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numeric: Sequence[bool] | None = None,
+    max_cell: int = MAX_CELL,
+) -> str:
+    """Return aligned columns under a rule; columns of numbers are set flush right.
+
+    Args:
+        headers: Heads of the columns.
+        rows: Cells, row by row, as many as there are heads.
+        numeric: Which columns hold numbers; by default those whose every cell begins like one.
+        max_cell: Characters that are shown of a cell.
+    """
+    cells = [[printable(text, max_cell) for text in row] for row in [headers, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [all(map(_is_numeric, column[1:])) for column in zip(*cells, strict=True)]
+    if numeric is None:
+        numeric = [all(map(_is_numeric, column[1:])) for column in zip(*cells, strict=True)]
 
     def line(row: Sequence[str]) -> str:
         parts = [
