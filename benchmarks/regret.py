@@ -1,6 +1,6 @@
 """Is a method tuning-free? What its default loses against the best setting of a grid.
 
-python -m benchmarks.regret [--records local|published|both|DIR] [--out FILE]   the table
+python -m benchmarks.regret [--records local|published|both|DIR]   the table
 python -m benchmarks.regret --choose    results/regret_choice.json, from records of regret_grid
 
 Regret of a setting on a world: score of the best setting less score of this one, on the same seed.
@@ -192,6 +192,23 @@ def behind(found: Mapping[tuple[str, str], Regret], regret: Regret) -> float:
     return top - float(np.mean(regret.best[MEAN])) + float(np.mean(regret.default[MEAN]))
 
 
+def table_of(records: Sequence[Record]) -> str:
+    """Return the table of some records; UserError where those of an experiment are missing."""
+    chosen = choices(runs_of(records, CHOOSING))
+    found = regrets(runs_of(records, REPORTED), chosen)
+    if not found:
+        raise UserError(f"no world has records of both {CHOOSING} and {REPORTED}")
+    return table(found)
+
+
+def runs_of(records: Sequence[Record], experiment: str) -> list[Run]:
+    """Return the runs of an experiment; UserError where there are none."""
+    made = runs(records, experiment)
+    if not made:
+        raise UserError(f"no records: run `python -m benchmarks.run experiment={experiment}`")
+    return made
+
+
 def table(found: Mapping[tuple[str, str], Regret]) -> str:
     """Return the table in Markdown: a row per method, the smallest regret of the default first."""
     head = ["method", "best", "regret of default", "... in MCC", "... in FRR .9", "... in F1"]
@@ -212,7 +229,7 @@ def table(found: Mapping[tuple[str, str], Regret]) -> str:
         ]
         rows.append((default, cells))
     ordered = [cells for _, cells in sorted(rows, key=lambda row: row[0])]
-    return f"{markdown_table(head, ordered)}\n"
+    return markdown_table(head, ordered)
 
 
 def chosen_json(records: Sequence[Record]) -> str:
@@ -224,7 +241,7 @@ def chosen_json(records: Sequence[Record]) -> str:
         if record.setup.experiment == CHOOSING
     }
     worlds: dict[str, dict[str, list[int]]] = {}
-    for (method, world), settings in choices(runs(records, CHOOSING)).items():
+    for (method, world), settings in choices(runs_of(records, CHOOSING)).items():
         places = [listed[method].index(s) for s in settings if s in listed[method]]
         worlds.setdefault(world, {})[method] = sorted(set(places))
     lines = [f"  {json.dumps(world)}: {json.dumps(of)}" for world, of in worlds.items()]
@@ -255,24 +272,14 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_records_argument(parser)
     parser.add_argument("--choose", action="store_true", help="write results/regret_choice.json")
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args()
     records = [entry.record for entry in read(args.records)]
-    chosen = choices(runs(records, CHOOSING))
-    if not chosen:
-        raise UserError("no records of it: run `python -m benchmarks.run experiment=regret_grid`")
     if args.choose:
         write_whole(CHOICE, chosen_json(records))
         print(f"{CHOICE.name} is written; best constant of each method over all worlds:")
         print(constants(records))
         return
-    found = regrets(runs(records, REPORTED), chosen)
-    if not found:
-        raise UserError("no records of it: run `python -m benchmarks.run experiment=regret`")
-    text = table(found)
-    print(text, end="")
-    if args.out:
-        write_whole(args.out, text)
+    print(table_of(records))
 
 
 if __name__ == "__main__":

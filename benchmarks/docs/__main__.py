@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.docs.examples import examples, notebook
 from benchmarks.docs.numbers import numbers
 from benchmarks.docs.scores import scores
+from benchmarks.docs.speed import speed
 from benchmarks.docs.tables import TABLES
 from benchmarks.launch.command import command
 from benchmarks.render.markdown import RESULTS, replaced
@@ -29,6 +30,8 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield DOCS / "numbers.md", numbers((ROOT / "CHANGELOG.md").read_text())
     yield DOCS / "scores.md", scores()
     yield filled(DOCS / "records.md", {"examples": examples(ROOT / "results" / "records")})
+    measured = speed(ROOT / "results" / "speed" / "cpu.json")
+    yield filled(DOCS / "speed.md", {"speed": measured})
     example = notebook(DOCS / "snippets" / "notebook.py")
     for path in (ROOT / "README.md", DOCS / "api.md"):
         yield filled(path, {"notebook": example})

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
 from typing import Any
 
+from benchmarks import regret as regrets
 from benchmarks.influence_table import number
 from benchmarks.render.markdown import plain
 from benchmarks.results.settings import Setting
@@ -137,6 +138,11 @@ def steering_budget(settings: Sequence[Setting]) -> str:
     return markdown(["where", "latents chosen by", *heads.values()], rows)
 
 
+def regret(settings: Sequence[Setting]) -> str:
+    """Return what each method's default loses against the best setting of its grid."""
+    return regrets.table_of([record for s in settings for record in s.records]).rstrip()
+
+
 def of_experiment(settings: Iterable[Setting], *names: str) -> list[Setting]:
     """Return the settings of some experiments; UserError if there are none."""
     chosen = [s for s in settings if s.setup.experiment in names]
@@ -198,5 +204,6 @@ TABLES: Mapping[str, Mapping[str, Table]] = {
     },
     "masking.md": {"masking": masking},
     "steering.md": {"steering_budget": steering_budget},
+    "regret.md": {"regret": regret},
 }
 """Page of docs/results: its tables by the name of their markers."""
