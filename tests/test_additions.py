@@ -1,5 +1,6 @@
 """What a stranger adds from a folder of their own, with no line changed here: run as they would."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from textwrap import dedent
 
 import pytest
 from test_run import command, records
+
+from benchmarks.leaderboard import __main__ as leaderboard
 
 
 @pytest.fixture
@@ -109,7 +112,8 @@ def test_a_method_with_an_encoder_of_its_own_is_two_files(folder, tmp_path, monk
     assert "linear encoder" in found["consistency"].skipped["consistency/mcs_0.9/top_z_5"]
 
 
-def test_a_method_with_a_gate_of_ours_is_two_files(folder, tmp_path, monkeypatch, capsys):
+def write_firm(folder: Path) -> None:
+    """Write a trainer of two files, and nothing else."""
     write(
         folder / "firm.py",
         '''
@@ -161,6 +165,10 @@ def test_a_method_with_a_gate_of_ours_is_two_files(folder, tmp_path, monkeypatch
         optim: {lr: 0.01}
         """,
     )
+
+
+def test_a_method_with_a_gate_of_ours_is_two_files(folder, tmp_path, monkeypatch, capsys):
+    write_firm(folder)
     words = (f"--config-dir={folder / 'conf'}", "trainer=firm", "trainer.k=3")
     assert command(monkeypatch, tmp_path / "results", *words) == 0
     (record,) = records(tmp_path / "results")
@@ -172,7 +180,8 @@ def test_a_method_with_a_gate_of_ours_is_two_files(folder, tmp_path, monkeypatch
     assert "Firm shrinkage" in table_of(capsys)
 
 
-def test_a_metric_is_two_files(folder, tmp_path, monkeypatch, capsys):
+def write_longest(folder: Path) -> None:
+    """Write a metric of two files, and nothing else."""
     write(
         folder / "longest.py",
         '''
@@ -198,6 +207,10 @@ def test_a_metric_is_two_files(folder, tmp_path, monkeypatch, capsys):
         ''',
     )
     write(folder / "conf/metric/longest.yaml", "longest: {_target_: longest.Longest}")
+
+
+def test_a_metric_is_two_files(folder, tmp_path, monkeypatch, capsys):
+    write_longest(folder)
     words = (f"--config-dir={folder / 'conf'}", "metric=[recovery,longest]", "trainer=random")
     more = "metric.longest.n_rows=32"
     assert command(monkeypatch, tmp_path / "results", *words, more) == 0
@@ -206,6 +219,35 @@ def test_a_metric_is_two_files(folder, tmp_path, monkeypatch, capsys):
     assert record.scores["longest/norm"] > 0
     head = table_of(capsys).splitlines()[1]
     assert "MCC" in head and "longest" in head
+
+
+def test_additions_stand_on_the_board_with_their_notes_and_in_figures(
+    folder, tmp_path, monkeypatch
+):
+    write_firm(folder)
+    write_longest(folder)
+    words = (f"--config-dir={folder / 'conf'}", "trainer=firm,topk", "trainer.k=3")
+    words = (*words, "metric=[recovery,reconstruction,longest]", "seed=0,1,2")
+    assert command(monkeypatch, tmp_path / "results", "-m", *words) == 0
+    for name in ("firm", "longest"):  # the board has neither the files nor the classes
+        sys.modules.pop(name, None)
+        (folder / f"{name}.py").unlink()
+    out = tmp_path / "site"
+    argv = ["x", "--records", str(tmp_path / "results" / "records"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", argv)
+    leaderboard.main()
+    page = (out / "index.html").read_text()
+    row = page.partition(">Firm shrinkage k=3</th>")[2].partition("</tr>")[0]
+    assert 'data-value="' in row and "±" in row
+    notes = page.partition('id="notes"')[2]
+    assert "longest <code>longest/norm</code>" in notes and "Norm. Range" in notes
+    drawn = [path.stem for path in (out / "figures").glob("*.svg") if "Firm" in legend(path)]
+    assert "recovery" in drawn
+
+
+def legend(path: Path) -> str:
+    """Return the texts of a figure, which matplotlib leaves in comments beside their outlines."""
+    return " ".join(re.findall(r"<!-- (.*?) -->", path.read_text()))
 
 
 def test_a_source_is_two_files(folder, tmp_path, monkeypatch, capsys):
