@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -13,12 +12,13 @@ from tiny_prompts import PlainRerun, Windows, linear_rerun, random_sae, tiny_lm
 from gradsae.errors import UserError
 from gradsae.influence import summary
 from gradsae.influence.ablation import N_JITTERED, N_NO_OPS
-from gradsae.influence.case import Case, Question, Settings, chosen_columns, study
+from gradsae.influence.case import Case, Question, chosen_columns, study
 from gradsae.influence.compare import compare
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.estimators.random import Random
 from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
+from gradsae.influence.panel import Panel
 from gradsae.influence.target import SCALARS, NextToken
 from gradsae.influence.task import Influence
 from gradsae.influence.truths.entry import Entry
@@ -42,11 +42,11 @@ def source(lm):
     return Windows(lm)
 
 
-def case_of(seen: SeenPrompt, **changes: Any) -> Case:
+def case_of(seen: SeenPrompt, max_latents: int | None = None) -> Case:
     prompt = Prompt(token_ids=seen.token_ids, target=0, text="", origin="here")
-    question = Question(prompt, NextToken(token=0), target_prob=0.5)
-    settings = Settings(ESTIMATORS, ks=(3,), batch_rows=4, max_latents=None, seed=0)
-    return study(seen, question, 0, settings._replace(**changes))
+    question = Question(index=0, prompt=prompt, target=NextToken(token=0), target_prob=0.5)
+    panel = Panel(estimators=ESTIMATORS, ks=(3,), seed=0)
+    return study(seen, question, panel, batch_rows=4, max_latents=max_latents)
 
 
 def test_a_case_reports_every_rerun(generator):

@@ -55,7 +55,7 @@ def prepare(truth: Truth, seen: SeenPrompt, held_out: Tensor | None = None) -> P
 
     kept = torch.ones(len(seen.codes), dtype=torch.bool)
     source = Rows(tiny_lm())
-    context = PromptContext(seen=seen, kept=kept, sae=sae, source=source, seed=0, max_units=None)
+    context = PromptContext(seen=seen, is_kept=kept, sae=sae, source=source, seed=0, max_units=None)
     found = truth.prepare(context, make_generator(0, "test"))
     assert isinstance(found, PreparedTruth)
     return found
@@ -280,7 +280,7 @@ def test_a_latent_that_is_always_on_rules_zero_ablation_and_not_mean_ablation():
 
     context = PromptContext(
         seen=seen,
-        kept=torch.ones(1, dtype=torch.bool),
+        is_kept=torch.ones(1, dtype=torch.bool),
         sae=sae,
         source=Rows(tiny_lm()),
         seed=0,

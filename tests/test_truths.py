@@ -46,7 +46,7 @@ def context(sae) -> PromptContext:
     seen = see_from(source, sae, source.eval_windows(1, 0)[0][:8])
     kept = torch.ones(8, dtype=torch.bool)
     kept[0] = False
-    return PromptContext(seen=seen, kept=kept, sae=sae, source=source, seed=0, max_units=None)
+    return PromptContext(seen=seen, is_kept=kept, sae=sae, source=source, seed=0, max_units=None)
 
 
 def prepared(truth: Truth, context: PromptContext) -> PreparedTruth:
@@ -125,7 +125,7 @@ def test_a_dose_pushes_every_latent_equally_hard_and_the_silent_ones_too(context
     for unit in (0, 4, len(dose.columns) - 1):
         latent = int(dose.seen.latents[unit])
         direction = sae.W_dec[latent].detach() / sae.W_dec[latent].detach().norm()
-        change = context.kept[:, None] * size * direction
+        change = context.is_kept[:, None] * size * direction
         assert change.norm(dim=1).max() == pytest.approx(size)
         expected = value(context, change=change) - value(context)
         assert found[unit].item() == pytest.approx(expected, abs=1e-5)
@@ -153,7 +153,7 @@ def test_a_joint_set_goes_at_once(context):
 
 def on_tail(seen: SeenPrompt, sae: SAE, source: Any) -> PromptContext:
     kept = torch.ones(len(seen.codes), dtype=torch.bool)
-    return PromptContext(seen=seen, kept=kept, sae=sae, source=source, seed=0, max_units=None)
+    return PromptContext(seen=seen, is_kept=kept, sae=sae, source=source, seed=0, max_units=None)
 
 
 def test_on_a_linear_rerun_every_truth_is_a_sum_of_single_effects(generator, context, sae):

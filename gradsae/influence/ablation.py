@@ -69,7 +69,7 @@ def ablate_all(
         begins=seen.first_open(columns),
         batch_rows=batch_rows,
     )
-    return [Ablation(columns=columns, effect=each, n_reruns=n_reruns) for each in effect]
+    return [Ablation(columns=columns, effect=row, n_reruns=n_reruns) for row in effect]
 
 
 @torch.no_grad()

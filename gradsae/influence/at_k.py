@@ -75,8 +75,8 @@ def recall_after_checks(
     if unfit := _unfit(effect, k):
         return unfit
     top = effect >= effect.topk(k).values[-1]
-    seen = min(max(checks, k), len(effect))
-    return (top_share(estimate, seen)[top].sum() / k).clamp(0, 1).item()
+    n_known = min(max(checks, k), len(effect))
+    return (top_share(estimate, n_known)[top].sum() / k).clamp(0, 1).item()
 
 
 def _unfit(effect: Float[Tensor, " latents"], k: int) -> Skipped | None:

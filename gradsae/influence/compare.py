@@ -32,10 +32,10 @@ AT_K: dict[str, Callable[[Tensor, Tensor, int], float | Skipped]] = {
     "ndcg": at_k.ndcg_at_k,
     "false_negatives": at_k.false_negatives_at_k,
 }
-FEW = ("spearman", "spearman_abs", "sign_agreement", "precision", "relative_error")
-"""What is reported of further scalars and truths; of the first one, everything."""
+EXTRA_MEASURES = ("spearman", "spearman_abs", "sign_agreement", "precision", "relative_error")
+"""Measures reported of further scalars and truths; of the usual scalar and truth, all are."""
 
-PARTLY = Skipped("only a part of the active latents was ablated")
+ONLY_A_PART = Skipped("only a part of the active latents was ablated")
 
 
 def compare(
@@ -57,21 +57,21 @@ def compare(
         name: (name, measure) for name, measure in (OVER_ALL | IN_UNITS).items()
     }
     for k in ks:
-        for name, at in AT_K.items():
-            measures[f"{name}_at_{k}"] = (name, partial(_at, at, k))
-    found: dict[str, Agreement] = {}
+        for name, measure_at_k in AT_K.items():
+            measures[f"{name}_at_{k}"] = (name, partial(_at, measure_at_k, k))
+    agreements: dict[str, Agreement] = {}
     for full, (name, measure) in measures.items():
         if only is not None and name not in only:
             continue
         answers: Agreement = {}
         for estimator, estimate in estimates.items():
             if isinstance(estimate, Skipped):
-                answers |= {} if found else {estimator: estimate}
+                answers |= {} if agreements else {estimator: estimate}
             elif name not in IN_UNITS or in_units[estimator]:
                 part = name in AT_K and not whole
-                answers[estimator] = PARTLY if part else measure(estimate, effect)
-        found[full] = answers
-    return found
+                answers[estimator] = ONLY_A_PART if part else measure(estimate, effect)
+        agreements[full] = answers
+    return agreements
 
 
 def _at(

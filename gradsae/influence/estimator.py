@@ -47,6 +47,16 @@ class Estimator(ABC):
         `generator` is on the CPU and is the only source of randomness.
         """
 
+    def unreliable_share(
+        self, scores: Float[Tensor, " active"], first_order: Float[Tensor, " active"]
+    ) -> float | None:
+        """Return the share of latents, in [0, 1], on which the gradient is not to be relied on.
+
+        `scores` are this estimator's own, `first_order` those of gradient x activation for the same
+        target. None for an estimator that does not judge the gradient.
+        """
+        return None
+
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         """Return the cost on this prompt, from the tokens on, in full forward passes.
 

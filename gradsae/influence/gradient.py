@@ -55,20 +55,20 @@ def gradient_and(
     seen: SeenPrompt,
     target: Target,
     codes: Float[Tensor, "batch pos active"],
-    others: Callable[[Float[Tensor, "batch pos d_in"]], Iterable[Tensor]],
+    other_tensors: Callable[[Float[Tensor, "batch pos d_in"]], Iterable[Tensor]],
 ) -> tuple[Float[Tensor, "batch pos active"], list[Tensor]]:
     """Compute the gradient, and that with respect to other tensors of the same pass.
 
-    `others` is called once the pass is made, with the site's activation in it.
+    `other_tensors` is called once the pass is made, with the site's activation in it.
     """
     codes = codes.detach().requires_grad_()
     with torch.enable_grad():
         activation = seen.activation(codes)
         total = evaluate(seen, target, activation).sum()
-        grad, *rest = torch.autograd.grad(total, (codes, *others(activation)))
-    if not all(bool(g.isfinite().all()) for g in (grad, *rest)):
+        grad, *slopes = torch.autograd.grad(total, (codes, *other_tensors(activation)))
+    if not all(bool(g.isfinite().all()) for g in (grad, *slopes)):
         raise UserError("the gradient of the target is not finite (weights or dtype)")
-    return grad, rest
+    return grad, slopes
 
 
 def gradient_cost(seen: SeenPrompt) -> float:
@@ -90,5 +90,9 @@ def error_bars(entries: SeenPrompt, slope: Float[Tensor, "pos d_in"]) -> Float[T
     |g| / |x|. On SmolLM2's block 7 the error has a standard deviation of .11 bars, whatever the
     prompt, the position and the size (results/LOG.md).
     """
-    at = positions_of(entries)
-    return write_norms(entries).square() * slope.norm(dim=1)[at] / entries.clean.norm(dim=1)[at]
+    positions = positions_of(entries)
+    return (
+        write_norms(entries).square()
+        * slope.norm(dim=1)[positions]
+        / entries.clean.norm(dim=1)[positions]
+    )

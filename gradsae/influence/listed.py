@@ -25,7 +25,7 @@ def latents_of(
     `prompt` is the name of the first column and its value; `peak` is the position at which a latent
     is largest. Scores and ranks (from 1, among all n latents) are in columns NAME and rank.NAME.
     """
-    order = {name: one.argsort(descending=True, stable=True) for name, one in scores.items()}
+    order = {name: values.argsort(descending=True, stable=True) for name, values in scores.items()}
     rank = {name: places.argsort() for name, places in order.items()}
     listed = {int(c) for places in order.values() for c in places[:n_listed]}
     rows = sorted(listed, key=lambda c: int(rank[first][c]))
@@ -33,8 +33,8 @@ def latents_of(
         prompt[0]: [prompt[1]] * len(rows),
         "latent": [int(latents[c]) for c in rows],
         "peak": [int(peak[c]) for c in rows],
-        **{name: [float(one[c]) for c in rows] for name, one in scores.items()},
-        **{f"rank.{name}": [int(one[c]) + 1 for c in rows] for name, one in rank.items()},
+        **{name: [float(values[c]) for c in rows] for name, values in scores.items()},
+        **{f"rank.{name}": [int(values[c]) + 1 for c in rows] for name, values in rank.items()},
     }
 
 

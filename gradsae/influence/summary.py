@@ -84,7 +84,7 @@ def _add_agreement(out: Scores, cases: Sequence[Case], name: str, seed: int) -> 
 def per_prompt(cases: Sequence[Case], lm: LM) -> Series:
     """Return one row per prompt; a score that a prompt does not have is null."""
     table: Series = {
-        "prompt": [case.index for case in cases],
+        "prompt": [case.question.index for case in cases],
         "origin": [case.question.prompt.origin for case in cases],
         "text": [case.question.prompt.text[:MAX_CHARACTERS] for case in cases],
         "target": [lm.text([case.question.prompt.target]) for case in cases],
@@ -106,15 +106,15 @@ def scatter(cases: Sequence[Case], n_points: int, seed: int) -> Series:
     """Return effect and estimates of ablated latents, one row each, `n_points` at random."""
     names = answered(cases[0])
     columns = {
-        "prompt": torch.cat([torch.full_like(case.latents, case.index) for case in cases]),
+        "prompt": torch.cat([torch.full_like(case.latents, case.question.index) for case in cases]),
         "latent": torch.cat([case.latents for case in cases]),
         "effect": torch.cat([case.effect for case in cases]),
         **{name: torch.cat([case.estimate(name) for case in cases]) for name in names},
     }
     n_points = min(n_points, MAX_SERIES_VALUES // len(columns))
     order = torch.randperm(len(columns["effect"]), generator=make_generator(seed, "eval scatter"))
-    kept = order[:n_points].sort().values
-    return {name: values[kept].tolist() for name, values in columns.items()}
+    chosen = order[:n_points].sort().values
+    return {name: values[chosen].tolist() for name, values in columns.items()}
 
 
 def answered(case: Case) -> list[str]:
@@ -130,7 +130,7 @@ def listed_latents(cases: Sequence[Case]) -> list[Series]:
     n_values = 0
     for case in cases:
         table = latents_of(
-            ("prompt", case.index),
+            ("prompt", case.question.index),
             case.latents,
             case.peak,
             {"effect": case.effect, **{name: case.estimate(name) for name in answered(case)}},
@@ -146,7 +146,9 @@ def listed_latents(cases: Sequence[Case]) -> list[Series]:
 
 def listed_tokens(cases: Sequence[Case], lm: LM) -> Series:
     """Return the tokens of the prompts."""
-    return stacked([tokens_of(("prompt", c.index), c.question.prompt.token_ids, lm) for c in cases])
+    return stacked(
+        [tokens_of(("prompt", c.question.index), c.question.prompt.token_ids, lm) for c in cases]
+    )
 
 
 def recall_after_checks(cases: Sequence[Case]) -> Series:
@@ -157,14 +159,14 @@ def recall_after_checks(cases: Sequence[Case]) -> Series:
     rows: dict[tuple[str, int, int], list[Checked]] = {}
     for row in (row for case in cases for row in case.checked):
         rows.setdefault((row.estimator, row.k, row.checks), []).append(row)
-    most = max((len(found) for found in rows.values()), default=0)
-    kept = {key: found for key, found in rows.items() if len(found) == most}
+    most = max((len(checks) for checks in rows.values()), default=0)
+    complete = {key: checks for key, checks in rows.items() if len(checks) == most}
     return {
-        "estimator": [name for name, _, _ in kept],
-        "k": [k for _, k, _ in kept],
-        "checks": [n for _, _, n in kept],
-        "cost": [sum(row.cost for row in found) / most for found in kept.values()],
-        "recall": [sum(row.recall for row in found) / most for found in kept.values()],
+        "estimator": [name for name, _, _ in complete],
+        "k": [k for _, k, _ in complete],
+        "checks": [n for _, _, n in complete],
+        "cost": [sum(row.cost for row in checks) / most for checks in complete.values()],
+        "recall": [sum(row.recall for row in checks) / most for checks in complete.values()],
     }
 
 

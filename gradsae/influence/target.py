@@ -228,8 +228,8 @@ def values_of(
     """
     values = []
     for target in targets:
-        own = [positions.index(p) for p in target.positions]
-        value = target.value(logits if len(own) == len(positions) else logits[:, own])
+        places = [positions.index(p) for p in target.positions]
+        value = target.value(logits if len(places) == len(positions) else logits[:, places])
         if not bool(value.isfinite().all()):
             raise UserError(f"the target is not a finite number: {value.tolist()}")
         values.append(value.to(logits.dtype) if len(targets) > 1 else value)

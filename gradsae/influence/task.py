@@ -10,8 +10,9 @@ from tqdm import tqdm
 from gradsae import checks
 from gradsae.about import LATER, About, Score
 from gradsae.influence import scores
-from gradsae.influence.case import SINGLES, Case, Question, Settings, study
+from gradsae.influence.case import Case, Question, study
 from gradsae.influence.estimator import Estimator
+from gradsae.influence.panel import SINGLES, Panel
 from gradsae.influence.summary import summarise
 from gradsae.influence.target import ANY_SCALAR, AnyScalar, make_target, prob
 from gradsae.influence.truth import PreparedTruth, PromptContext, Truth
@@ -107,24 +108,27 @@ class Influence(ModelTask):
         return scores.every(self.ks, [*truths, *scalars])
 
     def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
-        """`seed` fixes the prompts, the random estimator, every subsample and the bootstrap."""
+        """Study every prompt and summarise.
+
+        `seed` fixes the prompts, the random estimator, every subsample and the bootstrap.
+        """
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model whose output could move")
         check_weights(sae)
-        drawn = self.prompts.draw(source, seed)
+        sample = self.prompts.draw(source, seed)
         cases = []
-        for i, prompt in enumerate(tqdm(drawn.prompts, desc="influence", disable=None)):
+        for i, prompt in enumerate(tqdm(sample.prompts, desc="influence", disable=None)):
             try:
                 cases.append(self._study(source, sae, prompt, i, seed))
             except NoActiveLatentError:
                 continue
         if not cases:
-            return Skipped(f"no latent fires on any of {len(drawn.prompts)} prompts")
+            return Skipped(f"no latent fires on any of {len(sample.prompts)} prompts")
         out = summarise(
             cases, source.lm(), seed=seed, n_scatter=self.n_scatter, n_pages=self.n_pages
         )
-        out.n["influence/prompts_without_latents"] = len(drawn.prompts) - len(cases)
-        spent = out.forward_equivalents + drawn.n_tried
+        out.n["influence/prompts_without_latents"] = len(sample.prompts) - len(cases)
+        spent = out.forward_equivalents + sample.n_tried
         return Scores(**{**vars(out), "forward_equivalents": spent})
 
     def _study(
@@ -136,30 +140,33 @@ class Influence(ModelTask):
         with torch.no_grad():
             clean = seen.rerun.logits(seen.clean[None], range(-len(tokens), 0))[0]
         question = Question(
-            prompt,
-            make_target(self.scalar, tokens, clean),
-            prob(clean[:1], prompt.target).item(),
-            {scalar: make_target(scalar, tokens, clean) for scalar in self.also},
-            self._prepared(source, sae, seen, index, seed),
+            index=index,
+            prompt=prompt,
+            target=make_target(self.scalar, tokens, clean),
+            target_prob=prob(clean[:1], prompt.target).item(),
+            also={scalar: make_target(scalar, tokens, clean) for scalar in self.also},
+            truths=self._prepared(source, sae, seen, index, seed),
         )
-        settings = Settings(
-            self.estimators,
-            self.ks,
-            self.batch_rows,
-            self.max_latents,
-            seed,
-            self.also_max_cost,
+        panel = Panel(
+            estimators=self.estimators, ks=self.ks, seed=seed, also_max_cost=self.also_max_cost
         )
-        return study(seen, question, index, settings)
+        return study(
+            seen, question, panel, batch_rows=self.batch_rows, max_latents=self.max_latents
+        )
 
     def _prepared(
         self, source: ModelSource, sae: Dictionary, seen: SeenPrompt, index: int, seed: int
     ) -> dict[str, PreparedTruth | Skipped]:
         if not self.truths:
             return {}
-        kept = ~source.dropped(seen.token_ids[None], seen.rerun.clean[None])[0]
+        is_kept = ~source.dropped(seen.token_ids[None], seen.rerun.clean[None])[0]
         context = PromptContext(
-            seen=seen, kept=kept, sae=sae, source=source, seed=seed, max_units=self.max_latents
+            seen=seen,
+            is_kept=is_kept,
+            sae=sae,
+            source=source,
+            seed=seed,
+            max_units=self.max_latents,
         )
         return {
             truth.name: truth.prepare(context, make_generator(seed, f"eval {truth.name} {index}"))

@@ -28,7 +28,7 @@ class PromptContext:
     """A prompt, its SAE and the seed, as given to a truth."""
 
     seen: SeenPrompt
-    kept: Bool[Tensor, " pos"]
+    is_kept: Bool[Tensor, " pos"]
     """Positions that the SAE sees. Only these are edited."""
     sae: Dictionary
     source: ModelSource
@@ -43,8 +43,8 @@ class PromptContext:
 
     def orders(self, n: int, generator: torch.Generator) -> Int[Tensor, "n active"]:
         """Draw `n` random orders of the prompt's active latents."""
-        drawn = [torch.randperm(self.seen.n_active, generator=generator) for _ in range(n)]
-        return torch.stack(drawn).to(self.seen.codes.device)
+        orders = [torch.randperm(self.seen.n_active, generator=generator) for _ in range(n)]
+        return torch.stack(orders).to(self.seen.codes.device)
 
 
 @final
@@ -105,7 +105,7 @@ class Singles(PreparedTruth):
 
     def measure(self, targets: Sequence[Target], *, batch_rows: int) -> Measured:
         ablations = ablate_all(self.seen, targets, self.columns, batch_rows=batch_rows)
-        effect = self.sign * torch.stack([each.effect for each in ablations])
+        effect = self.sign * torch.stack([ablation.effect for ablation in ablations])
         return Measured(effect=effect, n_reruns=ablations[0].n_reruns)
 
     def predict_from_ablation(

@@ -119,7 +119,10 @@ class Masking(ModelTask):
             raise ValueError(f"rankings must hold {MAIN}, each ranking once; got {names}")
 
     def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
-        """`seed` fixes questions, random rankings and bootstrap."""
+        """Mask and swap latents on every question and summarise.
+
+        `seed` fixes questions, random rankings and bootstrap.
+        """
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model that could answer")
         drawn = self.questions.draw(source, seed)

@@ -84,17 +84,17 @@ class SparseCodes:
         return dense.index_put((self.rows, self.latents), self.values, accumulate=True)
 
     def n_open(self) -> Int[Tensor, " batch"]:
-        """Number of open latents of each row."""
+        """Count the active latents of each row."""
         open_ = (self.values > 0).long()
         return torch.zeros_like(self.offsets[:-1]).index_add(0, self.rows, open_)
 
     def fired(self) -> Int[Tensor, " d_sae"]:
-        """Number of rows on which each latent is open."""
+        """Count the rows on which each latent is active."""
         counts = torch.zeros(self.d_sae, dtype=torch.int64, device=self.latents.device)
         return counts.index_add(0, self.latents, (self.values > 0).long())
 
     def peak(self) -> Float[Tensor, " d_sae"]:
-        """Largest value of each latent in this batch; 0 where it never opened."""
+        """Return the largest value of each latent in this batch; 0 where it is never active."""
         peak = self.values.new_zeros(self.d_sae)
         return peak.scatter_reduce(0, self.latents, self.values.detach(), "amax").relu()
 

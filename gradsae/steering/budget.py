@@ -101,7 +101,10 @@ class SteeringBudget(ModelTask):
             raise ValueError(f"estimators must hold {MAIN}, each one once; got {names}")
 
     def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
-        """`seed` fixes prompts, unrelated text, controls, the drawn latents and bootstrap."""
+        """Raise the choices of every selector on every prompt and summarise.
+
+        `seed` fixes prompts, unrelated text, controls, single latents and bootstrap.
+        """
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model whose output could move")
         drawn = self.prompts.draw(source, seed)

@@ -99,7 +99,10 @@ class Steering(ModelTask):
         return scale + [Intervention(mode="set", dose=float(dose)) for dose in self.set_doses]
 
     def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
-        """`seed` fixes prompts, unrelated text, controls and bootstrap."""
+        """Steer every prompt by every selector and summarise.
+
+        `seed` fixes prompts, unrelated text, controls and bootstrap.
+        """
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model whose output could move")
         drawn = self.prompts.draw(source, seed)

@@ -217,7 +217,7 @@ def width(bounds: Numbers, d_sae: int) -> Finding:
 
 
 def show(estimate: Estimate) -> str:
-    """`0.12 [0.1, 0.14]`, or the number alone where it is exact."""
+    """Write `0.12 [0.1, 0.14]`, or the number alone where it is exact."""
     if estimate.low == estimate.high:
         return f"{estimate.value:.3g}"
     return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"

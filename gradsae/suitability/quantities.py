@@ -223,7 +223,7 @@ def _participation(moment: Tensor, n: float) -> float:
 
 
 def _norm_ratio(norms: Float[Tensor, " batch"]) -> Estimate:
-    """Interval of the ratio: order statistics of the two quantiles, opposite ends divided."""
+    """Return an interval of the ratio: opposite ends of the two quantiles' intervals, divided."""
     ordered, n = norms.sort().values, len(norms)
     half = float(norm.ppf((1 + LEVEL) / 2)) * (n * 0.05 * 0.95) ** 0.5
 

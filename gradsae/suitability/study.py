@@ -42,7 +42,7 @@ class Study(NamedTuple):
 
 
 def _silent(message: str) -> None:
-    """Tell nobody."""
+    """Log nothing."""
 
 
 def study(

@@ -53,14 +53,14 @@ def exactly(value: int | float) -> Estimate:
 
 
 def much_less(ratio: Estimate) -> Verdict:
-    """Verdict on a << b, from a / b: the whole interval must agree for met or not met."""
+    """Judge a << b, from a / b: the whole interval must agree for met or not met."""
     if ratio.high < MUCH_LESS:
         return "met"
     return "not met" if ratio.low > 1 else "doubtful"
 
 
 def within_constant(ratio: Estimate) -> Verdict:
-    """Verdict on "a and b are of one order", from max / min."""
+    """Judge "a and b are of one order", from max / min."""
     if ratio.high <= CONSTANT:
         return "met"
     return "not met" if ratio.low > CONSTANT**2 else "doubtful"

@@ -44,7 +44,7 @@ class AuxK:
         sae.register_buffer("state_idle", torch.zeros(sae.d_sae, dtype=torch.int64))
 
     def loss(self, sae: SAE, out: Pass, error: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
-        """Share of the residual's energy that the dead latents leave; 0 where none is dead.
+        """Return the share of the residual's energy that dead latents leave; 0 where none is dead.
 
         Not yet weighted. `error` is what all latents leave over; it gets no gradient from here.
         """

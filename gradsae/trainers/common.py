@@ -79,21 +79,24 @@ def geometric_median(
 
 
 def l0(codes: Codes) -> Float[Tensor, ""]:
-    """Mean number of open latents per row."""
+    """Return the mean number of active latents per row."""
     return (codes.values > 0).sum() / codes.n_rows
 
 
 def squared_error(
     x: Float[Tensor, "batch d_in"], recon: Float[Tensor, "batch d_in"]
 ) -> Float[Tensor, ""]:
-    """Summed over the batch; one pass forward and one backward, with gradient to `recon`."""
+    """Sum squared errors over the batch, with gradient to `recon`.
+
+    One pass forward and one backward.
+    """
     return mse_loss(recon, x, reduction="sum")
 
 
 def fvu(
     x: Float[Tensor, "batch d_in"], squared: Float[Tensor, "*errors"]
 ) -> Float[Tensor, "*errors"]:
-    """Fraction of the batch's variance that squared errors leave (0 perfect, 1 the mean)."""
+    """Return the share of the batch's variance that squared errors leave: 0 perfect, 1 the mean."""
     return squared / mse_loss(x, x.mean(0).expand_as(x), reduction="sum")
 
 

@@ -91,4 +91,4 @@ class L1(Trainer):
         return Loss(squared / out.codes.n_rows + self.l1 * warm * penalty, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
-        """Nothing: decoder norms are free, the penalty accounts for them."""
+        """Do nothing: decoder norms are free, because the penalty counts them."""

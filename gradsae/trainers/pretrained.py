@@ -27,7 +27,7 @@ from gradsae.sae.formats.released import Place
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Method[Dictionary]):
     """Gemma Scope, SAELens, dictionary_learning, sparsify or this project's own checkpoint folder,
-    from a folder or a hub repository; the format is told by the files (`interchange.load`)."""
+    from a folder or a hub repository; the format is told by the files (`gradsae.sae.formats`)."""
 
     release: str
     """What it is called, for readers of a record."""
@@ -130,7 +130,7 @@ class Pretrained(Method[Dictionary]):
 
 
 def same_model(a: str, b: str) -> bool:
-    """Whether two names mean one model: same letters and digits after the owner's name.
+    """Return True if two names mean one model: same letters and digits after the owner's name.
 
     One may have words in front that the other leaves out ("Meta-Llama-3-8B" and "llama3_8b"), but
     none behind: "gemma-2-9b" is not "gemma-2-9b-it".

@@ -103,8 +103,8 @@ class HopThenVerify(Estimator):
     ) -> Float[Tensor, " active"]:
         clean = clean_value(seen, target)
         if not seen.rerun.later_blocks:  # a rerun runs no block, so ablation costs nothing
-            every = torch.arange(seen.n_active, device=seen.codes.device)
-            return ablate_sparing(seen, target, every, clean)
+            everything = torch.arange(seen.n_active, device=seen.codes.device)
+            return ablate_sparing(seen, target, everything, clean)
         entries, layers = split_entries(seen), self._layers(seen.rerun.later_blocks)
         screened = screen(entries, target, max(layers))
         search = Search(seen=seen, entries=entries, target=target, clean=clean, screened=screened)
@@ -117,10 +117,10 @@ class HopThenVerify(Estimator):
         )
         scores = sum_by_latent(seen, effect)
         scores[certain] = ablate_sparing(seen, target, certain, clean)
-        left = tokens - float(search.costs[certain].sum()) - hopped.tokens
-        near = self._near_boundary(search, scores, certain, hopped.is_known)
-        near = affordable(near, search.costs, left)
-        scores[near] = ablate_sparing(seen, target, near, clean)
+        tokens_left = tokens - float(search.costs[certain].sum()) - hopped.tokens
+        uncertain = self._near_boundary(search, scores, certain, hopped.is_known)
+        uncertain = affordable(uncertain, search.costs, tokens_left)
+        scores[uncertain] = ablate_sparing(seen, target, uncertain, clean)
         return scores
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
@@ -129,9 +129,9 @@ class HopThenVerify(Estimator):
         As for a target of the last position. The clean keys and values are those of its pass.
         """
         n_pos = len(seen.codes)
-        at = seen.codes.nonzero()[:, 0]
+        positions = seen.codes.nonzero()[:, 0]
         shares = 1 - seen.first_open(torch.arange(seen.n_active)) / n_pos
-        most = (len(at) + n_pos + 1) / n_pos + float(shares.sum())
+        most = (len(positions) + n_pos + 1) / n_pos + float(shares.sum())
         most = gradient_cost(seen) + seen.rerun.fraction * most
         return max(gradient_cost(seen), min(self.max_cost, most))
 
@@ -155,8 +155,8 @@ class HopThenVerify(Estimator):
     ) -> Int[Tensor, " uncertain"]:
         """Return the latents that are not certain, those nearest the boundary of `top` first."""
         left_by_hop = torch.where(search.positions < search.read, BAR_LEFT, 0.0)
-        left = left_by_hop.where(is_known, torch.ones(())) * search.screened.bars
-        bars = sum_by_latent(search.seen, left.square()).sqrt()
+        bars_left = left_by_hop.where(is_known, torch.ones(())) * search.screened.bars
+        bars = sum_by_latent(search.seen, bars_left.square()).sqrt()
         distance = boundary_distance(scores, self.top) / bars.clamp_min(TINY)
         distance[certain] = inf
         order = distance.argsort(stable=True)
@@ -232,15 +232,15 @@ def hop_entries(
     read an entry is ablated instead.
     """
     entries, read = search.entries, search.read
-    at, ablation_tokens = search.positions, rerun_tokens(entries, search.target)
+    positions, ablation_tokens = search.positions, rerun_tokens(entries, search.target)
     effect = search.screened.gradient.clone()
-    is_known, spent = torch.zeros_like(at, dtype=torch.bool), 0.0
+    is_known, spent = torch.zeros_like(positions, dtype=torch.bool), 0.0
     for i, layer in enumerate(layers, start=1):
         hop_tokens = search.screened.clean.hop_cost(layer)
-        costs = torch.where(at >= read, ablation_tokens, hop_tokens).tolist()
+        costs = torch.where(positions >= read, ablation_tokens, hop_tokens).tolist()
         order = [entry for entry in order if not is_known[entry]]
-        left = i / len(layers) * tokens - spent
-        chosen, cost = plan(order, at.clamp_max(read).tolist(), costs, left)
+        tokens_left = i / len(layers) * tokens - spent
+        chosen, cost = plan(order, positions.clamp_max(read).tolist(), costs, tokens_left)
         for position, columns in chosen.items():
             if position < read:
                 linear, bars = search.screened.clean.hop(position, columns, layer)
@@ -267,8 +267,8 @@ def carry_over(
     """
     moves = (moved / bars.clamp_min(TINY)).clamp(-MOST_MOVED, MOST_MOVED) * is_known
     total, count = (
-        moves.new_zeros(int(positions.max()) + 1).index_add(0, positions, each.to(moves))
-        for each in (moves, is_known)
+        moves.new_zeros(int(positions.max()) + 1).index_add(0, positions, summand.to(moves))
+        for summand in (moves, is_known)
     )
     mean = total / (count + (1 - ALIKE) / ALIKE)
     return (mean[positions] * bars).masked_fill(is_known, 0.0)

@@ -66,7 +66,7 @@ class CleanPass:
 
     @torch.no_grad()
     def hop(
-        self, at: int, columns: Int[Tensor, " here"], layer: int
+        self, position: int, columns: Int[Tensor, " here"], layer: int
     ) -> tuple[Float[Tensor, " here"], Float[Tensor, " here"]]:
         """Compute effects of entries at position `at` through block `layer`, and their error bars.
 
@@ -74,30 +74,32 @@ class CleanPass:
         the clean pass itself, so differences between kernels do not cancel. Raises UserError if
         some block keeps no keys and values.
         """
-        edited = removed_at(self.entries, at, columns)
-        ran = run_one_position(self.entries.rerun, edited, at, layer)
-        readings = [each for block, each in self.readings.items() if block <= layer]
+        edited = removed_at(self.entries, position, columns)
+        ran = run_one_position(self.entries.rerun, edited, position, layer)
+        readings = [reading for block, reading in self.readings.items() if block <= layer]
         if ran is None or len(ran[0].blocks) != len(readings):
             raise UserError(
                 "a model whose blocks do not all keep keys and values has no first hops"
             )
         key_values, stream = ran
-        moved = (stream - self.streams[layer][at]).float() @ self.slopes[layer][at].float()
-        later = slice(at + 1, None)
+        moved = (stream - self.streams[layer][position]).float() @ self.slopes[layer][
+            position
+        ].float()
+        later = slice(position + 1, None)
         bars = torch.zeros_like(moved)
         for reading, (key, value) in zip(readings, key_values.blocks, strict=True):
-            change = reading.heads.change(at, key[:, :, 0], value[:, :, 0])
+            change = reading.heads.change(position, key[:, :, 0], value[:, :, 0])
             moved += (change * reading.slope[:, later].float()).sum((1, 2, 3))
             bars += change.square().sum((1, 3)) @ reading.bar[later]
         return -moved.to(edited), bars.to(edited)
 
 
 def removed_at(
-    entries: SeenPrompt, at: int, columns: Int[Tensor, " here"]
+    entries: SeenPrompt, position: int, columns: Int[Tensor, " here"]
 ) -> Float[Tensor, "here d_in"]:
     """Return the site's activation at one position, once with each entry switched off."""
-    written = (entries.codes[at] * entries.scale[at])[columns]
-    return entries.clean[at] - written[:, None] * entries.directions[columns]
+    written = (entries.codes[position] * entries.scale[position])[columns]
+    return entries.clean[position] - written[:, None] * entries.directions[columns]
 
 
 @final
@@ -123,11 +125,13 @@ def screen(entries: SeenPrompt, target: Target, last: int) -> Screened:
             outs = [heads[layer].out for layer in run if layer in heads]
             return [site, *(watched[layer][-1] for layer in run), *outs]
 
-        grad, rest = gradient_and(entries, target, entries.codes[None], tensors)
-    at_site, *others = (slope[0] for slope in rest)
-    slopes = dict(zip(run, others[: len(run)], strict=True))
+        grad, slopes_read = gradient_and(entries, target, entries.codes[None], tensors)
+    at_site, *later_slopes = (slope[0] for slope in slopes_read)
+    slopes = dict(zip(run, later_slopes[: len(run)], strict=True))
     streams = {layer: watched[layer][-1][0].detach() for layer in run}
-    head_slopes = zip((layer for layer in run if layer in heads), others[len(run) :], strict=True)
+    head_slopes = zip(
+        (layer for layer in run if layer in heads), later_slopes[len(run) :], strict=True
+    )
     readings = {
         layer: Reading(
             heads=heads[layer],

@@ -70,14 +70,20 @@ class OutputScore(Estimator):
         return scores
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        """Only the last position is edited; the lens is a head without blocks, not counted."""
+        """Return the cost of a rerun of the last position for each latent.
+
+        The lens is a head without blocks and is not counted.
+        """
         n_pos = len(seen.codes)
         share = 1 - seen.rerun.rerun_start(n_pos - 1) / n_pos
         return 1 + seen.n_active * share * seen.rerun.fraction
 
 
 def _brought_out(logits: Float[Tensor, "rows vocab"], tokens: Tensor) -> Float[Tensor, " batch"]:
-    """(1 - rank / vocabulary) p of the most probable lens token; one row of logits serves all."""
+    """Return (1 - rank / vocabulary) p of the most probable lens token.
+
+    One row of logits serves all latents.
+    """
     p = logits.softmax(-1).expand(len(tokens), -1)
     best = p.gather(1, tokens).amax(1, keepdim=True)
     rank = (p > best).sum(1)

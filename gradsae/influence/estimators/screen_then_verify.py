@@ -64,9 +64,9 @@ class ScreenThenVerify(Estimator):
         screen = "screen" if isinstance(self.screen, GradTimesAct) else self.screen.about.label
         first = {"score": "verify", "both": "verify", "size": "verify the largest"}[self.first]
         screen += " and size" if self.first == "both" else ""
-        to = f"the first {self.budget}" if self.max_cost is None else f"to {self.max_cost:g}"
+        limit = f"the first {self.budget}" if self.max_cost is None else f"to {self.max_cost:g}"
         return About(
-            label=f"{screen}, {first} {to}",
+            label=f"{screen}, {first} {limit}",
             family="checked",
             member=["score", "both", "size"].index(self.first),
             paper="https://arxiv.org/abs/2403.00745",
@@ -97,15 +97,15 @@ class ScreenThenVerify(Estimator):
             order = by_size if self.first == "size" else alternate(order, by_size)
         if self.max_cost is None:
             return order[: self._n_checked(seen)]
-        left = self.max_cost - self.screen.forward_equivalents(seen) - seen.rerun.fraction
-        return affordable_prefix(order, seen.rerun.fraction * position_share(seen), left)
+        budget = self.max_cost - self.screen.forward_equivalents(seen) - seen.rerun.fraction
+        return affordable_prefix(order, seen.rerun.fraction * position_share(seen), budget)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         """Return at most this: as if every checked latent opened at position 0, or `max_cost`."""
         screen = self.screen.forward_equivalents(seen)
         if self.max_cost is not None:
-            every = forward_equivalents(seen, torch.arange(seen.n_active)) - 1
-            return max(screen, min(self.max_cost, screen + seen.rerun.fraction + every))
+            all_of_them = forward_equivalents(seen, torch.arange(seen.n_active)) - 1
+            return max(screen, min(self.max_cost, screen + seen.rerun.fraction + all_of_them))
         return screen + (self._n_checked(seen) + 1) * seen.rerun.fraction
 
     def _n_checked(self, seen: SeenPrompt) -> int:
@@ -126,9 +126,9 @@ def affordable_prefix(
     return order[: int((costs[order].cumsum(0) <= budget).sum())]
 
 
-def alternate(one: Int[Tensor, " n"], other: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+def alternate(first: Int[Tensor, " n"], second: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Merge two orders of the same things: the next of each in turn, each thing once."""
-    merged = torch.stack([one, other], dim=1).flatten()
+    merged = torch.stack([first, second], dim=1).flatten()
     place = torch.arange(len(merged), device=merged.device)
-    earliest = torch.full_like(one, len(merged)).scatter_reduce(0, merged, place, "amin")
+    earliest = torch.full_like(first, len(merged)).scatter_reduce(0, merged, place, "amin")
     return earliest.argsort()

@@ -58,9 +58,9 @@ class Baseline(Truth):
         if self.kind == "mean":
             baseline = reference.mean(0).expand_as(seen.codes)
         else:
-            drawn = torch.randint(len(reference), (len(seen.codes),), generator=generator)
-            baseline = reference[drawn.to(reference.device)]
-        moved = torch.where(context.kept[:, None], seen.codes - baseline, 0.0)
+            rows_drawn = torch.randint(len(reference), (len(seen.codes),), generator=generator)
+            baseline = reference[rows_drawn.to(reference.device)]
+        moved = torch.where(context.is_kept[:, None], seen.codes - baseline, 0.0)
         view = replace(seen, codes=moved)
         return Singles(seen=view, columns=context.chosen(n, generator), n_latents=n)
 
@@ -74,7 +74,7 @@ def codes_of(
     if isinstance(codes, DenseCodes):
         return codes.values[:, latents]
     column = torch.searchsorted(latents, codes.latents).clamp_max(len(latents) - 1)
-    wanted = latents[column] == codes.latents
+    is_active = latents[column] == codes.latents
     picked = x.new_zeros(len(x), len(latents))
-    picked[codes.rows[wanted], column[wanted]] = codes.values[wanted]
+    picked[codes.rows[is_active], column[is_active]] = codes.values[is_active]
     return picked

@@ -56,7 +56,7 @@ class Dose(Truth):
         view = replace(
             seen,
             latents=torch.cat([seen.latents, silent]),
-            codes=torch.where(context.kept[:, None], codes, 0.0),
+            codes=torch.where(context.is_kept[:, None], codes, 0.0),
             directions=directions,
         )
         columns = context.chosen(view.n_active, generator)
@@ -66,8 +66,8 @@ class Dose(Truth):
         silent = torch.ones(context.sae.d_sae, dtype=torch.bool)
         silent[context.seen.latents.cpu()] = False
         silent = silent.nonzero()[:, 0]
-        drawn = torch.randperm(len(silent), generator=generator)[: self.n_inactive]
-        return silent[drawn].sort().values.to(context.seen.latents.device)
+        chosen = torch.randperm(len(silent), generator=generator)[: self.n_inactive]
+        return silent[chosen].sort().values.to(context.seen.latents.device)
 
 
 def typical_write(seen: SeenPrompt) -> float:

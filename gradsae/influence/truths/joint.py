@@ -78,6 +78,6 @@ class Sets(PreparedTruth):
 
     def _without(self, part: Int[Tensor, " batch"]) -> Float[Tensor, "batch pos d_in"]:
         """Return one activation per set: all its latents switched off at every position."""
-        kept = torch.ones(len(part), 1, self.seen.n_active).to(self.seen.codes)
-        kept[:, 0].scatter_(1, self.members[part], 0.0)
-        return self.seen.activation(self.seen.codes * kept)
+        factors = torch.ones(len(part), 1, self.seen.n_active).to(self.seen.codes)
+        factors[:, 0].scatter_(1, self.members[part], 0.0)
+        return self.seen.activation(self.seen.codes * factors)

@@ -70,9 +70,11 @@ class Walks(PreparedTruth):
     def measure(self, targets: Sequence[Target], *, batch_rows: int) -> Measured:
         pairs, n_reruns = [], 0.0
         for order in self.orders:
-            there, back = (self._walk(targets, each, batch_rows) for each in (order, order.flip(0)))
-            pairs.append((there[0] + back[0]) / 2)
-            n_reruns += there[1] + back[1]
+            forth, back = (
+                self._walk(targets, walked, batch_rows) for walked in (order, order.flip(0))
+            )
+            pairs.append((forth[0] + back[0]) / 2)
+            n_reruns += forth[1] + back[1]
         shares = torch.stack(pairs)
         error = shares.std(0) / len(shares) ** 0.5
         return Measured(effect=shares.mean(0), n_reruns=n_reruns, error=error)
@@ -94,10 +96,10 @@ class Walks(PreparedTruth):
         self, order: Int[Tensor, " active"], batch_rows: int
     ) -> Iterator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch_plus_1 pos d_in"]]]:
         """Yield activations before and after each removal. A batch starts where the last ended."""
-        kept = torch.ones(self.seen.n_active).to(self.seen.codes)
+        factors = torch.ones(self.seen.n_active).to(self.seen.codes)
         for part in order.split(batch_rows - 1):
-            rows = kept.repeat(len(part) + 1, 1)
+            rows = factors.repeat(len(part) + 1, 1)
             for i, column in enumerate(part.tolist()):
                 rows[i + 1 :, column] = 0.0
-            kept = rows[-1]
+            factors = rows[-1]
             yield part, self.seen.activation(self.seen.codes * rows[:, None])

@@ -90,7 +90,7 @@ def _fill(start, stop, offsets, latents, values, pre):
 
 @compiled
 def _sort_by_latent(offsets, latents, order, rows, starts):
-    """Counting sort; `starts` comes in as zeros [d_sae + 1] and leaves as the new offsets."""
+    """Sort by counting; `starts` comes in as zeros [d_sae + 1] and leaves as the new offsets."""
     for e in range(len(latents)):
         starts[latents[e] + 1] += 1
     for j in range(1, len(starts)):

@@ -42,13 +42,13 @@ MOST = 8
 
 @cache
 def _hardware() -> bool:
-    """True where the CPU has matrix instructions for bfloat16."""
+    """Return True if the CPU has matrix instructions for bfloat16."""
     check = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(check()) if check is not None else False
 
 
 def applies(x: Float[Tensor, "batch d_in"], W: Float[Tensor, "d_sae d_in"]) -> bool:
-    """True where screening is faster than the float32 product."""
+    """Return True where screening is faster than the float32 product."""
     return (
         x.device.type == "cpu"
         and x.dtype == W.dtype == torch.float32

@@ -43,7 +43,8 @@ U30, U31, U36, U47, U49, U15 = (np.uint64(n) for n in (30, 31, 36, 47, 49, 15))
 
 @compiled
 def mixed(x):
-    """splitmix64's output function (Steele et al. 2014, https://doi.org/10.1145/2714064.2660195)."""
+    """Mix bits by splitmix64's output function: Steele et al. 2014,
+    https://doi.org/10.1145/2714064.2660195."""
     x = (x ^ (x >> U30)) * MIX_1
     x = (x ^ (x >> U27)) * MIX_2
     return x ^ (x >> U31)

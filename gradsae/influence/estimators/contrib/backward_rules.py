@@ -100,7 +100,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def frozen_norm(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Forward hook: the norm's own output, with the gradient of x / constant * gain."""
+    """Return the norm's own output, with the gradient of x / constant * gain: a forward hook."""
     x = args[0].to(output.dtype)
     if isinstance(module, nn.LayerNorm):
         centred = x - x.mean(-1, keepdim=True)

@@ -15,7 +15,7 @@ each latent); random signs: Hutchinson 1990.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -31,14 +31,14 @@ from gradsae.prompts.seen import SeenPrompt
 
 STEP = 0.125
 """Share of its value that a probe moves each latent by; the error is of the order of its square."""
+UNRELIABLE = 0.5
+"""Reliability ratio above which the gradient is not to be relied on."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Curvature(Estimator):
     """Signed, in units of the target."""
-
-    prefix: ClassVar[str] = "curvature"
 
     n_probes: int = 1
 
@@ -47,7 +47,7 @@ class Curvature(Estimator):
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return f"{self.prefix}_{self.n_probes}"
+        return f"curvature_{self.n_probes}"
 
     @property
     def about(self) -> About:
@@ -60,6 +60,13 @@ class Curvature(Estimator):
     ) -> Float[Tensor, " active"]:
         first = GradTimesAct().scores(seen, target, generator)
         return first - self_curvature(seen, target, self.n_probes, generator) / 2
+
+    def unreliable_share(
+        self, scores: Float[Tensor, " active"], first_order: Float[Tensor, " active"]
+    ) -> float:
+        """Return the share of latents whose reliability ratio is above UNRELIABLE."""
+        doubtful = reliability(first_order, 2 * (first_order - scores)) > UNRELIABLE
+        return doubtful.double().mean().item()
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
         return 1 + (2 + 6 * self.n_probes) * seen.rerun.fraction

@@ -56,6 +56,6 @@ class GradDrop(Estimator):
         return total / len(layers)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        """One forward, and a whole backward for each later block."""
+        """Return the cost of one forward, and of a whole backward for each later block."""
         n_backwards = max(len(seen.rerun.later_blocks), 1)
         return 1 + 2 * n_backwards * seen.rerun.fraction

@@ -46,13 +46,13 @@ class NormExact(Estimator):
             grad, slopes = gradient_and(
                 entries, target, entries.codes[None], lambda _: [reader.out for reader in readers]
             )
-        at = positions_of(entries)
-        gone = (entries.codes * entries.scale).sum(0)[:, None] * entries.directions
+        positions = positions_of(entries)
+        removed = (entries.codes * entries.scale).sum(0)[:, None] * entries.directions
         effect = (grad[0] * entries.codes).sum(0)
         for reader, slope in zip(readers, slopes, strict=True):
-            effect += reader.bend(slope[0].float(), at, gone)
+            effect += reader.bend(slope[0].float(), positions, removed)
         return sum_by_latent(seen, effect)
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        """One gradient; the norms themselves (some 6 d_in operations each) are not counted."""
+        """Return the cost of one gradient: norms (some 6 d_in operations each) are not counted."""
         return gradient_cost(seen)

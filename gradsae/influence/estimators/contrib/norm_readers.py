@@ -37,8 +37,8 @@ class Reader:
     def bend(
         self,
         slope: Float[Tensor, "pos d_in"],
-        at: Int[Tensor, " rows"],
-        gone: Float[Tensor, "rows d_in"],
+        positions: Int[Tensor, " rows"],
+        removed: Float[Tensor, "rows d_in"],
     ) -> Float[Tensor, " rows"]:
         """Return the exact loss of the target through this norm, less its linear estimate.
 
@@ -51,8 +51,8 @@ class Reader:
             out = _apply(self.norm, leaf)
             (straight,) = torch.autograd.grad(out, leaf, slope.float())
         with torch.no_grad():
-            lost = out[at] - _apply(self.norm, x[at] - gone)
-            return (lost * slope[at]).sum(1) - (straight[at] * gone).sum(1)
+            lost = out[positions] - _apply(self.norm, x[positions] - removed)
+            return (lost * slope[positions]).sum(1) - (straight[positions] * removed).sum(1)
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def watch_norms(rerun: Rerun) -> Iterator[list[Reader]]:
     layout, model = rerun.decoder.layout, rerun.decoder.model
     blocks = list(model.get_submodule(layout.blocks))[rerun.site.layer :]
     named = model.named_modules()
-    outside = [each for name, each in named if not name.startswith(f"{layout.blocks}.")]
+    outside = [module for name, module in named if not name.startswith(f"{layout.blocks}.")]
     hooks = reading(blocks, layout.attn_out, outside, rerun.block_input, readers)
     with rerun.decoder.hooked(hooks):
         yield readers
@@ -92,8 +92,8 @@ def reading(
 
     def norm(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         x = args[0]
-        given = any(seen is not None and _same(x, seen) for seen in stream.values())
-        if given and x.requires_grad:
+        is_stream = any(tensor is not None and _same(x, tensor) for tensor in stream.values())
+        if is_stream and x.requires_grad:
             readers.append(Reader(norm=module, stream=x[0].detach(), out=output))
 
     for block in blocks:

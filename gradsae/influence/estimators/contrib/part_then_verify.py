@@ -70,29 +70,29 @@ class PartThenVerify(Estimator):
         share = position_share(seen)
         layer = self._middle(seen.rerun)
         scores, after = screen(seen, target, layer)
-        left = self.max_cost - gradient_cost(seen)
+        budget = self.max_cost - gradient_cost(seen)
         by_size = (write_norms(seen) / share).argsort(descending=True, stable=True)
         order = alternate(scores.abs().argsort(descending=True, stable=True), by_size)
         if layer is not None and after is not None:
             through = cost_through(seen.rerun, layer)
-            part = affordable_prefix(order, share * through, left * (1 - self.kept) - through)
+            part = affordable_prefix(order, share * through, budget * (1 - self.kept) - through)
             if len(part):
                 scores[part] = effects_through(seen, target, layer, after, part)
-                left -= float((share * through)[part].sum()) + through
+                budget -= float((share * through)[part].sum()) + through
             order = scores.argsort(descending=True, stable=True)
-        full = affordable_prefix(order, share * seen.rerun.fraction, left - seen.rerun.fraction)
+        full = affordable_prefix(order, share * seen.rerun.fraction, budget - seen.rerun.fraction)
         if len(full):
             scores[full] = ablate(seen, target, full, batch_rows=BATCH_ROWS).effect
         return scores
 
     def forward_equivalents(self, seen: SeenPrompt) -> float:
-        """At most: `max_cost`, or what it takes to ablate every latent."""
+        """Return at most this: `max_cost`, or the cost of ablating every latent."""
         all_of_it = forward_equivalents(seen, torch.arange(seen.n_active)) - 1
         most = gradient_cost(seen) + seen.rerun.fraction + all_of_it
         return max(gradient_cost(seen), min(self.max_cost, most))
 
     def _middle(self, rerun: Rerun) -> int | None:
-        """The block after which the gradient is taken; None if it is not after the site."""
+        """Return the block after which the gradient is taken; None if it is not after the site."""
         layer = math.ceil(self.until * rerun.decoder.n_layers)
         return layer if layer in rerun.later_blocks else None
 
@@ -134,13 +134,14 @@ def effects_through(
 ) -> Float[Tensor, " part"]:
     """Return the effects of latents, exact up to the stream after `layer` and linear from there.
 
-    What is gone of the stream is a difference between two rows of one batch, as in `ablate_all`.
+    What an ablation takes from the stream is a difference between two rows of one batch, as in
+    `ablate_all`.
     """
     effect = seen.codes.new_empty(len(columns))
     opens = seen.first_open(columns).clamp_max(first_read(seen, [target]))
     removed = batches(seen, lambda part: seen.without(columns[part]), opens, BATCH_ROWS)
     for part, rows, start in removed:
         stream = stream_after(seen.rerun, rows, layer, start=start).to(gradient.dtype)
-        gone = stream[:1] - stream[1:]
-        effect[part] = (gone * gradient[-stream.shape[1] :]).sum((1, 2))
+        removed = stream[:1] - stream[1:]
+        effect[part] = (removed * gradient[-stream.shape[1] :]).sum((1, 2))
     return effect

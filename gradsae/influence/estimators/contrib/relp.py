@@ -43,10 +43,10 @@ class RelP(Estimator):
 
     @property
     def about(self) -> About:
-        more = ", attention frozen" if self.freeze_attention else ""
+        suffix = ", attention frozen" if self.freeze_attention else ""
         member = 3 if self.freeze_attention else 2
         paper = "https://arxiv.org/abs/2508.21258"
-        return About(label=f"RelP{more}", family="backward", member=member, paper=paper)
+        return About(label=f"RelP{suffix}", family="backward", member=member, paper=paper)
 
     def scores(
         self, seen: SeenPrompt, target: Target, generator: torch.Generator
