@@ -22,6 +22,7 @@ from gradsae.influence.task import Influence
 from gradsae.interfaces import Scores
 from gradsae.lm.sites import parse_site
 from gradsae.prompts.sets import GivenPrompts
+from gradsae.sources.two_sparsity import TwoSparsity
 from gradsae.steering.doses import respond
 from gradsae.steering.interventions import Intervention, read
 
@@ -119,6 +120,16 @@ def test_without_the_truth_the_first_estimator_orders_the_rows(lm):
     assert found.parts["estimators"]["estimator"] == ["mean_act"]
 
 
+def test_readers_see_the_labels_that_components_declare_and_code_their_names(table):
+    part = table.parts["estimators"]
+    for view in (repr(table), table._repr_html_()):
+        assert GradTimesAct().about.label in view and "grad_times_act" not in view
+        assert "Spearman" in view and "ablation (truth)" in view
+    assert {"grad_times_act", "mean_act"} <= set(table.to_pandas().columns)
+    assert list(part.to_pandas()["estimator"]) == ["grad_times_act", "mean_act", "ablation"]
+    assert "spearman" in part.columns
+
+
 def test_every_estimator_is_built_by_the_name_of_its_module():
     assert {"grad_times_act", "hop_then_verify", "mean_act"} <= set(known_estimators())
     for name in known_estimators():
@@ -178,6 +189,15 @@ def test_training_by_name_is_the_recipe_of_the_command(monkeypatch):
     assert (ours.d_sae, ours.htf, ours.ltf, ours.scale_init) == (64, 0.2, 0.005, 0.05)
     topk: Any = make_method("topk", {"d_sae": 64, "k": 4, "lr": 0.5})
     assert (topk.k, topk.optim.lr) == (4, 0.5)
+
+
+def test_an_oracle_takes_the_features_of_a_source_that_knows_them_and_no_other():
+    world = TwoSparsity(n_features=8, width=6, sparsities=(1, 2))
+    sae = gradsae.train("ceiling_linear", world, d_sae=8, steps=1)
+    cosines = (sae.sae.decoder() @ world.features().mT).max(0).values
+    torch.testing.assert_close(cosines, torch.ones(8))
+    with pytest.raises(UserError, match="given activations|no known features"):
+        gradsae.train("ceiling_linear", torch.ones(4, 6), d_sae=8)
 
 
 def test_training_on_activations_reduces_the_error_and_scores_say_so():

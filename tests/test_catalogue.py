@@ -52,6 +52,7 @@ def test_every_published_synthetic_source_is_rebuilt_with_the_config_of_its_id()
         source = catalogue.rebuild_source(config)
         assert source is not None, config
         assert {"name": source.name, **source.identity()} == config
+        assert "_" not in source.about.label
 
 
 def test_every_estimator_in_a_published_record_is_known():

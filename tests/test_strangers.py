@@ -21,6 +21,7 @@ from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.task import Influence
 from gradsae.prompts.sets import CutPrompts
 from gradsae.records.record import Record
+from gradsae.sources.two_sparsity import TwoSparsity
 from gradsae.trainers.topk import TopK
 
 METHOD = About(label="Their method", family="theirs")
@@ -102,8 +103,12 @@ def test_the_writer_records_what_method_scores_and_estimators_say(tmp_path: Path
         prompts=CutPrompts(n_prompts=2, length=10), estimators=(GradTimesAct(), MeanAct())
     )
     method = TopK(d_sae=16, k=2, optim=example.OPTIM)
-    about = presented(method, task, ["influence/spearman/grad_times_act", "influence/n_active"])
+    about = presented(
+        *(method, TwoSparsity(), task),
+        ["influence/spearman/grad_times_act", "influence/n_active"],
+    )
     assert about.get("method", {})["label"] == "TopK"
+    assert about.get("source", {})["label"] == "two sparsities"
     assert set(about.get("scores", {})) == {"influence/spearman", "influence/n_active"}
     assert about.get("variants", {})["mean_act"]["label"] == "mean act"
     Record(**{**vars(record), "about": about})  # the schema takes it

@@ -36,7 +36,7 @@ def test_a_row_is_a_method_with_the_mean_over_its_seeds():
     records += [example.influence(15, TOPK, 0)]
     text = summary_table(records)
     first, second = text.split("\n\n")
-    assert first.startswith("recovery, version 1, on two_sparsity\n")
+    assert first.startswith("recovery, version 1, on two sparsities\n")
     assert first.splitlines()[3].split()[:3] == ["TopK", "k=20", "3"]
     assert "1.000 ±0 " in first
     assert "3 records" in first

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.results.declared import about_source
 from benchmarks.results.labels import labels
 from benchmarks.results.reading import LOCAL_ORIGIN, Entry
 from benchmarks.results.rows import columns, make_lines
@@ -61,9 +62,9 @@ def mean_text(estimate: Estimate | None) -> str:
 
 
 def source_name(setting: Setting) -> str:
-    """`resid_post.15 code` for a layer, the name of the source elsewhere."""
+    """Return `resid_post.15 code` for a layer, the label of the source elsewhere."""
     parts = [setting.site, setting.setup.corpus.name]
-    return " ".join(filter(None, parts)) or setting.setup.source.name or "?"
+    return " ".join(filter(None, parts)) or about_source(setting.first).label
 
 
 def _summary(settings: Sequence[Setting]) -> Sheet:

@@ -33,6 +33,15 @@ def about_method(record: Record) -> About:
     return known or _told(record.about.get("method"), method_of(record))
 
 
+def about_source(record: Record) -> About:
+    """Return what the source of a record says of itself."""
+    from gradsae.bench import catalogue
+
+    source = record.config.get("source")
+    known = catalogue.about_source(source) if isinstance(source, dict) else None
+    return known or _told(record.about.get("source"), record.setup.source.name or "unknown source")
+
+
 def about_variant(record: Record, name: str) -> About:
     """Return what an estimator of a record says of itself, or another end of a score's name."""
     from gradsae.bench import catalogue

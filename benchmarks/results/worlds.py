@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.results.declared import about_source
 from benchmarks.results.labels import differences, hyperparameters, seedless
 from benchmarks.results.settings import Setting
 from benchmarks.results.vocabulary import order
@@ -48,13 +49,13 @@ def in_order(settings: Iterable[Setting]) -> list[Setting]:
 
 
 def world_title(setting: Setting) -> str:
-    """`superposition, 512 features in 128 dimensions` or `smollm2, resid_post.15, code`."""
+    """Return `superposition, 512 features in 128 dimensions` or `smollm2, resid_post.15, code`."""
     if setting.site:
         parts = [setting.setup.model.name, setting.site, setting.setup.corpus.name]
         return ", ".join(str(part) for part in parts if part)
     n, d = setting.setup.source.get("n_features"), setting.setup.source.get("width")
     size = f", {n} features in {d} dimensions" if n and d else ""
-    return f"{setting.setup.source.name or 'unknown source'}{size}"
+    return f"{about_source(setting.first).label}{size}"
 
 
 def _world(setting: Setting) -> str:

@@ -11,14 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.api.prompted import Asked, ask
+from gradsae.api.prompted import PromptSetup, set_up
 from gradsae.api.table import Table, Token
 from gradsae.errors import UserError
 from gradsae.influence import ablation
 from gradsae.influence import estimators as package
 from gradsae.influence.compare import compare
 from gradsae.influence.estimator import Estimator
+from gradsae.influence.scores import ALWAYS, at_k
 from gradsae.influence.target import ANY_SCALAR, AnyScalar, Target, make_target
+from gradsae.influence.task import Influence
 from gradsae.interfaces import Skipped
 from gradsae.prompts.seen import SeenPrompt, see_from
 from gradsae.seeds import make_generator
@@ -71,19 +73,19 @@ def influence(
         column per estimator, `effect`. Part `estimators`: cost (forward passes) and agreement.
 
     Raises:
-        UserError: Something named is not known, the widths differ, or no latent fires.
+        UserError: Something named is unknown, the widths differ, or no latent fires.
 
     Example:
         >>> table = gradsae.influence(model, sae, "The capital of France is", target=" Paris")
         >>> table["latent"][:3], table.parts["estimators"]["spearman"]
     """
-    chosen, kind = _chosen(estimators, truth=truth), _known_scalar(scalar)
-    asked = ask(model, sae, prompt, site, target)
-    study = _study(asked, chosen, kind, truth=truth, batch_rows=batch_rows, seed=seed)
-    return _table(asked, study, chosen, k)
+    chosen, kind = _chosen(estimators, truth=truth), _checked_scalar(scalar)
+    setup = set_up(model, sae, prompt, site, target)
+    study = _study(setup, chosen, kind, truth=truth, batch_rows=batch_rows, seed=seed)
+    return _table(setup, study, chosen, k)
 
 
-def _known_scalar(name: str) -> AnyScalar:
+def _checked_scalar(name: str) -> AnyScalar:
     """Return the scalar of this name; UserError where there is none."""
     for scalar in get_args(AnyScalar):
         if scalar == name:
@@ -92,8 +94,8 @@ def _known_scalar(name: str) -> AnyScalar:
 
 
 def _chosen(names: Sequence[str | Estimator], *, truth: bool) -> list[Estimator]:
-    """Return the estimators; UserError where one is not known."""
-    chosen = [make_estimator(one) for one in names]
+    """Return the estimators; UserError for a name that is unknown."""
+    chosen = [make_estimator(name) for name in names]
     if not chosen and not truth:
         raise UserError("nothing to compute: name an estimator, or set truth=True")
     return chosen
@@ -103,24 +105,24 @@ def make_estimator(estimator: str | Estimator) -> Estimator:
     """Return an estimator by the name of its module, with its default settings."""
     if isinstance(estimator, Estimator):
         return estimator
-    known = known_estimators()
-    if estimator not in known:
-        raise UserError(f"there is no estimator {estimator!r}; there are {', '.join(known)}")
-    return known[estimator]()
+    classes = known_estimators()
+    if estimator not in classes:
+        raise UserError(f"there is no estimator {estimator!r}; there are {', '.join(classes)}")
+    return classes[estimator]()
 
 
 @lru_cache(maxsize=1)
 def known_estimators() -> dict[str, type[Estimator]]:
     """Return the classes of all estimators of this package, by the name of their module."""
-    found: dict[str, type[Estimator]] = {}
-    for each in walk_packages(package.__path__, f"{package.__name__}."):
-        module = import_module(each.name)
-        for _, one in inspect.getmembers(module, inspect.isclass):
-            if one.__module__ != each.name or inspect.isabstract(one):
+    classes: dict[str, type[Estimator]] = {}
+    for info in walk_packages(package.__path__, f"{package.__name__}."):
+        module = import_module(info.name)
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if cls.__module__ != info.name or inspect.isabstract(cls):
                 continue
-            if issubclass(one, Estimator):
-                found[each.name.rpartition(".")[2]] = one
-    return dict(sorted(found.items()))
+            if issubclass(cls, Estimator):
+                classes[info.name.rpartition(".")[2]] = cls
+    return dict(sorted(classes.items()))
 
 
 class Study(NamedTuple):
@@ -133,7 +135,7 @@ class Study(NamedTuple):
 
 
 def _study(
-    asked: Asked,
+    setup: PromptSetup,
     chosen: Sequence[Estimator],
     scalar: AnyScalar,
     *,
@@ -142,16 +144,17 @@ def _study(
     seed: int,
 ) -> Study:
     """Run the estimators and, for `truth`, the ablations; the draws are those of task influence."""
-    seen = see_from(asked.source, asked.placed.sae, asked.token_ids)
-    target = _target(asked, seen, scalar)
+    seen = see_from(setup.source, setup.placed.sae, setup.token_ids)
+    target = _target(setup, seen, scalar)
     estimates: dict[str, Tensor | Skipped] = {}
-    for one in chosen:
-        generator = make_generator(seed, f"eval {one.name} 0")
-        if reason := one.why_not(target):
-            estimates[one.name] = Skipped(reason)
+    for estimator in chosen:
+        name = estimator.name
+        generator = make_generator(seed, f"eval {name} 0")
+        if reason := estimator.why_not(target):
+            estimates[name] = Skipped(reason)
         else:
-            estimates[one.name] = one.scores(seen, target, generator).detach().cpu()
-    cost = {one.name: one.forward_equivalents(seen) for one in chosen}
+            estimates[name] = estimator.scores(seen, target, generator).detach().cpu()
+    cost = {estimator.name: estimator.forward_equivalents(seen) for estimator in chosen}
     effect = None
     if truth:
         columns = torch.arange(seen.n_active, device=seen.latents.device)
@@ -160,15 +163,15 @@ def _study(
     return Study(seen, estimates, effect, cost)
 
 
-def _target(asked: Asked, seen: SeenPrompt, scalar: AnyScalar) -> Target:
-    tokens = (asked.prompt.target, *asked.prompt.rest)
+def _target(setup: PromptSetup, seen: SeenPrompt, scalar: AnyScalar) -> Target:
+    tokens = (setup.prompt.target, *setup.prompt.rest)
     with torch.no_grad():
         clean = seen.rerun.logits(seen.clean[None], range(-len(tokens), 0))[0]
     return make_target(scalar, tokens, clean)
 
 
-def _table(asked: Asked, study: Study, chosen: Sequence[Estimator], k: int) -> Table:
-    lm, seen = asked.lm, study.seen
+def _table(setup: PromptSetup, study: Study, chosen: Sequence[Estimator], k: int) -> Table:
+    lm, seen = setup.lm, study.seen
     scores = {n: v for n, v in study.estimates.items() if not isinstance(v, Skipped)}
     columns = scores if study.effect is None else {**scores, "effect": study.effect}
     if not columns:
@@ -179,16 +182,17 @@ def _table(asked: Asked, study: Study, chosen: Sequence[Estimator], k: int) -> T
     codes = seen.codes.cpu()
     peak = codes.argmax(0)[order]
     texts = [lm.text([token]) for token in seen.token_ids.tolist()]
-    in_units = [one.name for one in chosen if one.in_units]
-    answer = lm.text([asked.prompt.target, *asked.prompt.rest])
+    in_units = [estimator.name for estimator in chosen if estimator.in_units]
+    labels = {estimator.name: estimator.about.label for estimator in chosen}
+    answer = lm.text([setup.prompt.target, *setup.prompt.rest])
     notes = [
         f"Next: {answer!r}, of whose first token the model gives probability "
-        f"{asked.target_prob:.3g}. {seen.n_active} latents of {asked.placed.name} fire.",
+        f"{setup.target_prob:.3g}. {seen.n_active} latents of {setup.placed.name} fire.",
         *(f"{n}: {v.reason}." for n, v in study.estimates.items() if isinstance(v, Skipped)),
-        *asked.notes,
+        *setup.notes,
     ]
     return Table(
-        title=f"Influence of latents at {asked.source.place} of {lm.name}",
+        title=f"Influence of latents at {setup.source.place} of {lm.name}",
         columns={
             "latent": seen.latents.cpu()[order].tolist(),
             "token": [texts[i] for i in peak.tolist()],
@@ -196,7 +200,7 @@ def _table(asked: Asked, study: Study, chosen: Sequence[Estimator], k: int) -> T
             "activation": codes[peak, order].tolist(),
             **{name: values[order].tolist() for name, values in columns.items()},
         },
-        headers={"token": "strongest at", "effect": "true effect"},
+        headers={**labels, "token": "strongest at", "effect": "true effect"},
         bars=[name for name in columns if name in {"effect", *in_units}],
         notes=notes,
         tokens=_tokens(texts, codes[:, order[:SHADED]], seen.latents.cpu()[order[:SHADED]]),
@@ -223,14 +227,17 @@ def _estimators(study: Study, chosen: Sequence[Estimator], k: int) -> Table:
         "cost": [float(study.cost[name]) for name in names],
     }
     if study.effect is not None:
-        units = {one.name: one.in_units for one in chosen}
-        found = compare(study.estimates, study.effect, [k], in_units=units, whole=True)
+        units = {estimator.name: estimator.in_units for estimator in chosen}
+        agreement = compare(study.estimates, study.effect, [k], in_units=units, whole=True)
         for measure in (name.format(k=k) for name in MEASURES):
-            answers = [found[measure].get(name) for name in names]
+            answers = [agreement[measure].get(name) for name in names]
             columns[measure] = [None if isinstance(a, Skipped) else a for a in answers]
+    declared = {score.name: score.header for score in (*ALWAYS, *at_k(k))}
+    labels = {estimator.name: estimator.about.label for estimator in chosen}
     return Table(
         title="Estimators: cost, and agreement with ablation",
         columns=columns,
-        headers={name: name.replace("_", " ") for name in columns},
+        headers={name: declared.get(f"influence/{name}", name) for name in columns},
+        labels={"estimator": {**labels, "ablation": Influence.REFERENCES["ablation"].label}},
         notes=["Cost is in full forward passes; a backward pass counts as two."],
     )

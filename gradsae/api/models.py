@@ -73,7 +73,7 @@ def _in_memory(model: nn.Module, tokenizer: Any) -> LM:
 
 
 def _spec(name: str, dtype: str, revision: str | None) -> LanguageModel:
-    """Return what is to be loaded under a name, a path or a hub id."""
+    """Return the specification of a model by its name, path or hub id."""
     path = Path(name).expanduser()
     rest: dict[str, Any] = {"name": path.name, "licence": "unknown", "dtype": dtype}
     if path.is_dir():
@@ -82,10 +82,10 @@ def _spec(name: str, dtype: str, revision: str | None) -> LanguageModel:
         return LanguageModel(source="gguf", gguf=str(path), **rest)
     if name.count("/") == 1 and not name.startswith((".", "~", "/")):
         return LanguageModel(source="hub", hub_id=name, revision=revision, **rest)
-    known = presets.names("model")
-    if name not in known:
+    names = presets.names("model")
+    if name not in names:
         raise UserError(
-            f"there is no model {name!r}: give one of {', '.join(known)}, an existing folder, a "
+            f"there is no model {name!r}: give one of {', '.join(names)}, an existing folder, a "
             "file *.gguf, a hub id owner/name, or a model of transformers with its tokenizer"
         )
     return presets.build("model", name, changes={"dtype": dtype})

@@ -22,8 +22,8 @@ def folder() -> Path:
 def names(group: str) -> list[str]:
     """Return the names of a group (trainer, source, model, metric, ...), sorted."""
     inside = folder() / group
-    found = sorted(inside.rglob("*.yaml"))
-    return [path.relative_to(inside).with_suffix("").as_posix() for path in found]
+    paths = sorted(inside.rglob("*.yaml"))
+    return [path.relative_to(inside).with_suffix("").as_posix() for path in paths]
 
 
 def build(
@@ -44,9 +44,9 @@ def build(
     Raises:
         UserError: No such name or field, or a value that the component refuses.
     """
-    known = names(group)
-    if name not in known:
-        raise UserError(f"there is no {group} {name!r}{_nearest(name, known)}")
+    choices = names(group)
+    if name not in choices:
+        raise UserError(f"there is no {group} {name!r}{_nearest(name, choices)}")
     overrides = [f"{group}={name}", *(f"{key}={value}" for key, value in (words or {}).items())]
     return changed(instantiated(compose(overrides), group), dict(changes or {}), f"{group} {name}")
 
@@ -83,28 +83,29 @@ def instantiated(config: Any, field: str) -> Any:
         raise UserError(f"{field}: {str(cause).splitlines()[0]}") from error
 
 
-def changed(component: Any, changes: Mapping[str, Any], what: str) -> Any:
+def changed(component: Any, changes: Mapping[str, Any], title: str) -> Any:
     """Return a component with some of its fields set otherwise.
 
-    A name with a dot sets a field of an inner component: `{"optim.lr": 1e-3}`.
+    A name with a dot sets a field of an inner component: `{"optim.lr": 1e-3}`. `title` names the
+    component in messages: `trainer topk`.
     """
-    own: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in changes.items():
         head, _, rest = name.partition(".")
-        known = [field.name for field in fields(component) if field.init]
-        if head not in known:
-            raise UserError(f"{what} has no field {head!r}{_nearest(head, known)}")
-        inner = own.get(head, getattr(component, head))
+        settable = [field.name for field in fields(component) if field.init]
+        if head not in settable:
+            raise UserError(f"{title} has no field {head!r}{_nearest(head, settable)}")
+        inner = values.get(head, getattr(component, head))
         if rest and not is_dataclass(inner):
-            raise UserError(f"{what}: {head} is {inner!r} and has no field {rest!r}")
-        own[head] = changed(inner, {rest: value}, f"{head} of {what}") if rest else value
+            raise UserError(f"{title}: {head} is {inner!r} and has no field {rest!r}")
+        values[head] = changed(inner, {rest: value}, f"{head} of {title}") if rest else value
     try:
-        return replace(component, **own)
+        return replace(component, **values)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{what}: {error}") from error
+        raise UserError(f"{title}: {error}") from error
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
+def _nearest(name: str, choices: list[str]) -> str:
+    near = get_close_matches(name, choices, n=1)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{meant}; there are {', '.join(known)}"
+    return f"{meant}; there are {', '.join(choices)}"

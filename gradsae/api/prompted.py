@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.api.models import load_model
 from gradsae.api.saes import PlacedSAE, load_sae
 from gradsae.errors import UserError
@@ -31,6 +32,10 @@ class PromptPlace(ModelSource):
 
     model: LM
     place: Site
+
+    @property
+    def about(self) -> About:
+        return About(label="one prompt")
 
     @property
     def d_in(self) -> int:
@@ -68,12 +73,12 @@ class PromptPlace(ModelSource):
     def provenance(self) -> dict[str, Any]:
         return {"model": self.model.provenance()}
 
-    def _has_no(self, what: str) -> UserError:
-        return UserError(f"a single prompt has no {what}: use a source, for example lm_layer")
+    def _has_no(self, thing: str) -> UserError:
+        return UserError(f"a single prompt has no {thing}: use a source, for example lm_layer")
 
 
-class Asked(NamedTuple):
-    """A prompt, the token that is asked about, and the SAE it is seen through."""
+class PromptSetup(NamedTuple):
+    """A prompt with its target, the SAE, and the site where the SAE reads."""
 
     source: PromptPlace
     placed: PlacedSAE
@@ -94,11 +99,13 @@ class Asked(NamedTuple):
         return torch.cat([ids, ids.new_tensor(forced)])
 
 
-def ask(model: Any, sae: Any, prompt: str, site: str | None, target: str | int | None) -> Asked:
+def set_up(
+    model: Any, sae: Any, prompt: str, site: str | None, target: str | int | None
+) -> PromptSetup:
     """Return the prompt with its target at the site of the SAE.
 
     Raises:
-        UserError: The site is not known, the prompt is empty or too long, or the target is no
+        UserError: The site is unknown, the prompt is empty or too long, or the target is no
             text of at least one token.
     """
     lm, placed = load_model(model), load_sae(sae)
@@ -116,9 +123,9 @@ def ask(model: Any, sae: Any, prompt: str, site: str | None, target: str | int |
     tokens = _target(lm, target, logits)
     made = make_prompt(lm, token_ids, tokens[0], "prompt")
     probability = logits.double().softmax(-1)[tokens[0]].item()
-    asked = Prompt(**{**vars(made), "rest": tuple(tokens[1:])})
+    with_target = Prompt(**{**vars(made), "rest": tuple(tokens[1:])})
     source = PromptPlace(model=lm, place=place)
-    return Asked(source, placed, asked, probability, _warnings(lm, placed, place))
+    return PromptSetup(source, placed, with_target, probability, _warnings(lm, placed, place))
 
 
 def _target(lm: LM, target: str | int | None, logits: Float[Tensor, " vocab"]) -> list[int]:

@@ -77,7 +77,8 @@ def load_sae(
         it was trained with is part of it.
 
     Raises:
-        UserError: Nothing is there, it is in no known format, or it cannot be said here.
+        UserError: Nothing is there, its format is unknown, or it does something that this project's
+            SAEs cannot do.
 
     Example:
         >>> sae = gradsae.load_sae("google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82")
@@ -85,16 +86,16 @@ def load_sae(
         (Site(kind='resid_post', layer=12), 16384)
     """
     if isinstance(sae, PlacedSAE):
-        found = sae
+        placed = sae
     elif isinstance(sae, str | Path):
-        found = _from_files(str(sae), subfolder, revision)
+        placed = _from_files(str(sae), subfolder, revision)
     else:
-        found = _from_memory(sae)
+        placed = _from_memory(sae)
     if site is not None:
-        found = replace(found, site=parse_site(site))
+        placed = replace(placed, site=parse_site(site))
     if device is not None:
-        found.sae.to(device)
-    return found
+        placed.sae.to(device)
+    return placed
 
 
 def _from_files(text: str, subfolder: str, revision: str | None) -> PlacedSAE:
@@ -133,6 +134,6 @@ def _from_saelens_object(sae: Any) -> PlacedSAE:
     """Return an sae-lens object as ours, by way of the files that it writes of itself."""
     with TemporaryDirectory() as work:
         sae.save_model(work)
-        found = _from_files(work, "", None)
-    found.sae.to(next(iter(sae.parameters())).device)
-    return replace(found, name=type(sae).__name__)
+        placed = _from_files(work, "", None)
+    placed.sae.to(next(iter(sae.parameters())).device)
+    return replace(placed, name=type(sae).__name__)

@@ -39,7 +39,7 @@ def score(
         apply says why in the notes: recovery needs known features, lm_loss a language model.
 
     Raises:
-        UserError: The metric or source are not known, or the SAE has another width.
+        UserError: The metric or source is unknown, or the SAE has another width.
 
     Example:
         >>> gradsae.score(sae, held_out_activations).to_pandas()
@@ -53,9 +53,9 @@ def score(
         )
     chosen = make_metrics(metrics)
     with sharing():
-        answers = {name: one.measure(placed.sae, place, seed) for name, one in chosen.items()}
-    declared = {score.name: score for one in chosen.values() for score in one.declared()}
-    return _table(f"Scores of {placed.name} on {place.name}", answers, declared)
+        answers = {name: m.measure(placed.sae, place, seed) for name, m in chosen.items()}
+    declared = {score.name: score for metric in chosen.values() for score in metric.declared()}
+    return _table(f"Scores of {placed.name} on {place.about.label}", answers, declared)
 
 
 def make_metrics(metrics: Sequence[str] | Mapping[str, Metric] | None) -> dict[str, Metric]:
@@ -64,10 +64,10 @@ def make_metrics(metrics: Sequence[str] | Mapping[str, Metric] | None) -> dict[s
         return dict(metrics)
     if isinstance(metrics, str):
         raise UserError(f"metrics must be a list of names, got {metrics!r}")
-    known = presets.names("metric")
+    names = presets.names("metric")
     for name in metrics or ():
-        if name not in known:
-            raise UserError(f"there is no metric {name!r}; there are {', '.join(known)}")
+        if name not in names:
+            raise UserError(f"there is no metric {name!r}; there are {', '.join(names)}")
     words = [] if metrics is None else [f"metric=[{','.join(metrics)}]"]
     config = presets.compose(words)
     return {name: presets.instantiated(config, f"metric.{name}") for name in config.metric}
@@ -76,31 +76,31 @@ def make_metrics(metrics: Sequence[str] | Mapping[str, Metric] | None) -> dict[s
 def _table(
     title: str, answers: Mapping[str, Scores | Skipped], declared: Mapping[str, Score]
 ) -> Table:
-    given = {name: one for name, one in answers.items() if isinstance(one, Scores)}
+    answered = [answer for answer in answers.values() if isinstance(answer, Scores)]
     rows = [
         (
             name,
             value,
-            *one.intervals.get(name, (None, None)),
-            one.n.get(name),
-            *_said(name, declared),
+            *answer.intervals.get(name, (None, None)),
+            answer.n.get(name),
+            *_declaration(name, declared),
         )
-        for one in given.values()
-        for name, value in one.scores.items()
+        for answer in answered
+        for name, value in answer.scores.items()
     ]
     heads = ("score", "value", "low", "high", "n", "better", "range", "meaning")
     columns = zip(*rows, strict=True) if rows else [()] * len(heads)
-    left_out = {n: one.reason for n, one in answers.items() if isinstance(one, Skipped)}
-    for one in given.values():
-        left_out |= one.skipped
+    reasons = {name: a.reason for name, a in answers.items() if isinstance(a, Skipped)}
+    for answer in answered:
+        reasons |= answer.skipped
     return Table(
         title=title,
         columns=dict(zip(heads, map(list, columns), strict=True)),
-        notes=[f"{name}: {reason}." for name, reason in left_out.items()],
+        notes=[f"{name}: {reason}." for name, reason in reasons.items()],
     )
 
 
-def _said(name: str, declared: Mapping[str, Score]) -> tuple[str, str, str]:
+def _declaration(name: str, declared: Mapping[str, Score]) -> tuple[str, str, str]:
     """Return direction, range and meaning of a score, or of the score that it is a variant of."""
-    found = declared.get(name) or declared.get(name.rpartition("/")[0])
-    return (found.better, found.bounds, found.meaning) if found else ("", "", "")
+    score = declared.get(name) or declared.get(name.rpartition("/")[0])
+    return (score.better, score.bounds, score.meaning) if score else ("", "", "")

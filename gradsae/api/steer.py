@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.api.prompted import Asked, ask
+from gradsae.api.prompted import PromptSetup, set_up
 from gradsae.api.table import Table
 from gradsae.errors import UserError
 from gradsae.steering.interventions import (
@@ -70,10 +70,10 @@ def steer(
     """
     checks.whole("n_tokens", n_tokens, 0)
     edits = _edits(mode, [dose] if isinstance(dose, int | float) else dose)
-    asked = ask(model, sae, prompt, site, target)
-    text = read(asked.source, asked.placed.sae, asked.prompt.token_ids)
-    chosen = _chosen(asked, text, latents, reference, needed=mode != "scale")
-    return _table(asked, text, chosen, edits, n_tokens, batch_rows)
+    setup = set_up(model, sae, prompt, site, target)
+    text = read(setup.source, setup.placed.sae, setup.prompt.token_ids)
+    chosen = _chosen(setup, text, latents, reference, needed=mode != "scale")
+    return _table(setup, text, chosen, edits, n_tokens, batch_rows)
 
 
 def _edits(mode: Mode, doses: Sequence[int | float]) -> list[Intervention]:
@@ -85,20 +85,20 @@ def _edits(mode: Mode, doses: Sequence[int | float]) -> list[Intervention]:
 
 
 def _chosen(
-    asked: Asked,
+    setup: PromptSetup,
     text: Text,
     given_latents: int | Sequence[int],
     reference: int | float | Sequence[int | float] | None,
     *,
     needed: bool,
 ) -> Chosen:
-    """Return the latents with their directions and reference values; UserError where one is off."""
-    if asked.prompt.rest:
-        raise UserError("the target of steering must be one token; this one is several")
+    """Return the latents with directions and reference values; UserError where they do not fit."""
+    if setup.prompt.rest:
+        raise UserError("the target of steering must be one token; this target has several")
     several = [given_latents] if isinstance(given_latents, int) else given_latents
-    numbers = [int(one) for one in several]
-    d_sae, device = asked.placed.d_sae, text.seen.codes.device
-    wrong = [one for one in numbers if not 0 <= one < d_sae]
+    numbers = [int(latent) for latent in several]
+    d_sae, device = setup.placed.d_sae, text.seen.codes.device
+    wrong = [latent for latent in numbers if not 0 <= latent < d_sae]
     if wrong or not numbers or len(set(numbers)) < len(numbers):
         raise UserError(f"latents must be numbers from 0 to {d_sae - 1}, each once; got {numbers}")
     latents = torch.tensor(numbers, device=device)
@@ -116,21 +116,21 @@ def _chosen(
             f"latent {numbers[int(largest.argmin())]} does not fire on this prompt, so it has no "
             "value that a dose could be a multiple of: give reference=, in the SAE's units"
         )
-    directions = asked.placed.sae.decoder().detach()[latents]
+    directions = setup.placed.sae.decoder().detach()[latents]
     return Chosen(latents=latents, directions=directions, reference=largest)
 
 
 def _table(
-    asked: Asked,
+    setup: PromptSetup,
     text: Text,
     chosen: Chosen,
     edits: Sequence[Intervention],
     n_tokens: int,
     batch_rows: int,
 ) -> Table:
-    lm, target = asked.lm, asked.prompt.target
+    lm, target = setup.lm, setup.prompt.target
     effect, logit, spread = _measured(text, chosen, edits, target, batch_rows)
-    probability = [asked.target_prob, *(asked.target_prob * effect.exp()).tolist()]
+    probability = [setup.target_prob, *(setup.target_prob * effect.exp()).tolist()]
     columns: dict[str, list[Any]] = {
         "edit": ["none", *(f"{edit.mode} {edit.dose:g}" for edit in edits)],
         "effect": [0.0, *effect.tolist()],
@@ -139,10 +139,10 @@ def _table(
         "kl_rest": [0.0, *spread.tolist()],
     }
     if n_tokens:
-        columns["text"] = _texts(asked, chosen, edits, n_tokens)
+        columns["text"] = _texts(setup, chosen, edits, n_tokens)
     names = ", ".join(map(str, chosen.latents.tolist()))
     return Table(
-        title=f"Steering latents {names} at {asked.source.place} of {lm.name}",
+        title=f"Steering latents {names} at {setup.source.place} of {lm.name}",
         columns=columns,
         headers={
             "effect": "effect on log p (nats)",
@@ -151,7 +151,7 @@ def _table(
             "text": "what the model writes",
         },
         bars=["effect"],
-        notes=[f"Target: {lm.text([target])!r}.", *asked.notes],
+        notes=[f"Target: {lm.text([target])!r}.", *setup.notes],
     )
 
 
@@ -175,9 +175,11 @@ def _measured(
     return effect, logit, spread
 
 
-def _texts(asked: Asked, chosen: Chosen, edits: Sequence[Intervention], n_new: int) -> list[str]:
+def _texts(
+    setup: PromptSetup, chosen: Chosen, edits: Sequence[Intervention], n_new: int
+) -> list[str]:
     """Return what the model writes after the prompt: unedited, then under each edit."""
-    lm, sae, ids = asked.lm, asked.placed.sae, asked.prompt.token_ids
+    lm, sae, ids = setup.lm, setup.placed.sae, setup.prompt.token_ids
     if len(ids) + n_new > lm.max_context:
         raise UserError(
             f"n_tokens={n_new} after a prompt of {len(ids)} tokens exceed the context of "
@@ -185,5 +187,5 @@ def _texts(asked: Asked, chosen: Chosen, edits: Sequence[Intervention], n_new: i
         )
     written: list[Int[Tensor, " new"]] = [lm.generate(ids[None], n_new)[0, len(ids) :]]
     for edit in edits:
-        written.append(continue_steered(asked.source, sae, ids, chosen, edit, n_new))
+        written.append(continue_steered(setup.source, sae, ids, chosen, edit, n_new))
     return [lm.text(tokens) for tokens in written]

@@ -41,7 +41,7 @@ def suitability(
         source: Activations as a matrix [n, d_in] with at least 100 rows, a source object, or the
             name of a source.
         d_sae: Latents of the reference autoencoder.
-        k: Its open latents per row.
+        k: Its active latents per row.
         lr: Its peak learning rate.
         steps: Its optimiser steps.
         batch_size: Activations in one of its batches.
@@ -68,30 +68,31 @@ def suitability(
     length = FitSettings(steps=steps, batch_size=batch_size, init_rows=min(8192, rows))
     seeds = Seeds(world=seed, data=seed, init=seed, eval=seed)
     trainer = references.trainer_of(d_sae, k, lr)
-    found = study(place, trainer, length, seeds, pick_device(device))
-    return _table(place.name, found)
+    answer = study(place, trainer, length, seeds, pick_device(device))
+    return _table(place.about.label, answer)
 
 
-def _table(name: str, found: Study) -> Table:
+def _table(label: str, answer: Study) -> Table:
     """Return the conditions as a table, with the proposed setting below."""
-    family, settings = next(iter(found.settings.items()))
+    family, settings = next(iter(answer.settings.items()))
     return Table(
-        title=f"Suitability of {name} for GBA: {found.overall}",
+        title=f"Suitability of {label} for GBA: {answer.overall}",
         columns={
-            "condition": [row.name for row in found.rows],
-            "verdict": [row.verdict for row in found.rows],
-            "estimate": [row.estimate for row in found.rows],
-            "wants": [row.wants for row in found.rows],
-            "counts": [row.counts for row in found.rows],
-            "why": [row.why for row in found.rows],
+            "condition": [row.name for row in answer.rows],
+            "verdict": [row.verdict for row in answer.rows],
+            "estimate": [row.estimate for row in answer.rows],
+            "wants": [row.wants for row in answer.rows],
+            "counts": [row.counts for row in answer.rows],
+            "why": [row.why for row in answer.rows],
         },
-        notes=[NOTE, *([REFERENCES] if len(found.families) > 1 else [])],
+        headers={"wants": "the theorem wants"},
+        notes=[NOTE, *([REFERENCES] if len(answer.families) > 1 else [])],
         parts={
             "proposal": Table(
                 title=f"Proposed setting (from {family})",
                 columns={
-                    "setting": [_word(one.override) for one in settings],
-                    "why": [one.why for one in settings],
+                    "setting": [_word(setting.override) for setting in settings],
+                    "why": [setting.why for setting in settings],
                 },
             )
         },

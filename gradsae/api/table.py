@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from gradsae.errors import UserError
+from gradsae.tables.printing import console_table
 
 if TYPE_CHECKING:
     import jinja2
@@ -34,7 +35,7 @@ class Table:
     """Columns of one length by name, with what a reader needs to read them.
 
     A notebook shows it as HTML, a terminal as plain text. `len(table)` is the number of rows and
-    `table["name"]` one column.
+    `table["name"]` one column. Readers see the heads and labels; code uses the names.
 
     Example:
         >>> table = Table(title="Two latents", columns={"latent": [7, 3], "effect": [0.5, -0.1]})
@@ -43,6 +44,7 @@ class Table:
         >>> print(table)
         Two latents
         latent  effect
+        ------  ------
              7     0.5
              3    -0.1
     """
@@ -53,6 +55,8 @@ class Table:
     """Sentences below the table."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Head of a column, where it is not the column's name."""
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By column: the label that a reader sees in place of a name."""
     bars: Sequence[str] = ()
     """Columns of numbers that HTML shows as bars, all on one scale."""
     tokens: Sequence[Token] = ()
@@ -108,22 +112,27 @@ class Table:
         return ", ".join(self.columns)
 
     def _lines(self) -> list[str]:
-        """Return the head and the first rows, numbers to the right and texts to the left."""
+        """Return the head and the first rows."""
         heads = [self.headers.get(name, name) for name in self.columns]
         if not len(self):
             return [f"(no rows; columns: {', '.join(heads)})"]
-        shown = [[show(value) for value in column[:MOST_ROWS]] for column in self.columns.values()]
-        shown = [[_cut(text) for text in column] for column in shown]
-        widths = [max(map(len, [h, *column])) for h, column in zip(heads, shown, strict=True)]
-        right = [_is_number(column) for column in self.columns.values()]
+        columns = [
+            [_one_line(self._text(name, value)) for value in column[:MOST_ROWS]]
+            for name, column in self.columns.items()
+        ]
+        table = console_table(
+            heads,
+            list(zip(*columns, strict=True)),
+            numeric=[_is_number(column) for column in self.columns.values()],
+            max_cell=MOST_LETTERS,
+        )
+        n_hidden = len(self) - MOST_ROWS
+        return [table, *([f"... and {n_hidden} more rows"] if n_hidden > 0 else [])]
 
-        def line(texts: Sequence[str]) -> str:
-            cells = zip(texts, widths, right, strict=True)
-            return "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in cells).rstrip()
-
-        more = len(self) - MOST_ROWS
-        rest = [f"... and {more} more rows"] if more > 0 else []
-        return [line(heads), *(line(texts) for texts in zip(*shown, strict=True)), *rest]
+    def _text(self, column: str, value: Any) -> str:
+        """Return what a reader sees of one value."""
+        labels = self.labels.get(column, {})
+        return labels[value] if isinstance(value, str) and value in labels else show(value)
 
     def _cells(self) -> list[list["Cell"]]:
         """Return what HTML shows of the first rows, column by column."""
@@ -135,7 +144,7 @@ class Table:
             cells.append(
                 [
                     Cell(
-                        text=show(value),
+                        text=self._text(name, value),
                         is_number=number,
                         bar=50 * value / most if name in self.bars and _is_finite(value) else None,
                     )
@@ -185,9 +194,9 @@ def _is_number(column: Sequence[Any]) -> bool:
     return all(value is None or type(value) in (int, float) for value in column)
 
 
-def _cut(text: str) -> str:
-    text = repr(text)[1:-1] if "\n" in text else text
-    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
+def _one_line(text: str) -> str:
+    """Return a text with its line breaks written as `\\n`."""
+    return repr(text)[1:-1] if "\n" in text else text
 
 
 @lru_cache(maxsize=1)

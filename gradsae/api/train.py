@@ -46,7 +46,7 @@ def train(
         seed: Fixes the world of a named source, the order of the data and the initial weights.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         init_rows: Activations that set normalisation, centre and initial biases.
-        settings: Of a named method: `d_sae` (latents; needed), `k` (open latents per row), `lr`
+        settings: Of a named method: `d_sae` (latents; needed), `k` (active latents per row), `lr`
             (peak learning rate), and any other field of the recipe. What is not given is as in
             the recipe.
 
@@ -55,19 +55,20 @@ def train(
         the `seconds` it took.
 
     Raises:
-        UserError: Method, source or setting are not known, or the training diverged.
+        UserError: Method, source or setting is unknown, the method does not apply to the source, or
+            the training diverged.
 
     Example:
         >>> sae = gradsae.train("topk", activations, d_sae=4096, k=32, steps=5000)
         >>> sae.save("my_sae")
     """
     place, chosen = make_source(source, seed), make_method(method, settings)
-    if chosen.needs_truth:
-        raise UserError(f"method {chosen.name} is an oracle: it can only be run as a command")
+    if reason := chosen.why_not(place):
+        raise UserError(f"method {chosen.name} does not apply: {reason}")
     if isinstance(place, Activations):
         init_rows, batch_size = min(init_rows, len(place.x)), min(batch_size, len(place.x))
     length = FitSettings(steps=steps, batch_size=batch_size, init_rows=init_rows)
-    return _made(chosen, place, length, seed, pick_device(device))
+    return _made(chosen.bind(place), place, length, seed, pick_device(device))
 
 
 def _made(
@@ -107,10 +108,10 @@ def make_method(method: str | Method[Any], settings: dict[str, Any]) -> Method[A
     shared = {name: settings[name] for name in SHARED if name in settings}
     rest = {name: value for name, value in settings.items() if name not in shared}
     trainer = presets.build("trainer", method, words=shared, changes=rest)
-    own = {field.name for field in fields(trainer)}
-    if "k" in shared and "k" not in own:
-        raise UserError(f"method {method} does not fix the number of open latents: it has no k")
-    if "lr" in shared and "optim" in own:
+    names = {field.name for field in fields(trainer)}
+    if "k" in shared and "k" not in names:
+        raise UserError(f"method {method} does not fix the number of active latents: it has no k")
+    if "lr" in shared and "optim" in names:
         return presets.changed(trainer, {"optim.lr": shared["lr"]}, f"method {method}")
     return trainer
 

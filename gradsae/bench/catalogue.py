@@ -152,6 +152,17 @@ def _about_method(config: str) -> About | None:
     return trainer.about if trainer else None
 
 
+def about_source(config: Mapping[str, Any]) -> About | None:
+    """Return what the source of a config says of itself, or None where it is not ours."""
+    return _about_source(json.dumps(config, sort_keys=True))
+
+
+@cache
+def _about_source(config: str) -> About | None:
+    source = rebuild_source(json.loads(config))
+    return source.about if source else None
+
+
 def about_variants(ask: Mapping[str, Any]) -> Mapping[str, About]:
     """Return what the estimators and truths of a task's config say of themselves, by name.
 

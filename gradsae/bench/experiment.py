@@ -15,7 +15,16 @@ from gradsae.bench.tracking import MAX_KEYS, MAX_ROWS, Run
 from gradsae.errors import DivergedError, UserError
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.truth import Truth
-from gradsae.interfaces import Candidate, Method, Metric, ModelSource, Scores, Skipped, Task
+from gradsae.interfaces import (
+    Candidate,
+    Method,
+    Metric,
+    ModelSource,
+    Scores,
+    Skipped,
+    Source,
+    Task,
+)
 from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
 from gradsae.records.shapes import Declared, TaskId
@@ -154,7 +163,7 @@ def _record(
             "peak_bytes": _peak_bytes(cell.device),
         },
         provenance=provenance(str(cell.device), checkout, **source.provenance()),
-        about=presented(cell.method, cell.task, answer.scores),
+        about=presented(cell.method, cell.source, cell.task, answer.scores),
         artifacts={
             "checkpoint": own.id if isinstance(own, Checkpoint) else None,
             "activations": source.activations_id() if isinstance(source, ModelSource) else None,
@@ -162,8 +171,8 @@ def _record(
     )
 
 
-def presented(method: Method[Any], task: Task, scores: Iterable[str]) -> Declared:
-    """Return what the method, the given scores and their variants say of themselves.
+def presented(method: Method[Any], source: Source, task: Task, scores: Iterable[str]) -> Declared:
+    """Return what the method, the source, the given scores and their variants say of themselves.
 
     Tables and figures take their words from here where a component is not of this package.
     """
@@ -174,6 +183,7 @@ def presented(method: Method[Any], task: Task, scores: Iterable[str]) -> Declare
     given = {name for score in scores for name in (score, score.rpartition("/")[0])}
     return {
         "method": asdict(method.about),
+        "source": asdict(source.about),
         "scores": {name: asdict(score) for name, score in declared.items() if name in given},
         "variants": {name: asdict(about) for name, about in variants.items()},
     }

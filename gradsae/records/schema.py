@@ -26,7 +26,7 @@ from gradsae.records.shapes import (
 )
 
 FORM = TypeAdapter(RecordDict)
-ABOUT_PARTS = {"method", "scores", "variants"}
+ABOUT_PARTS = {"method", "source", "scores", "variants"}
 FINITE = "a finite number; what is absent is skipped"
 
 PATTERNS = {
@@ -163,8 +163,9 @@ def _check_about(about: Mapping[str, Any], version: int) -> None:
     for name, group in groups.items():
         _require(isinstance(group, dict), f"about.{name}", group, "an object")
         _require(len(group) <= MAX_ABOUT, f"number of about.{name}", len(group), f"<= {MAX_ABOUT}")
-    if "method" in about:
-        _check_declared("about.method", about["method"], About)
+    for part in ("method", "source"):
+        if part in about:
+            _check_declared(f"about.{part}", about[part], About)
     for name, value in groups["variants"].items():
         _check_declared(f"about.variants[{name}]", value, About)
     for name, value in groups["scores"].items():

@@ -144,6 +144,8 @@ class Declared(TypedDict, total=False):
 
     method: dict[str, Any]
     """The fields of `gradsae.about.About`."""
+    source: dict[str, Any]
+    """The same."""
     scores: dict[str, dict[str, Any]]
     """By `kind/score`: the fields of `gradsae.about.Score`."""
     variants: dict[str, dict[str, Any]]

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.errors import UserError
 from gradsae.interfaces import HeldOut, Source, Stream
 from gradsae.seeds import make_generator
@@ -33,6 +34,10 @@ class Activations(Source):
         if not bool(self.x.isfinite().all()):
             bad = int((~self.x.isfinite()).sum())
             raise UserError(f"activations must be finite, {bad} of {self.x.numel()} are not")
+
+    @property
+    def about(self) -> About:
+        return About(label="given activations")
 
     @property
     def d_in(self) -> int:

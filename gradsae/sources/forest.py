@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import HeldOut, KnownSource
 from gradsae.seeds import make_generator
 from gradsae.sources.common import check_world
@@ -115,6 +116,12 @@ class Forest(KnownSource):
                 f"rates run from highest_rate={self.highest_rate} down to lowest_rate="
                 f"{self.lowest_rate}: that band is empty, highest_rate must be the larger"
             )
+
+    @property
+    def about(self) -> About:
+        return About(
+            label="forest (SynthSAEBench)", paper="https://decoderesearch.github.io/SAELens"
+        )
 
     @property
     def d_in(self) -> int:

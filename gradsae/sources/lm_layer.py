@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import HeldOut, ModelSource
 from gradsae.lm.model import LM, load
 from gradsae.lm.sites import Site, SiteKind
@@ -79,6 +80,10 @@ class LmLayer(ModelSource):
             checks.number("outlier_factor", self.outlier_factor, above=0)
         checks.whole("seed", self.seed, 0)
         checks.whole("batch_windows", self.batch_windows, 1)
+
+    @property
+    def about(self) -> About:
+        return About(label=f"{self.model.name}, {self.site()}, {self.corpus.name}")
 
     @property
     def d_in(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradsae.about import About
 from gradsae.interfaces import HeldOut, KnownSource
 from gradsae.sources.saelens_world import files, load
 from gradsae.sources.streams import DrawnStream
@@ -28,6 +29,10 @@ class SavedWorld(KnownSource):
 
     folder: str
     """Holds synthetic_model_config.json, synthetic_model.safetensors and hierarchy.json."""
+
+    @property
+    def about(self) -> About:
+        return About(label="saved world")
 
     @property
     def d_in(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gradsae import checks
-from gradsae.about import LATER, is_shown
+from gradsae.about import LATER, About, is_shown
 from gradsae.interfaces import HeldOut, KnownSource
 from gradsae.sae import kernels
 from gradsae.sae.codes import SparseCodes, from_rows
@@ -109,6 +109,10 @@ class Superposition(KnownSource):
         for name in ("l0", "n_features"):
             if (number := getattr(self, name)) % 2:
                 raise ValueError(f"paired={self.paired} needs an even {name}, got {number!r}")
+
+    @property
+    def about(self) -> About:
+        return About(label="superposition", paper="https://arxiv.org/abs/2209.10652")
 
     @property
     def d_in(self) -> int:

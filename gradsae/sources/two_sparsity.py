@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
+from gradsae.about import About
 from gradsae.interfaces import HeldOut, KnownSource
 from gradsae.sae import kernels
 from gradsae.sae.codes import SparseCodes
@@ -50,6 +51,10 @@ class TwoSparsity(KnownSource):
             raise ValueError(f"sparsities must be two numbers, got {self.sparsities!r}")
         for size in self.sparsities:
             checks.whole("each of sparsities", size, 1, self.n_features)
+
+    @property
+    def about(self) -> About:
+        return About(label="two sparsities", paper="https://arxiv.org/abs/2506.14002")
 
     @property
     def d_in(self) -> int:
