@@ -286,7 +286,7 @@ def test_a_swap_takes_the_own_latents_off_and_puts_the_others_in(source):
     writer = Writer(source=source, sae=SAE, question=into.question, format=SHORT)
     one, two = swap(source, SAE, [(into, donor)] * 2, batch_rows=8, writer=writer)
     assert one == two
-    assert one.gain != 0 and one.own != 0 and one.greedy is False
+    assert one.gain != 0 and one.own_change != 0 and one.greedy is False
 
 
 @pytest.mark.parametrize("answers", [("x", "u"), ("xy", "uvw")])
@@ -312,7 +312,7 @@ def test_a_swap_does_what_a_plain_loop_with_hooks_does(source, answers):
     writer = Writer(source=source, sae=SAE, question=into.question, format=SHORT)
     (done,) = swap(source, SAE, [(into, donor)], batch_rows=8, writer=writer)
     assert done.text == plain_writing(lm, into.question, writer.n_tokens, edit)
-    for answer, found in ((donor.question, done.gain), (into.question, done.own)):
+    for answer, found in ((donor.question, done.gain), (into.question, done.own_change)):
         ids, n = torch.tensor(answer.answer_ids), len(answer.answer_ids)
         tokens = torch.cat([into.question.asked_ids, ids[:-1]])[None]
         site = source.site()
@@ -336,7 +336,7 @@ def test_a_swap_that_gives_and_takes_nothing_has_no_effect(source):
         for ask, a in (("ijk", "xy"), ("mno", "uv"))
     ]
     (done,) = swap(source, SAE, [(both[0], both[1])], batch_rows=4)
-    assert (done.gain, done.own) == (0.0, 0.0)
+    assert (done.gain, done.own_change) == (0.0, 0.0)
 
 
 def task(**changes: Any) -> Masking:

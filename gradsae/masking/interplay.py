@@ -72,6 +72,6 @@ def interplay(
     batch_rows: int,
 ) -> Interplay:
     """Measure the interplay of columns; pairs are among the first `n_paired` of them."""
-    kept = mask_columns(seen.n_active, groups_of(columns, n_paired), seen.codes)
-    joint = score(seen, [target], kept, batch_rows=batch_rows)
+    factors = mask_columns(seen.n_active, groups_of(columns, n_paired), seen.codes)
+    joint = score(seen, [target], factors, batch_rows=batch_rows)
     return from_drops(joint.drop[0].double().cpu(), len(columns), n_paired)

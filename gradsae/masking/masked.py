@@ -46,27 +46,27 @@ class Joint(NamedTuple):
 def score(
     seen: SeenPrompt,
     targets: Sequence[Target],
-    kept: Float[Tensor, "sets active"],
+    factors: Float[Tensor, "sets active"],
     *,
     batch_rows: int,
 ) -> Joint:
-    """Return each target with the codes of a question multiplied by each row of `kept` (1 or 0)."""
-    return run(seen, targets, masks(seen, kept), batch_rows=batch_rows)
+    """Return each target with the codes of a question times each row of `factors` (1 or 0)."""
+    return run(seen, targets, masks(seen, factors), batch_rows=batch_rows)
 
 
-def masks(seen: SeenPrompt, kept: Float[Tensor, "sets active"]) -> Edits:
-    """Return the edits that multiply the codes by each row of `kept`: 0 switches off, 1 keeps."""
-    columns = torch.arange(seen.n_active, device=kept.device)
+def masks(seen: SeenPrompt, factors: Float[Tensor, "sets active"]) -> Edits:
+    """Return the edits that multiply the codes by each row of `factors`: 0 is off, 1 stays."""
+    columns = torch.arange(seen.n_active, device=factors.device)
     first = seen.first_open(columns)
-    opens = torch.where(kept == 1, len(seen.codes), first).amin(1)
-    return Edits(opens, lambda rows: seen.activation(seen.codes * kept[rows][:, None, :]))
+    opens = torch.where(factors == 1, len(seen.codes), first).amin(1)
+    return Edits(opens, lambda rows: seen.activation(seen.codes * factors[rows][:, None, :]))
 
 
-def masks_later(seen: SeenPrompt, kept: Float[Tensor, "sets active"], d_sae: int) -> Later:
+def masks_later(seen: SeenPrompt, factors: Float[Tensor, "sets active"], d_sae: int) -> Later:
     """Return the same masks for written tokens."""
-    off = torch.zeros(len(kept), d_sae, dtype=torch.bool, device=kept.device)
-    off[:, seen.latents] = kept == 0
-    return Later(off, torch.zeros_like(off, dtype=seen.codes.dtype))
+    is_off = torch.zeros(len(factors), d_sae, dtype=torch.bool, device=factors.device)
+    is_off[:, seen.latents] = factors == 0
+    return Later(is_off, torch.zeros_like(is_off, dtype=seen.codes.dtype))
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def run(
     positions = {p for target in targets for p in target.positions}
     positions = sorted(positions if writer is None else positions | {writer.position})
     value, clean = seen.codes.new_empty(len(targets), n_rows), None
-    texts, runs, cost = [""] * n_rows if writer else [], 0.0, 0.0
+    texts, n_reruns, cost = [""] * n_rows if writer else [], 0.0, 0.0
     opens = edits.opens.clamp_max(min(first_read(seen, targets), n_pos + positions[0]))
     for part, edited, start in batches(seen, edits.activation, opens, batch_rows):
         if writer is None or later is None:
@@ -106,9 +106,9 @@ def run(
         rows = values_of(targets, logits, positions)
         clean = rows[:, 0] if clean is None else clean
         value[:, part] = (clean[:, None] + rows[:, 1:] - rows[:, :1]).to(value.dtype)
-        runs += runs_from(seen, len(edited), start)
+        n_reruns += runs_from(seen, len(edited), start)
     assert clean is not None
-    return Joint(value, clean.to(value.dtype), texts, runs, cost)
+    return Joint(value, clean.to(value.dtype), texts, n_reruns, cost)
 
 
 def _begin(
@@ -121,23 +121,25 @@ def _begin(
 ) -> tuple[Float[Tensor, "rows n_positions vocab"], Begun]:
     """Run a batch whose first row is unedited, and keep what the writer continues from."""
     logits, key_values = seen.rerun.logits_and_key_values(edited, positions, start=start)
-    none = torch.zeros_like(later.changed[:1])
-    whole = Later(torch.cat([none, later.changed]), torch.cat([none.to(later.value), later.value]))
-    asked = edited[:, : len(writer.question.asked_ids)]
-    return logits, Begun(logits[:, positions.index(writer.position)], asked, key_values, whole)
+    unchanged = torch.zeros_like(later.changed[:1])
+    whole = Later(
+        torch.cat([unchanged, later.changed]), torch.cat([unchanged.to(later.value), later.value])
+    )
+    question = edited[:, : len(writer.question.asked_ids)]
+    return logits, Begun(logits[:, positions.index(writer.position)], question, key_values, whole)
 
 
-def mask_columns(n_active: int, off: Sequence[Sequence[int]], like: Tensor) -> Tensor:
+def mask_columns(n_active: int, groups: Sequence[Sequence[int]], like: Tensor) -> Tensor:
     """Return one row per list of columns: 0 for those that are off, 1 for the rest."""
-    kept = torch.ones(len(off), n_active).to(like)
-    for row, columns in zip(kept, off, strict=True):
+    factors = torch.ones(len(groups), n_active).to(like)
+    for row, columns in zip(factors, groups, strict=True):
         row[list(columns)] = 0.0
-    return kept
+    return factors
 
 
 def unique_rows(
-    kept: Float[Tensor, "sets active"],
+    factors: Float[Tensor, "sets active"],
 ) -> tuple[Float[Tensor, "unique active"], Int[Tensor, " sets"]]:
     """Return the different masks, and the index of each mask among them."""
-    different, index = (kept != 0).unique(dim=0, return_inverse=True)
-    return different.to(kept), index
+    different, index = (factors != 0).unique(dim=0, return_inverse=True)
+    return different.to(factors), index

@@ -123,12 +123,13 @@ def greedy(
     need each other may be missed. Each step looks one latent ahead, so latents that stand in for
     each other still come late.
     """
-    left = scores.argsort(descending=True, stable=True)[:n].tolist()
+    candidates_left = scores.argsort(descending=True, stable=True)[:n].tolist()
     order, n_reruns = list[int](), 0.0
-    while left:
-        kept = mask_columns(seen.n_active, [[*order, column] for column in left], seen.codes)
-        joint = score(seen, [target], kept, batch_rows=batch_rows)
-        order.append(left.pop(int(joint.drop[0].argmax())))
+    while candidates_left:
+        masks = [[*order, column] for column in candidates_left]
+        factors = mask_columns(seen.n_active, masks, seen.codes)
+        joint = score(seen, [target], factors, batch_rows=batch_rows)
+        order.append(candidates_left.pop(int(joint.drop[0].argmax())))
         n_reruns += joint.n_reruns
     places = torch.arange(len(order), 0, -1).to(scores)
     index = torch.tensor(order).to(scores.device)

@@ -76,12 +76,12 @@ def sets_of(
 def kept_latents(seen: SeenPrompt, sets: Sequence[LatentSet]) -> Float[Tensor, "sets active"]:
     """Return one row per set: 1 for a latent that stays, 0 for one that is off."""
     rows = torch.ones(len(sets), seen.n_active).to(seen.codes)
-    for row, one in zip(rows, sets, strict=True):
-        if one.kind == "keep":
+    for row, latent_set in zip(rows, sets, strict=True):
+        if latent_set.kind == "keep":
             row.zero_()
-            row[one.columns] = 1.0
+            row[latent_set.columns] = 1.0
         else:
-            row[one.columns] = 0.0
+            row[latent_set.columns] = 0.0
     return rows
 
 

@@ -82,9 +82,10 @@ class Values(NamedTuple):
 
 
 def gather(pairs: Iterable[tuple[Trial, float | None]]) -> Values:
-    known = [(trial, value) for trial, value in pairs if value is not None]
-    contexts = [trial.question.candidate.context_index for trial, _ in known]
-    return Values(contexts, [value for _, value in known])
+    """Collect the values of questions that have one."""
+    complete = [(trial, value) for trial, value in pairs if value is not None]
+    contexts = [trial.question.candidate.context_index for trial, _ in complete]
+    return Values(contexts, [value for _, value in complete])
 
 
 def summarise(
@@ -98,8 +99,8 @@ def summarise(
     """Return the scores of `Masking`; there must be a trial."""
     rows: dict[Key, list[Row]] = defaultdict(list)
     for trial in trials:
-        for place, one in enumerate(trial.sets):
-            rows[one.ranking, one.kind, one.k].append(Row(trial, place))
+        for place, latent_set in enumerate(trial.sets):
+            rows[latent_set.ranking, latent_set.kind, latent_set.k].append(Row(trial, place))
     n_written = sum(bool(trial.written) for trial in trials)
     n = {"masking/questions": len(trials), "masking/questions_written": n_written}
     out = Scores(scores={}, n=n)
@@ -137,11 +138,11 @@ def _add_main(
     out: Scores, rows: Mapping[Key, Sequence[Row]], ranking: str, main_k: K, seed: int
 ) -> None:
     top, low = rows.get((ranking, "top", main_k), ()), rows.get((ranking, "bottom", main_k), ())
-    fields = ("drop", "mark_drop", "em", "f1")
+    score_names = ("drop", "mark_drop", "em", "f1")
     for prefix, group in (("", top), ("bottom_", low)):
-        for what in fields:
-            values = gather((row.trial, getattr(row, what)) for row in group)
-            _add(out, f"masking/{prefix}{what}/{ranking}", values, seed)
+        for score in score_names:
+            values = gather((row.trial, getattr(row, score)) for row in group)
+            _add(out, f"masking/{prefix}{score}/{ranking}", values, seed)
     base = {row.trial.index: row for row in rows.get((BASELINE, "top", main_k), ())}
     both = [(row, base[row.trial.index]) for row in top if row.trial.index in base]
     if not both or ranking == BASELINE:
@@ -164,12 +165,14 @@ def _add_areas(
     seed: int,
 ) -> None:
     for kind, name in (("top", "deletion_area"), ("keep", "insertion_area")):
-        own = [row for key, group in rows.items() if key[:2] == (ranking, kind) for row in group]
+        group_rows = [
+            row for key, members in rows.items() if key[:2] == (ranking, kind) for row in members
+        ]
         areas = []
         for trial in trials:
             points = [
                 (row.set.n, row.faithfulness)
-                for row in own
+                for row in group_rows
                 if row.trial is trial and row.faithfulness is not None
             ]
             sizes, values = [n for n, _ in points], [v for _, v in points if v is not None]
@@ -206,23 +209,23 @@ def _common(a: Row, b: Row) -> float:
 
 def _add_interplay(out: Scores, trials: Sequence[Trial], seed: int) -> None:
     for name in trials[0].interplays:
-        for what in ("additivity", "interaction", "backup"):
-            values = gather((t, getattr(t.interplays[name], what)) for t in trials)
-            _add(out, f"masking/{what}/{name}", values, seed)
+        for measure in ("additivity", "interaction", "backup"):
+            values = gather((t, getattr(t.interplays[name], measure)) for t in trials)
+            _add(out, f"masking/{measure}/{name}", values, seed)
 
 
 def _add_swaps(out: Scores, trials: Sequence[Trial], swaps: Sequence[Swapped], seed: int) -> None:
     by_index = {trial.index: trial for trial in trials}
-    for ranking in dict.fromkeys(one.ranking for one in swaps):
+    for ranking in dict.fromkeys(swapped.ranking for swapped in swaps):
         mine = [(by_index[s.into], by_index[s.donor], s) for s in swaps if s.ranking == ranking]
-        for what in ("gain", "own", "greedy"):
-            values = gather((into, float(getattr(s.swap, what))) for into, _, s in mine)
-            _add(out, f"masking/swap_{what}/{ranking}", values, seed)
-        for what, measure in (("em", exact_match), ("f1", f1)):
+        for score, field in (("gain", "gain"), ("own", "own_change"), ("greedy", "greedy")):
+            values = gather((into, float(getattr(s.swap, field))) for into, _, s in mine)
+            _add(out, f"masking/swap_{score}/{ranking}", values, seed)
+        for score, measure in (("em", exact_match), ("f1", f1)):
             judged = gather((into, _judged(s, donor, measure)) for into, donor, s in mine)
-            _add(out, f"masking/swap_{what}/{ranking}", judged, seed)
-        kept = gather((into, _judged(s, into, exact_match)) for into, _, s in mine)
-        _add(out, f"masking/swap_own_em/{ranking}", kept, seed)
+            _add(out, f"masking/swap_{score}/{ranking}", judged, seed)
+        kept_answers = gather((into, _judged(s, into, exact_match)) for into, _, s in mine)
+        _add(out, f"masking/swap_own_em/{ranking}", kept_answers, seed)
 
 
 def _judged(swapped: Swapped, right: Trial, measure: Any) -> float | None:
@@ -236,8 +239,8 @@ def _curve(rows: Mapping[Key, Sequence[Row]], seed: int) -> dict[str, list[Any]]
     table: dict[str, list[Any]] = defaultdict(list)
     for (ranking, kind, k), group in rows.items():
         means = Scores(scores={})
-        for what in ("drop", "mark_drop", "faithfulness", "em", "f1"):
-            _add(means, what, gather((row.trial, getattr(row, what)) for row in group), seed)
+        for score in ("drop", "mark_drop", "faithfulness", "em", "f1"):
+            _add(means, score, gather((row.trial, getattr(row, score)) for row in group), seed)
         low, high = means.intervals.get("drop", (None, None))
         line = {
             "ranking": ranking,

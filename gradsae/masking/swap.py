@@ -29,7 +29,7 @@ class Swap(NamedTuple):
 
     gain: float
     """Change of the other question's answer, teacher-forced; positive = it became more likely."""
-    own: float
+    own_change: float
     """Change of the question's own answer."""
     greedy: bool
     """True if every token of the other's answer, teacher-forced, became the most likely one."""
@@ -82,24 +82,31 @@ def swap(
     """
     into, donor = sides[0]
     own_answer = Answer(tokens=into.question.answer_ids)
-    given = donor.question.answer_ids
-    other_targets: list[Target] = [Answer(tokens=given), Greedy(tokens=given)]
+    donor_answer = donor.question.answer_ids
+    other_targets: list[Target] = [Answer(tokens=donor_answer), Greedy(tokens=donor_answer)]
     text, cost = into.text, 0.0
-    if into.question.answer_ids[:-1] == given[:-1]:  # the teacher-forced text is the same
-        own = other = _run(text, [own_answer, *other_targets], sides, sae, batch_rows, writer)
-        other = other._replace(value=other.value[1:], clean=other.clean[1:])
+    if into.question.answer_ids[:-1] == donor_answer[:-1]:  # the teacher-forced text is the same
+        own_joint = other_joint = _run(
+            text, [own_answer, *other_targets], sides, sae, batch_rows, writer
+        )
+        other_joint = other_joint._replace(value=other_joint.value[1:], clean=other_joint.clean[1:])
     else:
-        asked = into.question.asked_ids
-        text = read(source, sae, torch.cat([asked, asked.new_tensor(given[:-1])]))
-        own = _run(into.text, [own_answer], sides, sae, batch_rows, writer)
-        other = _run(text, other_targets, sides, sae, batch_rows, None)
-        cost = text.read_cost + other.n_reruns * text.seen.rerun.fraction
-    cost += own.n_reruns * into.text.seen.rerun.fraction + own.written_cost
-    gain, greedy = (other.value - other.clean[:, None])[0].tolist(), other.value[1].tolist()
-    lost = (own.value - own.clean[:, None])[0].tolist()
-    texts = own.written or [None] * len(sides)
-    each = zip(gain, lost, greedy, texts, strict=True)
-    return [Swap(g, o, best > 0.5, text, cost / len(sides)) for g, o, best, text in each]
+        question_ids = into.question.asked_ids
+        text = read(
+            source, sae, torch.cat([question_ids, question_ids.new_tensor(donor_answer[:-1])])
+        )
+        own_joint = _run(into.text, [own_answer], sides, sae, batch_rows, writer)
+        other_joint = _run(text, other_targets, sides, sae, batch_rows, None)
+        cost = text.read_cost + other_joint.n_reruns * text.seen.rerun.fraction
+    cost += own_joint.n_reruns * into.text.seen.rerun.fraction + own_joint.written_cost
+    gains, greedy = (
+        (other_joint.value - other_joint.clean[:, None])[0].tolist(),
+        other_joint.value[1].tolist(),
+    )
+    own_changes = (own_joint.value - own_joint.clean[:, None])[0].tolist()
+    texts = own_joint.written or [None] * len(sides)
+    rows = zip(gains, own_changes, greedy, texts, strict=True)
+    return [Swap(g, o, best > 0.5, text, cost / len(sides)) for g, o, best, text in rows]
 
 
 @torch.no_grad()
@@ -125,10 +132,10 @@ def _later(sides: Sequence[tuple[Side, Side]], sae: Dictionary) -> Later:
     value = like.new_zeros(len(sides), sae.d_sae)
     changed = torch.zeros_like(value, dtype=torch.bool)
     for row, (into, donor) in enumerate(sides):
-        given = donor.text.seen.latents[donor.columns]
+        donor_latents = donor.text.seen.latents[donor.columns]
         changed[row, into.text.seen.latents[into.columns]] = True
-        changed[row, given] = True
-        value[row, given] = donor.text.seen.codes[:, donor.columns].amax(0)
+        changed[row, donor_latents] = True
+        value[row, donor_latents] = donor.text.seen.codes[:, donor.columns].amax(0)
     return Later(changed, value)
 
 
@@ -136,11 +143,11 @@ def steered_activation(
     text: Text, into: Side, donor: Side, sae: Dictionary
 ) -> Float[Tensor, "pos d_in"]:
     """Return the site's activation on `text` with `into`'s latents off and `donor`'s put in."""
-    own = into.text.seen.latents[into.columns]
-    given = donor.text.seen.latents[donor.columns]
+    own_latents = into.text.seen.latents[into.columns]
+    donor_latents = donor.text.seen.latents[donor.columns]
     value = donor.text.seen.codes[:, donor.columns].amax(0)
-    latents = torch.cat([own[~torch.isin(own, given)], given])
-    n_off = len(latents) - len(given)
+    latents = torch.cat([own_latents[~torch.isin(own_latents, donor_latents)], donor_latents])
+    n_off = len(latents) - len(donor_latents)
     reference = torch.cat([value.new_zeros(n_off), value])
     directions = sae.decoder().detach()[latents]
     chosen = Chosen(latents=latents, directions=directions, reference=reference)
@@ -149,6 +156,6 @@ def steered_activation(
     after = torch.arange(len(edited), device=edited.device) >= into.question.shared
     place = (after & text.kept)[:, None]
     edited[:, n_off:] = torch.where(place, value, edited[:, n_off:])
-    lost = torch.isin(given, own) & ~place
+    lost = torch.isin(donor_latents, own_latents) & ~place
     edited[:, n_off:] = edited[:, n_off:].masked_fill(lost, 0.0)
     return text.activation(chosen, edited)

@@ -63,12 +63,12 @@ def tokens_table(trials: Sequence[Trial], lm: LM) -> dict[str, list[Any]]:
 def swaps_table(trials: Sequence[Trial], swaps: Sequence[Swapped]) -> dict[str, list[Any]]:
     """Return one row per swap into these questions: effects in nats, and the written text."""
     shown = {trial.index for trial in trials}
-    rows = [one for one in swaps if one.into in shown]
+    rows = [row for row in swaps if row.into in shown]
     return {
-        "ranking": [one.ranking for one in rows],
-        "into": [one.into for one in rows],
-        "donor": [one.donor for one in rows],
-        "gain": [one.swap.gain for one in rows],
-        "own": [one.swap.own for one in rows],
-        "text": [one.swap.text for one in rows],
+        "ranking": [row.ranking for row in rows],
+        "into": [row.into for row in rows],
+        "donor": [row.donor for row in rows],
+        "gain": [row.swap.gain for row in rows],
+        "own": [row.swap.own_change for row in rows],
+        "text": [row.swap.text for row in rows],
     }

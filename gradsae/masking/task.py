@@ -12,12 +12,13 @@ from gradsae.about import LATER, About, Score
 from gradsae.influence.estimator import Estimator
 from gradsae.interfaces import ModelSource, ModelTask, Scores, Skipped, Source
 from gradsae.masking import scores
+from gradsae.masking.design import MAIN, Design
 from gradsae.masking.rankings import Ranker
 from gradsae.masking.sets import K, Kind, count, top
 from gradsae.masking.summary import summarise
 from gradsae.masking.swap import Side, swap
 from gradsae.masking.tables import Swapped
-from gradsae.masking.trial import MAIN, Settings, Trial, attempt
+from gradsae.masking.trial import Trial, attempt
 from gradsae.masking.writing import Writer
 from gradsae.prompts.questions.question import Question, Questions
 from gradsae.prompts.seen import NoActiveLatentError
@@ -125,24 +126,23 @@ class Masking(ModelTask):
         """
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model that could answer")
-        drawn = self.questions.draw(source, seed)
-        settings = self._settings(seed)
-        bar = tqdm(total=len(drawn.questions), desc="masking", disable=None)
+        sample, design = self.questions.draw(source, seed), self._design(seed)
+        bar = tqdm(total=len(sample.questions), desc="masking", disable=None)
         trials: list[Trial] = []
         swaps: list[Swapped] = []
-        for _, group in groupby(drawn.questions, key=lambda q: q.candidate.context_index):
+        for _, group in groupby(sample.questions, key=lambda q: q.candidate.context_index):
             tried: list[tuple[Trial, Text]] = []
             for question in group:
-                tried += self._attempt(source, sae, question, len(trials) + len(tried), settings)
+                tried += self._attempt(source, sae, question, len(trials) + len(tried), design)
                 bar.update()
             trials += [trial for trial, _ in tried]
             swaps += self._swap(source, sae, tried) if self.swaps else []
         if not trials:
-            return Skipped(f"no latent fires on any of {len(drawn.questions)} questions")
+            return Skipped(f"no latent fires on any of {len(sample.questions)} questions")
         out = summarise(trials, swaps, source.lm(), self.main_k, self.n_pages, seed)
-        out.n["masking/questions_without_latents"] = len(drawn.questions) - len(trials)
-        spent = drawn.n_tried + sum(trial.forward_equivalents for trial in trials)
-        spent += sum(one.swap.forward_equivalents for one in swaps)
+        out.n["masking/questions_without_latents"] = len(sample.questions) - len(trials)
+        spent = sample.n_tried + sum(trial.forward_equivalents for trial in trials)
+        spent += sum(swapped.swap.forward_equivalents for swapped in swaps)
         return replace(out, forward_equivalents=spent)
 
     def _attempt(
@@ -151,31 +151,34 @@ class Masking(ModelTask):
         sae: Dictionary,
         question: Question,
         index: int,
-        settings: Settings,
+        design: Design,
     ) -> list[tuple[Trial, Text]]:
         try:
             text = read(source, sae, question.token_ids)
         except NoActiveLatentError:
             return []
         writer = self._writer(source, sae, question, index)
-        return [(attempt(question, text, index, writer, settings), text)]
+        return [(attempt(question, text, index, writer, self._ranker, design), text)]
 
     def _swap(
         self, source: ModelSource, sae: Dictionary, tried: Sequence[tuple[Trial, Text]]
     ) -> list[Swapped]:
-        """Swap every ordered pair of questions on one context, unless their answers are equal."""
-        found: list[Swapped] = []
+        """Steer each question of a context to the answer of every other one.
+
+        Pairs of questions with equal answers are left out.
+        """
+        swapped: list[Swapped] = []
         for into, donor in permutations(tried, 2):
-            own, index = into[0].question, into[0].index
-            if own.answer_ids == donor[0].question.answer_ids:
+            question, index = into[0].question, into[0].index
+            if question.answer_ids == donor[0].question.answer_ids:
                 continue
             names = list(into[0].scores)
             sides = [(self._side(*into, name), self._side(*donor, name)) for name in names]
-            writer = self._writer(source, sae, own, index)
-            done = swap(source, sae, sides, batch_rows=self.batch_rows, writer=writer)
-            for name, one in zip(names, done, strict=True):
-                found.append(Swapped(name, index, donor[0].index, one))
-        return found
+            writer = self._writer(source, sae, question, index)
+            swaps = swap(source, sae, sides, batch_rows=self.batch_rows, writer=writer)
+            for name, effects in zip(names, swaps, strict=True):
+                swapped.append(Swapped(name, index, donor[0].index, effects))
+        return swapped
 
     def _writer(
         self, source: ModelSource, sae: Dictionary, question: Question, index: int
@@ -189,21 +192,23 @@ class Masking(ModelTask):
         columns = top(trial.scores[name], count(text.seen, self.main_k))
         return Side(trial.question, text, columns.to(text.seen.codes.device))
 
-    def _settings(self, seed: int) -> Settings:
-        return Settings(
-            ranker=Ranker(
-                estimators=self.rankings,
-                oracle=self.oracle,
-                n_checked=self.n_checked,
-                n_greedy=self.n_greedy,
-                batch_rows=self.batch_rows,
-            ),
+    @property
+    def _ranker(self) -> Ranker:
+        return Ranker(
+            estimators=self.rankings,
+            oracle=self.oracle,
+            n_checked=self.n_checked,
+            n_greedy=self.n_greedy,
+            batch_rows=self.batch_rows,
+        )
+
+    def _design(self, seed: int) -> Design:
+        return Design(
             ks=self.ks,
             main_k=self.main_k,
             kinds=self.kinds,
             n_paired=self.n_paired,
             n_nearest=self.n_nearest,
-            batch_rows=self.batch_rows,
             seed=seed,
         )
 

@@ -96,8 +96,11 @@ class Writer:
         self, begun: Begun, rows: list[int], written: list[list[int]], cache: Any
     ) -> Float[Tensor, "rows vocab"]:
         """Return the logits after the written tokens; with a cache only the last token is run."""
-        lm, site, asked = self.source.lm(), self.source.site(), self.question.asked_ids
-        new, index = asked.new_tensor(written).to(lm.device), torch.tensor(rows, device=lm.device)
+        lm, site, question_ids = self.source.lm(), self.source.site(), self.question.asked_ids
+        new, index = (
+            question_ids.new_tensor(written).to(lm.device),
+            torch.tensor(rows, device=lm.device),
+        )
         later = begun.later.of(index)
         if cache is not None:
             new = new[:, -1:]
@@ -108,11 +111,11 @@ class Writer:
             return lm.logits(new, edit=(site, change), positions=[-1], cache=cache)[:, -1]
 
         def change_whole(activation: Tensor) -> Tensor:
-            after = activation[:, len(asked) :]
+            after = activation[:, len(question_ids) :]
             edited = changed(self.source, self.sae, after, new, later)
             return torch.cat([begun.activation[index].to(edited), edited], dim=1)
 
-        tokens = torch.cat([asked.to(lm.device).expand(len(new), -1), new], dim=1)
+        tokens = torch.cat([question_ids.to(lm.device).expand(len(new), -1), new], dim=1)
         return lm.logits(tokens, edit=(site, change_whole), positions=[-1])[:, -1]
 
     def _cache(self, begun: Begun) -> Any:
@@ -125,12 +128,12 @@ class Writer:
     def _before(self) -> KeyValues | None:
         """Keys and values of the clean question in all blocks, by one forward pass."""
         lm = self.source.lm()
-        cache, asked = empty_cache(lm.model), self.question.asked_ids.to(lm.device)
+        cache, question_ids = empty_cache(lm.model), self.question.asked_ids.to(lm.device)
         if cache is None:
             return None
         with torch.no_grad():
-            lm.logits(asked[None], positions=[-1], cache=cache)
-        return read_cache(cache, 0, lm.n_layers, len(asked))
+            lm.logits(question_ids[None], positions=[-1], cache=cache)
+        return read_cache(cache, 0, lm.n_layers, len(question_ids))
 
     def _has_ended(self, tokens: list[int]) -> bool:
         text = self.source.lm().text(tokens).lstrip()
@@ -152,6 +155,6 @@ def changed(
     edited = torch.where(later.changed[:, None], later.value[:, None], codes)
     # Position 0 is always dropped, so repeat the first token in front of it.
     ids, acts = (torch.cat([x[:, :1], x], dim=1) for x in (token_ids, activation))
-    kept = ~source.dropped(ids, acts)[:, 1:]
+    is_kept = ~source.dropped(ids, acts)[:, 1:]
     written = ((edited - codes).reshape(n_rows * n_pos, -1) * out.scale) @ sae.decoder()
-    return clean + written.view(n_rows, n_pos, width) * kept[:, :, None]
+    return clean + written.view(n_rows, n_pos, width) * is_kept[:, :, None]
