@@ -20,7 +20,7 @@ from gradsae.prompts.seen import SeenPrompt
 from gradsae.sae.model import SAE
 from gradsae.steering.doses import respond, slope
 from gradsae.steering.interventions import OFF, Chosen, Intervention, Text, read, run_steered
-from gradsae.steering.matched import Matched, match, random_directions, strength
+from gradsae.steering.matched import Matched, match, strength, with_random_directions
 from gradsae.steering.samples import continue_steered
 from gradsae.steering.selectors import MAIN, Selection, select, top
 from gradsae.steering.side_effects import UnrelatedText, kl_rest
@@ -70,7 +70,7 @@ def linear_text(generator: torch.Generator, d_in: int = 64) -> tuple[Text, Tenso
         directions=directions / directions.norm(dim=1, keepdim=True),
         scale=torch.full((5, 1), 2.0),
     )
-    return Text(seen=seen, kept=torch.tensor([False, True, True, True, True])), unembed
+    return Text(seen=seen, is_kept=torch.tensor([False, True, True, True, True])), unembed
 
 
 # Interventions
@@ -107,7 +107,7 @@ def test_scale_multiplies_and_set_fills_kept_positions_only(generator):
     code, largest = seen.codes[:, 1], seen.codes[:, 1].max()
     tripled = seen.clean + 2.0 * (2 * code)[:, None] * seen.directions[1]
     torch.testing.assert_close(text.steered(chosen, *scale(3.0)), tripled)
-    wanted = (2 * largest - code) * text.kept
+    wanted = (2 * largest - code) * text.is_kept
     doubled_peak = seen.clean + 2.0 * wanted[:, None] * seen.directions[1]
     torch.testing.assert_close(text.steered(chosen, *set_to(2.0)), doubled_peak)
     assert torch.equal(text.steered(chosen, *set_to(2.0))[0], seen.clean[0])
@@ -305,7 +305,7 @@ def test_strength_is_the_mean_norm_of_what_a_latent_writes(generator):
 
 def test_random_directions_keep_norms_and_nothing_else(generator):
     chosen = linear_text(generator)[0].choose(torch.tensor([0, 3]))
-    drawn = random_directions(chosen, generator)
+    drawn = with_random_directions(chosen, generator)
     torch.testing.assert_close(drawn.directions.norm(dim=1), chosen.directions.norm(dim=1))
     assert not torch.allclose(drawn.directions, chosen.directions)
     assert torch.equal(drawn.latents, chosen.latents)

@@ -79,7 +79,7 @@ def test_adding_nothing_changes_no_bit_and_adding_is_a_shift(text):
     assert torch.equal(text.steered(chosen, none), text.seen.clean)
     largest = text.seen.codes[:, [1, 4]].amax(0)
     shift = 1.5 * largest @ text.seen.directions[[1, 4]]
-    expected = text.seen.clean + shift * text.kept[:, None]
+    expected = text.seen.clean + shift * text.is_kept[:, None]
     torch.testing.assert_close(text.steered(chosen, one), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_the_slope_at_dose_zero_is_the_plain_gradient_times_the_reference(text):
     columns = torch.tensor([0, 3])
     found = slope(text, 5, text.choose(columns), mode="add")
     grad = gradient(text.seen, NextToken(token=5), text.seen.codes[None])[0]
-    kept = grad * text.kept[:, None]
+    kept = grad * text.is_kept[:, None]
     expected = (kept[:, columns].sum(0) * text.seen.codes[:, columns].amax(0)).sum().item()
     assert found.gradient == pytest.approx(expected, rel=1e-4)
     assert found.difference == pytest.approx(found.gradient, rel=0.02, abs=1e-4)

@@ -166,7 +166,7 @@ def _measured(
     logit, spread = effect.clone(), effect.clone()
     for run in run_steered(text, chosen, edits, positions=[-1], batch_rows=batch_rows):
         clean, edited = run.clean[-1].double(), run.edited[:, -1].double()
-        index = run.which.cpu()
+        index = run.indices.cpu()
         effect[index] = (edited.log_softmax(-1) - clean.log_softmax(-1))[:, target].cpu()
         logit[index] = (edited - clean)[:, target].cpu()
         spread[index] = kl_rest(clean, edited, target).cpu()

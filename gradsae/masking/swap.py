@@ -154,7 +154,7 @@ def steered_activation(
     edited = text.codes_of(latents)
     edited[:, :n_off] = 0.0
     after = torch.arange(len(edited), device=edited.device) >= into.question.shared
-    place = (after & text.kept)[:, None]
+    place = (after & text.is_kept)[:, None]
     edited[:, n_off:] = torch.where(place, value, edited[:, n_off:])
     lost = torch.isin(donor_latents, own_latents) & ~place
     edited[:, n_off:] = edited[:, n_off:].masked_fill(lost, 0.0)

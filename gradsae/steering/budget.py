@@ -26,7 +26,7 @@ from gradsae.steering.climb import Budget, Choice, Climb, Ladder
 from gradsae.steering.doses import respond
 from gradsae.steering.interventions import Chosen, Intervention, Text, read
 from gradsae.steering.ladder import at_budget
-from gradsae.steering.matched import match, random_directions, strength
+from gradsae.steering.matched import match, strength, with_random_directions
 from gradsae.steering.selectors import MAIN
 from gradsae.steering.side_effects import UnrelatedText, read_unrelated
 
@@ -107,12 +107,12 @@ class SteeringBudget(ModelTask):
         """
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model whose output could move")
-        drawn = self.prompts.draw(source, seed)
+        sample = self.prompts.draw(source, seed)
         unrelated = read_unrelated(
-            source, sae, drawn.prompts, self.n_unrelated, self.unrelated_length, seed
+            source, sae, sample.prompts, self.n_unrelated, self.unrelated_length, seed
         )
         tried = []
-        for i, prompt in enumerate(tqdm(drawn.prompts, desc="steering budget", disable=None)):
+        for i, prompt in enumerate(tqdm(sample.prompts, desc="steering budget", disable=None)):
             try:
                 text = read(source, sae, prompt.token_ids)
             except NoActiveLatentError:
@@ -121,15 +121,15 @@ class SteeringBudget(ModelTask):
                 tried.append(self._try(text, prompt, unrelated, i, seed))
         if not tried:
             return Skipped(
-                f"on none of {len(drawn.prompts)} prompts are 2 x {self.k} latents active"
+                f"on none of {len(sample.prompts)} prompts are 2 x {self.k} latents active"
             )
         names = [estimator.name for estimator in self.estimators]
-        climbs = [one for each in tried for one in each.climbs]
-        singles = [row for each in tried for row in each.singles]
+        climbs = [climb for outcome in tried for climb in outcome.climbs]
+        singles = [row for outcome in tried for row in outcome.singles]
         out = summarise(climbs, singles, names, seed)
-        out.n["budget/prompts_left_out"] = len(drawn.prompts) - len(tried)
-        spent = drawn.n_tried + (unrelated.read_cost if unrelated else 0.0)
-        return replace(out, forward_equivalents=spent + sum(each.spent for each in tried))
+        out.n["budget/prompts_left_out"] = len(sample.prompts) - len(tried)
+        spent = sample.n_tried + (unrelated.read_cost if unrelated else 0.0)
+        return replace(out, forward_equivalents=spent + sum(outcome.spent for outcome in tried))
 
     def _try(
         self, text: Text, prompt: Prompt, unrelated: UnrelatedText | None, index: int, seed: int
@@ -162,7 +162,7 @@ class SteeringBudget(ModelTask):
         matched = match(strength(text.seen), tops[MAIN], generator, n_nearest=self.n_nearest)
         assert not isinstance(matched, Skipped)  # at least 2 k latents are active
         chosen["random_matched"] = text.choose(matched.columns)
-        chosen["random_direction"] = random_directions(chosen[MAIN], generator)
+        chosen["random_direction"] = with_random_directions(chosen[MAIN], generator)
         return chosen
 
     def _singles(

@@ -23,20 +23,20 @@ def summarise(
     out = Scores(scores={}, n={"budget/prompts": len({c.prompt for c in climbs})})
     control = {c.prompt: c.at_kl.value for c in climbs if c.selector == CONTROL}
     for selector in dict.fromkeys(c.selector for c in climbs):
-        own = [c for c in climbs if c.selector == selector]
-        _add(out, f"budget/effect_at_kl/{selector}", [c.at_kl.value for c in own], seed)
-        _add(out, f"budget/reached/{selector}", [float(c.at_kl.reached) for c in own], seed)
-        by_ppl = [c.at_ppl for c in own if c.at_ppl is not None]
-        _add(out, f"budget/effect_at_ppl/{selector}", [each.value for each in by_ppl], seed)
+        mine = [c for c in climbs if c.selector == selector]
+        _add(out, f"budget/effect_at_kl/{selector}", [c.at_kl.value for c in mine], seed)
+        _add(out, f"budget/reached/{selector}", [float(c.at_kl.reached) for c in mine], seed)
+        by_ppl = [c.at_ppl for c in mine if c.at_ppl is not None]
+        _add(out, f"budget/effect_at_ppl/{selector}", [end.value for end in by_ppl], seed)
         _add(out, f"budget/reached_ppl/{selector}", [float(e.reached) for e in by_ppl], seed)
-        _add(out, f"budget/safe_effect/{selector}", [c.safe_effect for c in own], seed)
-        _add(out, f"budget/safe_dose/{selector}", [c.safe_dose for c in own], seed)
-        _add(out, f"budget/flips/{selector}", _safe(own, "flips", 0.0), seed)
-        _add(out, f"budget/stability/{selector}", _safe(own, "stability", 0.5), seed)
-        _add_ppl(out, selector, own, seed)
-        _add_slope_gap(out, selector, own)
+        _add(out, f"budget/safe_effect/{selector}", [c.safe_effect for c in mine], seed)
+        _add(out, f"budget/safe_dose/{selector}", [c.safe_dose for c in mine], seed)
+        _add(out, f"budget/flips/{selector}", _safe(mine, "flips", 0.0), seed)
+        _add(out, f"budget/stability/{selector}", _safe(mine, "stability", 0.5), seed)
+        _add_ppl(out, selector, mine, seed)
+        _add_slope_gap(out, selector, mine)
         if selector != CONTROL:
-            ahead = [c.at_kl.value - control[c.prompt] for c in own]
+            ahead = [c.at_kl.value - control[c.prompt] for c in mine]
             _add(out, f"budget/advantage/{selector}", ahead, seed)
     out.series["budget/ladder"] = ladder_table(climbs, seed)
     out.series["budget/trials"] = trials_table(climbs)
@@ -47,16 +47,16 @@ def summarise(
     return out
 
 
-def _safe(climbs: Sequence[Climb], field: str, none: float) -> list[float]:
-    values = [c.at_safe(getattr(c, field), none) for c in climbs]
+def _safe(climbs: Sequence[Climb], field: str, without: float) -> list[float]:
+    values = [c.at_safe(getattr(c, field), without) for c in climbs]
     return [value for value in values if value is not None]
 
 
 def _add(out: Scores, name: str, values: Sequence[float], seed: int) -> None:
     if not values:
         return
-    each = torch.tensor(values, dtype=torch.float64)
-    out.scores[name], out.n[name] = each.mean().item(), len(values)
+    column = torch.tensor(values, dtype=torch.float64)
+    out.scores[name], out.n[name] = column.mean().item(), len(values)
     if len(values) > 1:
         out.intervals[name] = prompts_interval(values, seed)
 
@@ -84,14 +84,14 @@ def _add_slope_gap(out: Scores, selector: str, climbs: Sequence[Climb]) -> None:
 
 def _add_predictions(out: Scores, table: Table, names: Sequence[str], seed: int) -> None:
     for name in names:
-        found: dict[str, Statistic | Skipped] = {
+        statistics: dict[str, Statistic | Skipped] = {
             f"budget/predicts/{name}": predicts(table, name, seed),
             f"budget/predicts_signed/{name}": predicts(table, name, seed, signed=True),
         }
         if name != MAIN:
             better = predicts_better(table, MAIN, name, seed)
-            found[f"budget/grad_predicts_better/{name}"] = better
-        for score, value in found.items():
+            statistics[f"budget/grad_predicts_better/{name}"] = better
+        for score, value in statistics.items():
             if isinstance(value, Skipped):
                 out.skipped[score] = value.reason
                 continue
@@ -104,19 +104,19 @@ def ladder_table(climbs: Sequence[Climb], seed: int) -> Table:
     """Return one row per selector and step: means over prompts, and the interval of the effect."""
     table: Table = defaultdict(list)
     for selector in dict.fromkeys(c.selector for c in climbs):
-        own = [c for c in climbs if c.selector == selector]
-        for i, dose in enumerate(own[0].doses):
-            effects = torch.stack([c.effect[i] for c in own])
-            low, high = prompts_interval(effects.tolist(), seed) if len(own) > 1 else (None, None)
+        mine = [c for c in climbs if c.selector == selector]
+        for i, dose in enumerate(mine[0].doses):
+            effects = torch.stack([c.effect[i] for c in mine])
+            low, high = prompts_interval(effects.tolist(), seed) if len(mine) > 1 else (None, None)
             line = {
                 "selector": selector,
                 "dose": float(dose),
                 "effect": effects.mean().item(),
                 "effect_low": low,
                 "effect_high": high,
-                "kl_rest": torch.stack([c.kl_rest[i] for c in own]).mean().item(),
-                "safe": sum(c.n_safe > i for c in own) / len(own),
-                "n": len(own),
+                "kl_rest": torch.stack([c.kl_rest[i] for c in mine]).mean().item(),
+                "safe": sum(c.n_safe > i for c in mine) / len(mine),
+                "n": len(mine),
             }
             for name, value in line.items():
                 table[name].append(value)

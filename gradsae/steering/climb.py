@@ -70,11 +70,11 @@ class Climb:
         """The effect at that dose, in nats."""
         return self.effect[self.n_safe - 1].item() if self.n_safe else 0.0
 
-    def at_safe(self, values: Float[Tensor, " tried"] | None, none: float) -> float | None:
-        """Return a side effect at the last safe dose, or `none` if no dose is safe."""
+    def at_safe(self, values: Float[Tensor, " tried"] | None, without: float) -> float | None:
+        """Return a side effect at the last safe dose, or `without` if no dose is safe."""
         if values is None:
             return None
-        return values[self.n_safe - 1].item() if self.n_safe else none
+        return values[self.n_safe - 1].item() if self.n_safe else without
 
 
 @final
@@ -120,12 +120,12 @@ class Ladder:
         if self.unrelated is None:
             return None
         n_tried = min(self._n_safe(response, None) + 1, len(self.steps))
-        first, rest = self.steps[:n_tried], self.steps[n_tried:]
+        first, later = self.steps[:n_tried], self.steps[n_tried:]
         rows = self.batch_rows
         damage = self.unrelated.damage(chosen, first, batch_rows=rows, target=target)
-        if rest and bool((damage.log_ppl_ratio <= self.budget.log_ppl).all()):
-            more = self.unrelated.damage(chosen, rest, batch_rows=rows, target=target)
-            damage = damage.then(more)
+        if later and bool((damage.log_ppl_ratio <= self.budget.log_ppl).all()):
+            further = self.unrelated.damage(chosen, later, batch_rows=rows, target=target)
+            damage = damage.then(further)
         return damage
 
     def _n_safe(self, response: Response, damage: Damage | None) -> int:

@@ -43,7 +43,7 @@ def respond(
     kl, cost = effect.clone(), 0.0
     for batch in run_steered(text, chosen, interventions, positions=[-1], batch_rows=batch_rows):
         clean, edited = batch.clean[-1].double(), batch.edited[:, -1].double()
-        index = batch.which.cpu()
+        index = batch.indices.cpu()
         gain = edited.log_softmax(-1)[:, target] - clean.log_softmax(-1)[target]
         effect[index] = gain.cpu()
         kl[index] = kl_rest(clean, edited, target).cpu()
@@ -71,17 +71,17 @@ NO_EDIT: dict[Mode, float] = {"scale": 1.0, "add": 0.0}
 
 def slope(text: Text, target: int, chosen: Chosen, *, mode: Mode = "scale") -> Slope:
     """Return the slope at the dose that edits nothing, in nats, by gradient and by difference."""
-    none = NO_EDIT[mode]
-    dose = torch.full((), none, device=text.seen.codes.device, requires_grad=True)
+    neutral = NO_EDIT[mode]
+    dose = torch.full((), neutral, device=text.seen.codes.device, requires_grad=True)
     with torch.enable_grad():
         codes = text.codes_of(chosen.latents)
         edited = dose * codes
         if mode == "add":
-            edited = codes + dose * chosen.reference * text.kept[:, None]
+            edited = codes + dose * chosen.reference * text.is_kept[:, None]
         activation = text.activation(chosen, edited)
         last = text.seen.rerun.logits(activation[None], [-1])[0, -1]
         (gradient,) = torch.autograd.grad(last.double().log_softmax(-1)[target], dose)
-    around = [Intervention(mode=mode, dose=d) for d in (none - STEP, none + STEP)]
+    around = [Intervention(mode=mode, dose=d) for d in (neutral - STEP, neutral + STEP)]
     below_above = respond(text, target, chosen, around, batch_rows=3)
     difference = below_above.effect.diff().item() / (2 * STEP)
     cost = 3 * text.seen.rerun.fraction + below_above.forward_equivalents

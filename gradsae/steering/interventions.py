@@ -48,14 +48,14 @@ class Intervention:
     def apply(
         self,
         codes: Float[Tensor, "pos k"],
-        kept: Bool[Tensor, " pos"],
+        is_kept: Bool[Tensor, " pos"],
         reference: Float[Tensor, " k"],
     ) -> Float[Tensor, "pos k"]:
         """Return the edited codes; positions that are not kept stay as they are."""
         if self.mode == "scale":
             return codes * self.dose
         start = codes if self.mode == "add" else 0.0
-        return torch.where(kept[:, None], start + self.dose * reference, codes)
+        return torch.where(is_kept[:, None], start + self.dose * reference, codes)
 
 
 OFF = Intervention(mode="scale", dose=0.0)
@@ -76,10 +76,11 @@ class Chosen:
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Text:
-    """Any text seen through the SAE, with the positions that may be edited."""
+    """Any text seen through the SAE."""
 
     seen: SeenPrompt
-    kept: Bool[Tensor, " pos"]
+    is_kept: Bool[Tensor, " pos"]
+    """Positions that the SAE sees. Only these are edited."""
 
     @property
     def read_cost(self) -> float:
@@ -110,21 +111,21 @@ class Text:
     def steered(self, chosen: Chosen, intervention: Intervention) -> Float[Tensor, "pos d_in"]:
         """Return the site's activation, in raw units, under an intervention."""
         codes = self.codes_of(chosen.latents)
-        return self.activation(chosen, intervention.apply(codes, self.kept, chosen.reference))
+        return self.activation(chosen, intervention.apply(codes, self.is_kept, chosen.reference))
 
 
 def read(source: ModelSource, sae: Dictionary, token_ids: Int[Tensor, " pos"]) -> Text:
     """Run the model up to the source's site; NoActiveLatentError if there is nothing to edit."""
     seen = see_from(source, sae, token_ids)
     dropped = source.dropped(seen.token_ids[None], seen.rerun.clean[None])[0]
-    return Text(seen=seen, kept=~dropped)
+    return Text(seen=seen, is_kept=~dropped)
 
 
 class SteeredBatch(NamedTuple):
     """Logits of one batch of interventions, beside those of an unedited row of the same batch."""
 
-    which: Int[Tensor, " batch"]
-    """Indices into the list of interventions."""
+    indices: Int[Tensor, " batch"]
+    """Into the list of interventions."""
     clean: Float[Tensor, "n_positions vocab"]
     edited: Float[Tensor, "batch n_positions vocab"]
     forward_equivalents: float

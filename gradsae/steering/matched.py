@@ -49,16 +49,16 @@ def match(
     for i in log[chosen.cpu()].argsort(descending=True, stable=True).tolist():
         gap = (log - log[chosen[i]]).abs().masked_fill(~free, torch.inf)
         nearest = gap.argsort(stable=True)[: min(n_nearest, int(free.sum()))]
-        drawn = torch.randint(len(nearest), (), generator=generator)
-        columns[i] = nearest[drawn]
+        pick = torch.randint(len(nearest), (), generator=generator)
+        columns[i] = nearest[pick]
         free[columns[i]] = False
     log_ratio = log[columns] - log[chosen.cpu()]
     return Matched(columns=columns.to(chosen.device), log_ratio=log_ratio)
 
 
-def random_directions(chosen: Chosen, generator: torch.Generator) -> Chosen:
+def with_random_directions(chosen: Chosen, generator: torch.Generator) -> Chosen:
     """Return the chosen latents with random directions of the same norms in place of theirs."""
-    own = chosen.directions
-    drawn = torch.randn(own.shape, generator=generator).to(own)
-    drawn = drawn * (own.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True))
-    return replace(chosen, directions=drawn)
+    directions = chosen.directions
+    noise = torch.randn(directions.shape, generator=generator).to(directions)
+    noise = noise * (directions.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True))
+    return replace(chosen, directions=noise)

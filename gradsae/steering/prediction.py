@@ -34,15 +34,15 @@ def by_prompt(
 
     `table` is the series `budget/latents`: a row per prompt and latent.
     """
-    found: dict[int, float] = {}
+    correlations: dict[int, float] = {}
     for prompt in dict.fromkeys(table["prompt"]):
         rows = [i for i, p in enumerate(table["prompt"]) if p == prompt]
         pair = [torch.tensor([table[name][i] for i in rows]).double() for name in (score, EFFECT)]
         estimate, effect = pair if signed else [values.abs() for values in pair]
         value = spearman(estimate, effect)
         if not isinstance(value, Skipped):
-            found[prompt] = value
-    return found
+            correlations[prompt] = value
+    return correlations
 
 
 def predicts(
@@ -63,6 +63,6 @@ def predicts_better(
 def _statistic(values: Sequence[float], seed: int) -> Statistic | Skipped:
     if not values:
         return Skipped("on no prompt do both the score and the effect vary")
-    each: Tensor = torch.tensor(values, dtype=torch.float64)
+    column: Tensor = torch.tensor(values, dtype=torch.float64)
     low, high = prompts_interval(values, seed) if len(values) > 1 else (None, None)
-    return Statistic(each.mean().item(), low, high, len(values))
+    return Statistic(column.mean().item(), low, high, len(values))

@@ -20,7 +20,7 @@ from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.target import NextToken
 from gradsae.interfaces import Skipped
 from gradsae.steering.interventions import Chosen, Text
-from gradsae.steering.matched import match, random_directions, strength
+from gradsae.steering.matched import match, strength, with_random_directions
 
 MAIN = "grad_times_act"
 """The estimator that the plain scores belong to and that the controls are matched to."""
@@ -75,7 +75,7 @@ def select(
         if name == "random_matched":
             chosen[name] = _matched(text, main, generator, n_nearest)
         elif name == "random_direction":
-            directions = random_directions(text.choose(main), generator)
+            directions = with_random_directions(text.choose(main), generator)
             chosen[name] = Selection(chosen=directions)
         else:
             estimator = ESTIMATORS[name]

@@ -27,9 +27,9 @@ def kl_rest(
     moved probability to or from the target and left every other ratio alone. At least 0; lower is
     better.
     """
-    others = torch.ones_like(clean, dtype=torch.bool)
-    others[target] = False
-    p, q = clean[others].log_softmax(-1), edited[:, others].log_softmax(-1)
+    is_other = torch.ones_like(clean, dtype=torch.bool)
+    is_other[target] = False
+    p, q = clean[is_other].log_softmax(-1), edited[:, is_other].log_softmax(-1)
     return F.kl_div(q, p.expand_as(q), log_target=True, reduction="none").sum(-1).clamp_min(0)
 
 
@@ -45,16 +45,16 @@ class Damage(NamedTuple):
     did not move. None where no target was named."""
     forward_equivalents: float
 
-    def then(self, more: "Damage") -> "Damage":
+    def then(self, further: "Damage") -> "Damage":
         """Return the damage of these interventions followed by further ones, on the same text."""
         risen = None
-        if self.risen is not None and more.risen is not None:
-            risen = torch.cat([self.risen, more.risen])
+        if self.risen is not None and further.risen is not None:
+            risen = torch.cat([self.risen, further.risen])
         return Damage(
-            torch.cat([self.log_ppl_ratio, more.log_ppl_ratio]),
-            torch.cat([self.flips, more.flips]),
+            torch.cat([self.log_ppl_ratio, further.log_ppl_ratio]),
+            torch.cat([self.flips, further.flips]),
             risen,
-            self.forward_equivalents + more.forward_equivalents,
+            self.forward_equivalents + further.forward_equivalents,
         )
 
 
@@ -95,7 +95,7 @@ class UnrelatedText:
             for batch in run_steered(text, chosen, interventions, batch_rows=batch_rows):
                 after = total_loss(batch.edited, text.seen.token_ids)
                 before = total_loss(batch.clean[None], text.seen.token_ids)
-                index = batch.which.cpu()
+                index = batch.indices.cpu()
                 rise[index] += (after - before).cpu()
                 flips[index] += (
                     (batch.edited.argmax(-1) != batch.clean.argmax(-1)).sum(1).double().cpu()
@@ -120,8 +120,8 @@ def total_loss(
 ) -> Float[Tensor, " batch"]:
     """Return the summed negative log-likelihood of a text after its first token, in nats."""
     before = logits[:, :-1]  # logsumexp and gather: no second copy of the logits
-    wanted = token_ids[1:].expand(len(logits), -1)[..., None]
-    return (before.logsumexp(-1) - before.gather(-1, wanted)[..., 0]).double().sum(1)
+    next_ids = token_ids[1:].expand(len(logits), -1)[..., None]
+    return (before.logsumexp(-1) - before.gather(-1, next_ids)[..., 0]).double().sum(1)
 
 
 def read_unrelated(
@@ -131,8 +131,8 @@ def read_unrelated(
 
     Windows on which no latent fires are left out; None if none is left.
     """
-    drawn = source.eval_windows(n + len(prompts), seed)
-    free = [w for w in drawn if not any(_begins(w, prompt.token_ids) for prompt in prompts)]
+    windows = source.eval_windows(n + len(prompts), seed)
+    free = [w for w in windows if not any(_begins(w, prompt.token_ids) for prompt in prompts)]
     texts = []
     for window in free[:n]:
         if len(window) < length:

@@ -33,15 +33,15 @@ def means(values: Float[Tensor, "prompts doses"], seed: int) -> Means:
 def summarise(trials: Sequence[Trial], interventions: Sequence[Intervention], seed: int) -> Scores:
     """Return the scores of `Steering`, from one trial or more of the main selector."""
     out = Scores(scores={}, forward_equivalents=sum(t.forward_equivalents for t in trials))
-    off = list(interventions).index(OFF)
+    off_index = list(interventions).index(OFF)
     rows: list[dict[str, Any]] = []
     for selector in dict.fromkeys(trial.selector for trial in trials):
-        own = [trial for trial in trials if trial.selector == selector]
+        mine = [trial for trial in trials if trial.selector == selector]
         names = [f"/{selector}", ""] if selector == MAIN else [f"/{selector}"]
         for variant in names:
-            _add_off_scores(out, own, off, variant, seed)
-        rows += _curve(selector, own, interventions, seed)
-    _add_controls(out, trials, off, seed)
+            _add_off_scores(out, mine, off_index, variant, seed)
+        rows += _curve(selector, mine, interventions, seed)
+    _add_controls(out, trials, off_index, seed)
     _add_slope(out, [trial for trial in trials if trial.selector == MAIN])
     out.series["steering/dose_response"] = {name: [row[name] for row in rows] for name in rows[0]}
     out.series["steering/trials"] = trials_table(trials, interventions)
@@ -69,15 +69,15 @@ def trials_table(
 
 
 def _add_off_scores(
-    out: Scores, trials: Sequence[Trial], off: int, variant: str, seed: int
+    out: Scores, trials: Sequence[Trial], off_index: int, variant: str, seed: int
 ) -> None:
     """Add the scores of switching the latents off, under names that end in `variant`."""
-    effect = torch.stack([-trial.effect[off] for trial in trials])
-    kl = torch.stack([trial.kl_rest[off] for trial in trials])
+    effect = torch.stack([-trial.effect[off_index] for trial in trials])
+    kl = torch.stack([trial.kl_rest[off_index] for trial in trials])
     _add_mean(out, f"steering/effect{variant}", effect, seed)
     _add_mean(out, f"steering/kl_rest{variant}", kl, seed)
     _add_selectivity(out, f"steering/selectivity{variant}", effect, kl, seed)
-    rises = [trial.log_ppl_ratio[off] for trial in trials if trial.log_ppl_ratio is not None]
+    rises = [trial.log_ppl_ratio[off_index] for trial in trials if trial.log_ppl_ratio is not None]
     name = f"steering/ppl_ratio{variant}"
     if rises:
         _add_mean(out, name, torch.stack(rises), seed, exp=True)
@@ -118,7 +118,7 @@ def _add_selectivity(
             out.intervals[name] = (low.item(), high.item())
 
 
-def _add_controls(out: Scores, trials: Sequence[Trial], off: int, seed: int) -> None:
+def _add_controls(out: Scores, trials: Sequence[Trial], off_index: int, seed: int) -> None:
     """Add the match of the matched latents, and the advantage of the main choice over them."""
     main = {trial.prompt: trial for trial in trials if trial.selector == MAIN}
     matched = [trial for trial in trials if trial.match_gap is not None]
@@ -126,7 +126,9 @@ def _add_controls(out: Scores, trials: Sequence[Trial], off: int, seed: int) -> 
         return
     gaps = torch.tensor([trial.match_gap for trial in matched], dtype=torch.float64)
     _add_mean(out, "steering/match_gap", gaps, seed)
-    ahead = [control.effect[off] - main[control.prompt].effect[off] for control in matched]
+    ahead = [
+        control.effect[off_index] - main[control.prompt].effect[off_index] for control in matched
+    ]
     _add_mean(out, "steering/advantage", torch.stack(ahead), seed)
 
 

@@ -20,9 +20,9 @@ from gradsae.steering import scores
 from gradsae.steering.interventions import OFF, Intervention, Text, read
 from gradsae.steering.samples import Sample, sample_texts
 from gradsae.steering.selectors import MAIN, Selection, check_selectors, select
-from gradsae.steering.side_effects import UnrelatedText, read_unrelated
+from gradsae.steering.side_effects import read_unrelated
 from gradsae.steering.summary import summarise
-from gradsae.steering.trial import Trial, steer
+from gradsae.steering.trial import DoseSeries, Trial
 
 
 @final
@@ -105,24 +105,31 @@ class Steering(ModelTask):
         """
         if not isinstance(source, ModelSource):
             return Skipped(f"{type(source).__name__} has no language model whose output could move")
-        drawn = self.prompts.draw(source, seed)
-        self._check_room(source.lm(), drawn.prompts)
+        sample = self.prompts.draw(source, seed)
+        self._check_room(source.lm(), sample.prompts)
         unrelated = read_unrelated(
-            source, sae, drawn.prompts, self.n_unrelated, self.unrelated_length, seed
+            source, sae, sample.prompts, self.n_unrelated, self.unrelated_length, seed
         )
-        setup = _Setup(sae, source, unrelated, seed)
-        bar = tqdm(drawn.prompts, desc="steering", disable=None)
+        doses = DoseSeries(
+            interventions=self.interventions(), unrelated=unrelated, batch_rows=self.batch_rows
+        )
+        setup = _Setup(sae, source, doses, seed)
+        bar = tqdm(sample.prompts, desc="steering", disable=None)
         tried = [self._try(setup, prompt, i) for i, prompt in enumerate(bar)]
-        trials = [trial for one in tried for trial in one.trials]
-        left_out = [reason for one in tried for reason in one.left_out]
+        trials = [trial for outcome in tried for trial in outcome.trials]
+        left_out = [reason for outcome in tried for reason in outcome.left_out]
         if not trials:
             return Skipped(f"none of {len(tried)} prompts can be steered; first: {left_out[0][1]}")
         out = summarise(trials, self.interventions(), seed)
-        out.n["steering/prompts"] = sum(bool(one.trials) for one in tried)
-        _add_samples(out, [sample for one in tried for sample in one.samples])
+        out.n["steering/prompts"] = sum(bool(outcome.trials) for outcome in tried)
+        _add_samples(out, [sample for outcome in tried for sample in outcome.samples])
         _add_left_out(out, left_out, self.selectors)
-        reading = drawn.n_tried + (unrelated.read_cost if unrelated else 0.0)
-        spent = out.forward_equivalents + reading + sum(one.forward_equivalents for one in tried)
+        reading = sample.n_tried + (unrelated.read_cost if unrelated else 0.0)
+        spent = (
+            out.forward_equivalents
+            + reading
+            + sum(outcome.forward_equivalents for outcome in tried)
+        )
         return replace(out, forward_equivalents=spent)
 
     def _check_room(self, lm: LM, prompts: Sequence[Prompt]) -> None:
@@ -150,16 +157,7 @@ class Steering(ModelTask):
         left_out = [(name, s.reason) for name, s in chosen.items() if isinstance(s, Skipped)]
         selections = {name: s for name, s in chosen.items() if not isinstance(s, Skipped)}
         trials = [
-            steer(
-                name,
-                selection,
-                text,
-                prompt.target,
-                self.interventions(),
-                setup.unrelated,
-                prompt=index,
-                batch_rows=self.batch_rows,
-            )
+            setup.doses.steer(text, prompt.target, name, selection, prompt=index)
             for name, selection in selections.items()
         ]
         samples = self._samples(setup, prompt, selections) if index < self.n_samples else []
@@ -196,7 +194,7 @@ class _Setup(NamedTuple):
 
     sae: Dictionary
     source: ModelSource
-    unrelated: UnrelatedText | None
+    doses: DoseSeries
     seed: int
 
 
@@ -232,5 +230,5 @@ def _add_left_out(
     for selector in selectors:
         if f"steering/effect/{selector}" not in out.scores:
             reason = next(why for name, why in left_out if name == selector)
-            for what in ("effect", "kl_rest", "ppl_ratio", "selectivity"):
-                out.skipped[f"steering/{what}/{selector}"] = f"on every prompt; first: {reason}"
+            for score in ("effect", "kl_rest", "ppl_ratio", "selectivity"):
+                out.skipped[f"steering/{score}/{selector}"] = f"on every prompt; first: {reason}"

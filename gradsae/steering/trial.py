@@ -19,7 +19,7 @@ class Trial:
     """Effects of each intervention; 0 where nothing was changed."""
 
     prompt: int
-    """Which of the prompts."""
+    """Index of the prompt."""
     selector: str
     effect: Float[Tensor, " doses"]
     """log p(target | edited) - log p(target | clean), nats."""
@@ -32,30 +32,34 @@ class Trial:
     forward_equivalents: float
 
 
-def steer(
-    selector: str,
-    selection: Selection,
-    text: Text,
-    target: int,
-    interventions: Sequence[Intervention],
-    unrelated: UnrelatedText | None,
-    *,
-    prompt: int,
-    batch_rows: int,
-) -> Trial:
-    """Apply every intervention to the chosen latents, on the prompt and on unrelated text."""
-    chosen = selection.chosen
-    response = respond(text, target, chosen, interventions, batch_rows=batch_rows)
-    damage = unrelated and unrelated.damage(chosen, interventions, batch_rows=batch_rows)
-    check = slope(text, target, chosen) if selector == MAIN else None
-    spent = [selection, response, damage, check]
-    return Trial(
-        prompt=prompt,
-        selector=selector,
-        effect=response.effect,
-        kl_rest=response.kl_rest,
-        log_ppl_ratio=damage.log_ppl_ratio if damage else None,
-        match_gap=selection.match_gap,
-        slope=check,
-        forward_equivalents=sum(part.forward_equivalents for part in spent if part is not None),
-    )
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DoseSeries:
+    """The interventions that every choice of latents goes through."""
+
+    interventions: Sequence[Intervention]
+    unrelated: UnrelatedText | None
+    """Text on which side effects are measured, too."""
+    batch_rows: int
+
+    def steer(
+        self, text: Text, target: int, selector: str, selection: Selection, *, prompt: int
+    ) -> Trial:
+        """Apply every intervention to the chosen latents, on the prompt and on unrelated text."""
+        chosen, rows = selection.chosen, self.batch_rows
+        response = respond(text, target, chosen, self.interventions, batch_rows=rows)
+        damage = self.unrelated and self.unrelated.damage(
+            chosen, self.interventions, batch_rows=rows
+        )
+        check = slope(text, target, chosen) if selector == MAIN else None
+        spent = [selection, response, damage, check]
+        return Trial(
+            prompt=prompt,
+            selector=selector,
+            effect=response.effect,
+            kl_rest=response.kl_rest,
+            log_ppl_ratio=damage.log_ppl_ratio if damage else None,
+            match_gap=selection.match_gap,
+            slope=check,
+            forward_equivalents=sum(part.forward_equivalents for part in spent if part is not None),
+        )
