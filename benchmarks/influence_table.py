@@ -24,27 +24,32 @@ from benchmarks.results.settings import (
     variants_of,
 )
 from gradsae.errors import UserError
+from gradsae.influence.estimator import Estimator
+from gradsae.influence.estimators.grad_times_act import GradTimesAct
+from gradsae.influence.estimators.hop_then_verify import HopThenVerify
+from gradsae.influence.estimators.mean_act import MeanAct
+from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
+from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify
 from gradsae.records.record import content_id
 from gradsae.tables.printing import markdown_table
 
 EXPERIMENT = "influence_table"
 WHOLE, SHORT_PAGE = RESULTS / "influence_all.md", RESULTS / "influence.md"
 RANK, FIRST = "influence/spearman", "influence/precision_at_10"
-SHORT = {
-    "grad_times_act": "gradient x activation",
-    "hop_lean10_10fe": "hops, 10 passes",
-    "hop_lean10_20fe": "20 passes",
-    "screen_by_size_verify_10fe": "largest ablated, 10",
-    "released_gradsae": "released GradSAE",
-    "mean_act": "mean activation",
-}
-"""Columns of the short form; those in `BARS` with their intervals."""
-BARS = ("grad_times_act", "hop_lean10_10fe")
+SHORT: tuple[Estimator, ...] = (
+    GradTimesAct(),
+    HopThenVerify(max_cost=10.0),
+    HopThenVerify(max_cost=20.0),
+    ScreenThenVerify(max_cost=10.0, first="size"),
+    ReleasedGradSAE(),
+    MeanAct(),
+)
+"""Columns of the short form."""
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """All that one SAE was asked about prompts of one kind."""
+class Section:
+    """What is known of one SAE and prompts of one kind."""
 
     settings: Sequence[Setting]
     """By `most_asked_first`: where two have a score, the first counts."""
@@ -55,7 +60,7 @@ class Asked:
 
     @property
     def title(self) -> str:
-        """`smollm2, resid_post.7, TopK, prose`."""
+        """Model, site, method and text: `smollm2, resid_post.7, TopK, prose`."""
         setting = self.first
         parts = [sae_title(setting)]
         parts += [f"answers of {self.answer} tokens"] if self.answer > 1 else []
@@ -64,60 +69,61 @@ class Asked:
 
     @property
     def scalar(self) -> str:
-        """What of the target is explained, unless a question says otherwise."""
+        """The scalar of the target that is explained where a question names no other."""
         return self.first.setup.ask.scalar or "log_prob"
 
     @property
     def answer(self) -> int:
-        """Tokens that a prompt's target has."""
+        """Number of tokens in the target of a prompt."""
         return (self.first.setup.ask.prompts or {}).get("answer_length") or 1
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """By model, the stream before what an MLP adds, method as everywhere, and depth."""
+        """Sort key: model, kind of site (the residual stream first), method, depth."""
         return *site_order(self.first), self.answer, self.first.depth or 0, self.title
 
     def estimators(self) -> list[str]:
-        """The best by rank correlation first."""
+        """Return the names of estimators, that with the best rank correlation first."""
         names = dict.fromkeys(name for setting in self.settings for name in variants(setting))
-        found = {name: self.estimate(f"{RANK}/{name}") for name in names}
-        known = {name: one.mean for name, one in found.items() if one is not None}
-        return sorted(known, key=lambda name: -known[name])
+        ranks = {name: self.estimate(f"{RANK}/{name}") for name in names}
+        means = {name: rank.mean for name, rank in ranks.items() if rank is not None}
+        return sorted(means, key=lambda name: -means[name])
 
     def questions(self) -> list[str]:
-        """The usual scalar and truth as "", others as ".logit" or ".mean", as scores name them."""
+        """Return what scores are named by: "" for the usual scalar and truth, ".logit", ".mean"."""
         names = [
             name
             for setting in self.settings
             for record in setting.records
             for name in record.scores
         ]
-        found = {name.split("/")[1] for name in names if name.startswith(f"{RANK}.")}
-        return ["", *sorted(name.removeprefix("spearman") for name in found)]
+        measures = {name.split("/")[1] for name in names if name.startswith(f"{RANK}.")}
+        return ["", *sorted(measure.removeprefix("spearman") for measure in measures)]
 
     def estimate(self, score: str) -> Estimate | None:
-        found = (setting.estimate(score) for setting in self.settings)
-        return next((one for one in found if one is not None), None)
+        """Return a score of the first setting that has it, or None."""
+        estimates = (setting.estimate(score) for setting in self.settings)
+        return next((estimate for estimate in estimates if estimate is not None), None)
 
 
-def asked(settings: Iterable[Setting]) -> list[Asked]:
+def sections(settings: Iterable[Setting]) -> list[Section]:
     """Group the settings of the experiment by origin, SAE, kind of prompt and scalar."""
     groups: dict[str, list[Setting]] = {}
     for setting in settings:
         if setting.task == "influence" and setting.setup.experiment == EXPERIMENT:
             prompts = {**(setting.setup.ask.prompts or {}), "n_prompts": None}
             prompts.setdefault("answer_length", 1)  # records from before there was a choice
-            what = [setting.origin, sae_config(setting), prompts, setting.setup.ask.scalar]
-            groups.setdefault(content_id(what), []).append(setting)
+            key = [setting.origin, sae_config(setting), prompts, setting.setup.ask.scalar]
+            groups.setdefault(content_id(key), []).append(setting)
     if not groups:
         raise UserError(f"no records of experiment={EXPERIMENT} among those read")
-    found = [Asked(most_asked_first(group)) for group in groups.values()]
-    return sorted(found, key=lambda one: one.order)
+    made = [Section(most_asked_first(group)) for group in groups.values()]
+    return sorted(made, key=lambda section: section.order)
 
 
-def whole(found: Sequence[Asked]) -> str:
-    """A section for each SAE: a row per estimator, a column per scalar or further truth."""
-    return "\n\n".join([INTRODUCTION, *(_section(one) for one in found)])
+def whole(sections: Sequence[Section]) -> str:
+    """Return the page of all: a row per estimator, a column per scalar or further truth."""
+    return "\n\n".join([INTRODUCTION, *(_section(section) for section in sections)])
 
 
 INTRODUCTION = """# How well cheap estimates find what matters
@@ -131,54 +137,58 @@ scalars of the same runs, or other truths (`mean`, `resample`: put in place of t
 one position; `joint_8`: sets of 8; `shapley_2`: share by sampled orders; `dose_1`: added)."""
 
 
-def _section(one: Asked) -> str:
-    active, price = (one.estimate(f"influence/{name}") for name in ("n_active", "cost/ablation"))
-    prompts = one.first.setup.ask.prompts or {}
+def _section(section: Section) -> str:
+    active, price = map(section.estimate, ("influence/n_active", "influence/cost/ablation"))
+    prompts = section.first.setup.ask.prompts or {}
     about = f"Prompts of {prompts.get('length')} tokens"
     about += f"; {active.mean:.0f} active latents" if active else ""
     about += f"; ablating all of them costs {price.mean:.0f}." if price else "."
-    questions = one.questions()
-    heads = ["estimator", "cost", "n", *(q.removeprefix(".") or one.scalar for q in questions)]
+    questions = section.questions()
+    heads = ["estimator", "cost", "n", *(q.removeprefix(".") or section.scalar for q in questions)]
     rows: list[list[str]] = []
-    for name in one.estimators():
-        rank = one.estimate(f"{RANK}/{name}")
+    for name in section.estimators():
+        rank = section.estimate(f"{RANK}/{name}")
         assert rank is not None  # of `estimators`
-        cost = one.estimate(f"influence/cost/{name}")
+        cost = section.estimate(f"influence/cost/{name}")
         texts = [
-            variants_of(one.settings, [name])[name].label,
+            variants_of(section.settings, [name])[name].label,
             plain(cost.mean, 1) if cost else "-",
             str(rank.n),
         ]
-        rows.append(texts + [_pair(one, name, q, rank.n) for q in questions])
-    return "\n".join([f"## {one.title}", "", about, "", markdown_table(heads, rows)])
+        rows.append(texts + [_pair(section, name, q, rank.n) for q in questions])
+    return "\n".join([f"## {section.title}", "", about, "", markdown_table(heads, rows)])
 
 
-def short(found: Sequence[Asked]) -> str:
-    """A row for each SAE that was asked about the estimators of `SHORT`."""
-    heads = ["SAE of", "n", "ablation", *SHORT.values()]
+def short(sections: Sequence[Section]) -> str:
+    """Return a row for each SAE on which more than two estimators of `SHORT` were measured."""
+    heads = ["SAE of", "n", "ablation", *(estimator.about.label for estimator in SHORT)]
     rows: list[list[str]] = []
-    for one in found:
-        ranks = [one.estimate(f"{RANK}/{name}") for name in SHORT]
-        price = one.estimate("influence/cost/ablation")
-        known = [rank.n for rank in ranks if rank is not None]
-        if len(known) > 2 and price is not None:  # more than gradient and mean activation
-            about = [one.title, str(max(known)), f"{price.mean:.0f}"]
-            pairs = [_pair(one, name, "", max(known), bars=name in BARS) for name in SHORT]
-            rows.append(about + pairs)
+    for section in sections:
+        ranks = [section.estimate(f"{RANK}/{estimator.name}") for estimator in SHORT]
+        price = section.estimate("influence/cost/ablation")
+        counts = [rank.n for rank in ranks if rank is not None]
+        if len(counts) > 2 and price is not None:
+            n = max(counts)
+            about = [section.title, str(n), f"{price.mean:.0f}"]
+            rows.append(about + [_pair(section, estimator.name, "", n) for estimator in SHORT])
     return markdown_table(heads, rows)
 
 
-def _pair(one: Asked, name: str, question: str, n: int, *, bars: bool = True) -> str:
-    """`.981 [.977, .984] / .952 [.939, .965]`; prompts in brackets if not as many as in the row."""
-    found = [one.estimate(f"{score}{question}/{name}") for score in (RANK, FIRST)]
-    known = [each for each in found if each is not None]
-    if not known:
+def _pair(section: Section, name: str, question: str, n: int) -> str:
+    """Return rank correlation / precision: `.981 [.977, .984] / .952 [.939, .965]`.
+
+    The number of prompts follows where it is not `n`.
+    """
+    scores = [section.estimate(f"{score}{question}/{name}") for score in (RANK, FIRST)]
+    estimates = [estimate for estimate in scores if estimate is not None]
+    if not estimates:
         return "-"
-    text = " / ".join(number(each) if bars else plain(each.mean, 3) for each in known)
-    return text if known[0].n == n else f"{text} (n {known[0].n})"
+    text = " / ".join(map(number, estimates))
+    return text if estimates[0].n == n else f"{text} (n {estimates[0].n})"
 
 
 def number(estimate: Estimate) -> str:
+    """Return a mean to three decimals, and its interval where that is wider than the rounding."""
     if estimate.low is None or estimate.high is None:
         return plain(estimate.mean, 3)
     mean, low, high = (plain(x, 3) for x in (estimate.mean, estimate.low, estimate.high))
@@ -186,9 +196,10 @@ def number(estimate: Estimate) -> str:
 
 
 def pages(settings: Sequence[Setting]) -> dict[Path, str]:
-    found = asked(settings)
-    page = replaced(SHORT_PAGE.read_text(), EXPERIMENT, short(found))
-    return {WHOLE: whole(found) + "\n", SHORT_PAGE: page}
+    """Return the text of both pages by path."""
+    every = sections(settings)
+    page = replaced(SHORT_PAGE.read_text(), EXPERIMENT, short(every))
+    return {WHOLE: whole(every) + "\n", SHORT_PAGE: page}
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import example_records as example
 import pytest
 
 from benchmarks import influence_table
-from benchmarks.influence_table import EXPERIMENT, asked, number, short, whole
+from benchmarks.influence_table import EXPERIMENT, number, sections, short, whole
 from benchmarks.render.markdown import markers
 from benchmarks.results.reading import Entry, without_retired
 from benchmarks.results.settings import Estimate, Setting, make_settings
@@ -75,15 +75,15 @@ def test_of_two_records_of_as_many_prompts_the_newest_counts():
     new = a_record(25, {"spearman/grad_times_act": 0.9})
     new = replace(new, created="2026-11-24T00:00:00+00:00")
     for order in ([old, new], [new, old]):
-        (one,) = asked(settings_of(*order))
-        assert rows_of(whole([one]))["grad x act"][2] == ".900 [.800, 1.000]"
+        (section,) = sections(settings_of(*order))
+        assert rows_of(whole([section]))["grad x act"][2] == ".900 [.800, 1.000]"
 
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_of_two_records_of_one_sae_the_one_with_more_prompts_counts(flipped):
     records = [a_record(25, FEW), a_record(100, MANY)]
-    (one,) = asked(settings_of(*(records[::-1] if flipped else records)))
-    rows = rows_of(whole([one]))
+    (section,) = sections(settings_of(*(records[::-1] if flipped else records)))
+    rows = rows_of(whole([section]))
     assert rows["estimator"] == ["cost", "n", "log_prob", "kl"]
     gradient = [".900 [.800, 1.000] / .700 [.600, .800]", ".400 [.300, .500] (n 25)"]
     assert rows["grad x act"] == ["2.5", "100", *gradient]
@@ -97,37 +97,41 @@ def test_the_short_form_has_a_row_for_each_sae_and_kind_of_target():
         a_record(25, MANY, answer_length=3),
         a_record(5, FEW, 22),  # nothing but the gradient
     ]
-    rows = rows_of(short(asked(settings_of(*records))))
+    rows = rows_of(short(sections(settings_of(*records))))
     names = ["smollm2, resid_post.7, TopK, prose", "smollm2, resid_post.15, TopK, prose"]
     assert list(rows)[2:] == [*names, f"{names[0]}, answers of 3 tokens"]
     gradient = ".900 [.800, 1.000] / .700 [.600, .800]"
     hops = ".980 [.880, 1.080] / .960 [.860, 1.060]"
-    assert rows[names[0]] == ["100", "130", gradient, hops, "-", "-", "-", ".050 / .200"]
+    mean = ".050 [-.050, .150] / .200 [.100, .300]"
+    assert rows[names[0]] == ["100", "130", gradient, hops, "-", "-", "-", mean]
     assert rows[f"{names[0]}, answers of 3 tokens"][0] == "25"
 
 
 def test_earlier_forms_of_an_estimator_are_left_out():
     forms = ("first_hop_10fe", "hop_verify_20fe", "hop_top10_10fe", "hop_doubt10_10fe")
     old = {f"spearman/{name}": 0.97 for name in forms}
-    (one,) = asked(settings_of(without_retired(a_record(100, {**MANY, **old}))))
-    assert set(one.estimators()) == {"grad_times_act", "mean_act", "hop_lean10_10fe"}
+    (section,) = sections(settings_of(without_retired(a_record(100, {**MANY, **old}))))
+    assert set(section.estimators()) == {"grad_times_act", "mean_act", "hop_lean10_10fe"}
 
 
 def test_other_prompts_and_other_experiments_are_kept_apart():
-    assert len(asked(settings_of(a_record(100, MANY), a_record(100, MANY, length=12)))) == 2
-    other_scalar = asked(settings_of(a_record(100, MANY), a_record(25, MANY, scalar="prob")))
-    heads = [rows_of(whole([one]))["estimator"] for one in other_scalar]
+    assert len(sections(settings_of(a_record(100, MANY), a_record(100, MANY, length=12)))) == 2
+    other_scalar = sections(settings_of(a_record(100, MANY), a_record(25, MANY, scalar="prob")))
+    heads = [rows_of(whole([section]))["estimator"] for section in other_scalar]
     assert sorted(head[2] for head in heads) == ["log_prob", "prob"]
     theirs = make_settings(
         Entry(record=a_record(100, MANY), path=Path("x.json"), origin=origin)
         for origin in ("own", "someone")
     )
-    assert [one.title.rpartition(", ")[2] for one in asked(theirs)] == ["prose", "by someone"]
+    assert [section.title.rpartition(", ")[2] for section in sections(theirs)] == [
+        "prose",
+        "by someone",
+    ]
     old = a_record(25, FEW, answer_length=1)  # records from before there was a choice have none
-    assert len(asked(settings_of(a_record(100, MANY), old))) == 1
+    assert len(sections(settings_of(a_record(100, MANY), old))) == 1
     other = example.influence(7, TOPK, 0)
     with pytest.raises(UserError, match="no records of experiment=influence_table"):
-        asked(settings_of(other))
+        sections(settings_of(other))
 
 
 @pytest.mark.parametrize(
