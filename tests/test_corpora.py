@@ -103,7 +103,8 @@ def test_excluded_files_are_left_out(folder):
 def test_the_id_follows_the_documents_and_the_split_rule():
     base = corpus().corpus_id()
     assert corpus(name="other").corpus_id() == base
-    assert corpus(texts=TEXTS[::-1]).corpus_id() == base
+    assert corpus(texts=[*TEXTS, TEXTS[0], "short"]).corpus_id() == base  # twice, and left out
+    assert corpus(texts=TEXTS[::-1]).corpus_id() != base  # other windows would be drawn
     assert corpus(texts=TEXTS[:-1]).corpus_id() != base
     assert corpus(eval_percent=20).corpus_id() != base
 

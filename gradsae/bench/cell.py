@@ -19,7 +19,7 @@ from gradsae.bench.tracking import Tracking
 from gradsae.config.fields import refuse_unknown
 from gradsae.errors import UserError
 from gradsae.interfaces import Method, ModelSource, Source, Task
-from gradsae.records.record import record_id
+from gradsae.records.record import load, record_id
 from gradsae.seeds import Seeds
 from gradsae.training.checkpoints import Request, shape_of, trainer_config
 from gradsae.training.fit import FitSettings
@@ -85,8 +85,29 @@ class Cell:
         return plain(config)
 
     def record_path(self) -> Path:
-        name = record_id(self.versioned_task(), self.config(), plain(self.seeds))
+        """Return the file of the record, which need not be there.
+
+        The ids of earlier versions leave out the dtype in which a task runs the model. A record
+        under such an id counts if it says that its model had this dtype.
+        """
+        config = self.config()
+        path, model = self._record_file(config), config.get("model", {})
+        if path.exists() or "dtype" not in model:
+            return path
+        former = self._record_file({**config, "model": {"name": model["name"]}})
+        return former if _dtype_said_in(former) == model["dtype"] else path
+
+    def _record_file(self, config: dict[str, Any]) -> Path:
+        name = record_id(self.versioned_task(), config, plain(self.seeds))
         return self.results / "records" / f"{name}.json"
+
+
+def _dtype_said_in(record: Path) -> str | None:
+    """Return the dtype of the model of a record; None where there is no such record."""
+    if not record.is_file():
+        return None
+    model = load(record).provenance.get("model")
+    return model.get("dtype") if isinstance(model, dict) else None
 
 
 def build(cfg: DictConfig, experiment: str | None = None) -> Cell:

@@ -15,7 +15,7 @@ from typing import Any, final
 import torch
 
 from gradsae.errors import UserError
-from gradsae.storage.cache import sha256_file, sha256_text
+from gradsae.storage.cache import file_hash, sha256_text
 from gradsae.storage.fetch import Wheel, fetch_snapshot, wheel_from
 
 LOG = logging.getLogger(__name__)
@@ -32,7 +32,15 @@ NEEDED = {
     "memory": "name",
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt"]
+TOKENIZER_FILES = (
+    *("tokenizer*", "vocab*", "merges*", "added_tokens.json", "special_tokens_map.json"),
+    *("*.model", "*.spm", "*.tiktoken", "*.tokenizer", "bpe.codes", "dict.txt", "tekken.json"),
+    *("chat_template*", "additional_chat_templates/*", "word_*.json", "*_vocab.json"),
+    *("byte_maps.json", "emoji.json", "normalizer.json"),
+)
+"""Names of all files that a tokenizer of transformers may read."""
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json")
+HUB_FILES = [*MODEL_FILES, *TOKENIZER_FILES, "*.json", "*.txt"]
 
 
 @final
@@ -96,8 +104,8 @@ class LanguageModel:
 
         Needs no download if the weights are pinned.
 
-        GGUF and wheels: the GGUF's sha256. Folder: sha256 over its safetensors, config and
-        tokenizer. Hub: the commit. Random: the config and the seed.
+        GGUF and wheels: the GGUF's sha256. Folder: sha256 over its safetensors, its config and
+        all files of its tokenizer. Hub: the commit. Random: the config and the seed.
         """
         match self.source:
             case "random":
@@ -111,9 +119,28 @@ class LanguageModel:
                     "save_pretrained and load that folder"
                 )
             case "folder":
-                return f"folder:{_folder_hash(Path(self.folder or '').expanduser())}"
+                return f"folder:{_folder_hash(self._path())}"
             case _:
                 return f"gguf:{gguf_hash(self)}/{CONVERSION}"
+
+    def former_weights_id(self) -> str | None:
+        """Return the id that earlier versions gave the weights, or None where it is the same.
+
+        Of a tokenizer it only covers tokenizer.json, so what is found under it may be of another
+        tokenizer: see `gradsae.sources.store.is_of`.
+        """
+        if self.source != "folder":
+            return None
+        return f"folder:{_former_folder_hash(self._path())}"
+
+    def tokenizer_changed_ns(self) -> int:
+        """Return when a file of a folder's tokenizer was last written, in ns since 1970."""
+        return max(
+            (f.stat().st_mtime_ns for f in _matching(self._path(), TOKENIZER_FILES)), default=0
+        )
+
+    def _path(self) -> Path:
+        return Path(self.folder or "").expanduser()
 
     def provenance(self) -> dict[str, Any]:
         """Return what a record states about the weights: JSON values, no path of this machine."""
@@ -175,25 +202,35 @@ def _commit(spec: LanguageModel) -> str:
 def gguf_hash(spec: LanguageModel) -> str:
     if spec.gguf_sha256 is not None:
         return spec.gguf_sha256
-    return _file_hash(*_stamp(existing_gguf(spec)))
+    return file_hash(existing_gguf(spec))
 
 
 def _folder_hash(folder: Path) -> str:
+    """Return the sha256 of what the model and its tokenizer are made of.
+
+    Whatever else lies in the folder does not count, nor do the order of keys and the layout of a
+    JSON file.
+    """
+    safetensors_in(folder, folder.name)
+    hashes = {
+        file.relative_to(folder).as_posix(): _content_hash(file)
+        for file in _matching(folder, (*MODEL_FILES, *TOKENIZER_FILES))
+    }
+    return sha256_text("\n".join(["2", *(f"{name} {hashes[name]}" for name in sorted(hashes))]))
+
+
+def _former_folder_hash(folder: Path) -> str:
     files = safetensors_in(folder, folder.name)
     files += [folder / "config.json", folder / "tokenizer.json"]
-    hashes = [f"{f.name} {_file_hash(*_stamp(f))}" for f in files if f.is_file()]
-    return sha256_text("\n".join(hashes))
+    return sha256_text("\n".join(f"{f.name} {file_hash(f)}" for f in files if f.is_file()))
 
 
-def _stamp(file: Path) -> tuple[Path, int, int]:
-    status = file.stat()
-    return file, status.st_size, status.st_mtime_ns
+def _matching(folder: Path, patterns: Sequence[str]) -> set[Path]:
+    return {file for one in patterns for file in folder.glob(one) if file.is_file()}
 
 
-@lru_cache(maxsize=256)
-def _file_hash(file: Path, size: int, mtime_ns: int) -> str:
-    """Return the sha256 of a file, remembered while its size and time stay the same."""
-    return sha256_file(file)
+def _content_hash(file: Path) -> str:
+    return file_hash(file, as_json=True) if file.suffix == ".json" else file_hash(file)
 
 
 def plain(value: Any) -> Any:

@@ -5,8 +5,9 @@ offline from there. A document goes to the same split on every machine, whatever
 holds: the split looks at nothing but the sha256 of its text, which is also its id.
 """
 
+import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,7 +19,7 @@ from jaxtyping import Int
 from tqdm import tqdm
 
 from gradsae.errors import UserError
-from gradsae.storage.cache import cache_root, cached_folder, sha256_text
+from gradsae.storage.cache import cache_root, cached_folder, check_folder, sha256_text
 from gradsae.storage.fetch import Wheel, fetch_wheel, wheel_from
 
 if TYPE_CHECKING:
@@ -85,17 +86,42 @@ class Corpus:
         """Content id of the documents and their split, the same on every machine.
 
         A wheel's needs no download, as its checksum is pinned; a folder's and a hub data set's
-        come from the documents themselves.
+        come from the documents themselves, a folder's and given texts' also from their order.
         """
         if self.source == "wheel":
             wheel = self._pinned()
             content = "/".join(["wheel", wheel.sha256, *wheel.members, "but", *self.exclude])
+            if content.split("/").count("but") > 1:  # it would not say where the members end
+                content = json.dumps([wheel.sha256, list(wheel.members), list(self.exclude)])
         elif self.source == "hub":
             content = self._built()[1]["made_from"]["ids"]
         else:
-            content = _ids_hash(self._collect())
+            ids = list(self._collect())
+            former = self._id_of(_ids_hash(ids))
+            if ids == sorted(ids) or self._is_built(former, ids):
+                return former
+            content = sha256_text("\n".join(["in order", *ids]))
+        return self._id_of(content)
+
+    def _id_of(self, content: str) -> str:
         rules = f"{FORMAT}/{self.eval_percent}/{self.min_chars}"
         return f"{self.source}:{sha256_text(f'{rules}/{content}')}"
+
+    def _is_built(self, corpus_id: str, ids: Sequence[str]) -> bool:
+        """Return True if the cache holds these documents in this order under an id.
+
+        The ids of earlier versions leave out the order, which decides what windows are drawn.
+        """
+        from datasets import load_from_disk
+
+        folder = self._folder(corpus_id.partition(":")[2])
+        if not folder.exists():
+            return False
+        check_folder(folder, verify=True)
+        with _quiet_unless_terminal():
+            built: list[Any] = [load_from_disk(str(folder / split)) for split in SPLITS]
+        wanted = [[i for i in ids if split_of(i, self.eval_percent) == s] for s in SPLITS]
+        return [list(data["id"]) for data in built] == wanted
 
     def documents(self, split: Split) -> "Dataset":
         """Return the data set of one split: columns id (sha256 of the text) and text.
@@ -137,8 +163,11 @@ class Corpus:
             key = sha256_text(f"{FORMAT}/{rules}")
         else:
             key = self.corpus_id().partition(":")[2]
-        folder = cache_root() / "corpora" / f"{self.name}-{key[:12]}"
+        folder = self._folder(key)
         return folder, cached_folder(folder, self._save, verify=self.source != "hub")
+
+    def _folder(self, key: str) -> Path:
+        return cache_root() / "corpora" / f"{self.name}-{key[:12]}"
 
     def _save(self, folder: Path) -> dict[str, Any]:
         """Write both splits; return what the manifest keeps."""
@@ -254,8 +283,8 @@ def pack(
                 yield Window(index, np.array([*prefix, *piece], dtype=np.int64))
 
 
-def _ids_hash(texts: Mapping[str, str]) -> str:
-    return sha256_text("\n".join(sorted(texts)))
+def _ids_hash(ids: Iterable[str]) -> str:
+    return sha256_text("\n".join(sorted(ids)))
 
 
 @contextmanager

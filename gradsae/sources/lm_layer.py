@@ -20,7 +20,7 @@ from gradsae.lm.spec import LanguageModel, plain
 from gradsae.seeds import make_generator
 from gradsae.sources.corpora import SPLITS, Corpus, Split
 from gradsae.sources.harvest import Harvest
-from gradsae.sources.store import STORE_DTYPES, Recipe, Store, is_complete, open_store
+from gradsae.sources.store import STORE_DTYPES, Recipe, Store, is_complete, is_of, open_store
 from gradsae.sources.streams import ShuffledStream
 from gradsae.sources.windows import draw_windows
 from gradsae.storage.cache import cache_root
@@ -112,13 +112,17 @@ class LmLayer(ModelSource):
         }
 
     def lm(self) -> LM:
-        return _loaded(json.dumps(plain(vars(self.model))), self._device())
+        fields, weights = json.dumps(plain(vars(self.model))), self.model.weights_id()
+        return _loaded(fields, weights, self._device())
 
     def site(self) -> Site:
         return Site(self.site_kind, self.layer)
 
     def names(self) -> dict[str, dict[str, str]]:
-        return {"model": {"name": self.model.name}, "corpus": {"name": self.corpus.name}}
+        model = {"name": self.model.name}
+        if self.model.dtype != "float32":  # of the passes that a task runs, not of the store
+            model["dtype"] = self.model.dtype
+        return {"model": model, "corpus": {"name": self.corpus.name}}
 
     def activations_id(self) -> str:
         return self._recipe.id()
@@ -136,8 +140,23 @@ class LmLayer(ModelSource):
 
     @cached_property
     def _recipe(self) -> Recipe:
+        """What shapes the store, under the id of the weights.
+
+        Where a store of an earlier version stands, it goes under the id that it had: then its
+        checkpoints and records are found too.
+        """
+        recipe = self._recipe_of(self.model.weights_id())
+        if (name := self.model.former_weights_id()) is None or self._folder(recipe).exists():
+            return recipe
+        former, changed = self._recipe_of(name), self.model.tokenizer_changed_ns()
+        return former if is_of(self._folder(former), recipe.weights_id, changed) else recipe
+
+    def _folder(self, recipe: Recipe) -> Path:
+        return Path(self.root) / recipe.id()
+
+    def _recipe_of(self, weights_id: str) -> Recipe:
         return Recipe(
-            weights_id=self.model.weights_id(),
+            weights_id=weights_id,
             model_dtype=self._reader().dtype,
             paths=[self.model.block_path, self.model.attn_path, self.model.mlp_path],
             corpus_id=self.corpus.corpus_id(),
@@ -154,7 +173,7 @@ class LmLayer(ModelSource):
     @cached_property
     def _store(self) -> Store:
         """The opened store; harvested now if it is not there, which takes a while."""
-        folder = Path(self.root) / self.activations_id()
+        folder = self._folder(self._recipe)
         if not is_complete(folder):
             self._harvest(folder)
         return open_store(folder)
@@ -206,6 +225,9 @@ def multiplies_bfloat16(device: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _loaded(fields: str, device: str) -> LM:
-    """Load a model once a process. Its fields come as JSON because mappings cannot be hashed."""
+def _loaded(fields: str, weights_id: str, device: str) -> LM:
+    """Load a model once a process, and again where its files have changed since.
+
+    Its fields come as JSON because mappings cannot be hashed.
+    """
     return load(LanguageModel(**json.loads(fields)), device)

@@ -7,6 +7,7 @@ store complete. Shards are memory-mapped, so a store may be larger than memory.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, final
@@ -19,11 +20,14 @@ from gradsae.errors import UserError
 from gradsae.records.record import content_id
 from gradsae.sources.corpora import SPLITS, Split
 from gradsae.storage.cache import sha256_file
+from gradsae.storage.files import write_whole
 
 VERSION = 1
 """Of the harvest: goes up when the same recipe would give other rows."""
 
 META = "meta.json"
+NOTE = "weights.json"
+"""Only in a store of an earlier version: the id of the weights that it was read from."""
 META_KEYS = (
     *("format", "id", "recipe", "made_with", "median_norm", "mean", "mean_square_norm"),
     *SPLITS,
@@ -190,6 +194,27 @@ def is_complete(folder: Path) -> bool:
         return False
     meta = _read_meta(folder)
     return all((folder / shard["file"]).is_file() for s in SPLITS for shard in meta[s]["shards"])
+
+
+def is_of(folder: Path, weights_id: str, changed_ns: int) -> bool:
+    """Return True if a store of an earlier version was read from the model of that id.
+
+    The ids of earlier versions leave out a part of the tokenizer. A store under such an id counts
+    as the model's if the tokenizer was last changed (`changed_ns`) before it was finished. That is
+    asked once; from then on a note in the store says whose it is.
+    """
+    if not is_complete(folder):
+        return False
+    note = folder / NOTE
+    if note.is_file():
+        return (
+            read_json(note, ["weights_id"], "delete it and run again")["weights_id"] == weights_id
+        )
+    if (folder / META).stat().st_mtime_ns <= changed_ns:
+        return False
+    with suppress(OSError):  # a store that cannot be written is asked again
+        write_whole(note, json.dumps({"weights_id": weights_id}) + "\n")
+    return True
 
 
 def open_store(folder: Path) -> Store:

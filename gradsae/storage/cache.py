@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,28 @@ def sha256_file(*files: Path) -> str:
                     digest.update(block)
                     bar.update(len(block))
     return digest.hexdigest()
+
+
+def file_hash(file: Path, *, as_json: bool = False) -> str:
+    """Return the sha256 of a file, remembered in this process until the file is written again.
+
+    With `as_json` it is that of the values: layout and order of keys do not count. A file that is
+    no JSON is hashed by its bytes.
+    """
+    status = file.stat()
+    # ctime too: a size and a modification time can be what they were before the file was changed.
+    stamp = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return _file_hash(file, stamp, as_json)
+
+
+@lru_cache(maxsize=256)
+def _file_hash(file: Path, stamp: tuple[int, ...], as_json: bool) -> str:
+    if as_json:
+        try:
+            return sha256_text(json.dumps(json.loads(file.read_bytes()), sort_keys=True))
+        except (ValueError, RecursionError):
+            pass
+    return sha256_file(file)
 
 
 def sha256_text(text: str) -> str:

@@ -10,7 +10,7 @@ from gradsae.lm.sites import parse_site
 from gradsae.sae import model as saes
 from gradsae.sae.formats import dictionary_learning, gemma_scope, saelens, sparsify
 from gradsae.sae.formats.released import Place, Released
-from gradsae.storage.cache import sha256_file, sha256_text
+from gradsae.storage.cache import file_hash, sha256_text
 from gradsae.storage.fetch import fetch_snapshot
 
 
@@ -74,7 +74,7 @@ def content_hash(folder: Path) -> str:
     """Return the sha256 of weights and config, whatever the folder is called."""
     one = format_of(folder)
     names = [name for name in (*one.weights, one.config) if (folder / name).is_file()]
-    hashes = [f"{name} {_hash(*_stamp(folder / name))}" for name in sorted(names)]
+    hashes = [f"{name} {file_hash(folder / name)}" for name in sorted(names)]
     return sha256_text("\n".join(hashes))
 
 
@@ -90,14 +90,3 @@ def fetch(hub_id: str, subfolder: str, revision: str | None) -> Path:
 def _files(one: Format) -> str:
     config = f" with {one.config}" if one.needs_config else ""
     return " or ".join(one.weights) + config
-
-
-def _stamp(file: Path) -> tuple[Path, int, int]:
-    status = file.stat()
-    return file, status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=64)
-def _hash(file: Path, size: int, mtime_ns: int) -> str:
-    """sha256 of a file, remembered while its size and time stay the same."""
-    return sha256_file(file)
