@@ -32,8 +32,8 @@ from benchmarks.figures import (
     training,
 )
 from benchmarks.figures.__main__ import FIGURES, draw_all, newest_versions
-from benchmarks.figures.drawing import Drawing, Figure, book, caption
-from benchmarks.figures.estimators import same_sae
+from benchmarks.figures.choice import settings_of_sae
+from benchmarks.figures.drawing import Drawing, Figure, bind_pages, caption
 from benchmarks.results.labels import labels
 from benchmarks.results.reading import Entry
 from benchmarks.results.settings import Estimate, Setting, make_settings
@@ -155,12 +155,12 @@ def test_no_page_is_taller_than_paper_and_captions_count_their_own(
 ):
     for module in (against_l0, by_world, consistency, recovery):
         monkeypatch.setattr(module, "MAX_HEIGHT", 4.2)
-    monkeypatch.setattr(cost, "PLACES_A_PAGE", 3)
+    monkeypatch.setattr(cost, "SAES_PER_PAGE", 3)
     highest = 4.2 if figure is not cost else style.MAX_HEIGHT
     settings = settings_of(many_worlds())
     first = figure.draw(settings)
     assert first is not None
-    pages = [first, *first.more]
+    pages = [first, *first.further_pages]
     assert all(page.figure.get_size_inches()[1] <= highest for page in pages)
     assert len(pages) > 1
     assert all(f"Page {i} of {len(pages)}." in page.title for i, page in enumerate(pages, start=1))
@@ -174,7 +174,7 @@ def test_further_pages_are_files_of_their_own(tmp_path: Path, monkeypatch):
 
     def draw(settings: Any) -> Drawing | None:
         pages = [style.new_figure(height=1)[0] for _ in range(2)]
-        return book(
+        return bind_pages(
             [Drawing(figure=page, title="Title.", text="", settings=settings) for page in pages]
         )
 
@@ -205,7 +205,7 @@ def test_a_world_with_more_rows_than_a_page_goes_on_on_the_next():
         for k in range(1, 100)
     ]
     settings = settings_of(records)
-    pages = recovery.pages(make_worlds(settings))
+    pages = recovery.split_pages(make_worlds(settings))
     assert len(pages) > 1
     assert [setting for page in pages for world in page for setting in world.settings] == in_order(
         settings
@@ -214,10 +214,10 @@ def test_a_world_with_more_rows_than_a_page_goes_on_on_the_next():
 
 def test_curves_of_one_world_show_every_setting_and_of_several_the_middle_one_of_each_method():
     one = [r for r in many_worlds() if r.config["source"].get("n_features") == 20]
-    (world,) = by_world.shown_worlds(settings_of(one))
+    (world,) = by_world.choose_worlds(settings_of(one))
     assert [setting.setup.trainer.get("k") for setting in world.settings] == [2, 3]
     found = [r for r in many_worlds() if r.config["source"]["name"] == "forest"]
-    for world in by_world.shown_worlds(settings_of(found)):
+    for world in by_world.choose_worlds(settings_of(found)):
         assert [setting.setup.trainer.get("k") for setting in world.settings] == [2]
 
 
@@ -225,8 +225,8 @@ def test_an_experiment_with_a_figure_of_its_own_is_in_no_curve_unless_it_is_alon
     own = example.swept("noise", TOPK, 0)
     other = example.recovery(example.SUPERPOSITION, TOPK, 0, (0.9, 0.5), 4.0)
     settings = settings_of([own, other])
-    assert by_world.not_elsewhere(settings) == settings[1:]
-    assert by_world.not_elsewhere(settings[:1]) == settings[:1]
+    assert by_world.without_own_figure(settings) == settings[1:]
+    assert by_world.without_own_figure(settings[:1]) == settings[:1]
 
 
 def test_curves_are_of_methods_that_train_where_there_are_any():
@@ -234,7 +234,7 @@ def test_curves_are_of_methods_that_train_where_there_are_any():
         example.recovery(example.SUPERPOSITION, {"name": name}, 0, (0.9, 0.5), 4.0)
         for name in ("random", "topk", "gba", "ceiling")
     ]
-    (world,) = by_world.shown_worlds(settings_of(records))
+    (world,) = by_world.choose_worlds(settings_of(records))
     assert [setting.method for setting in world.settings] == ["topk", "gba", "ceiling"]
 
 
@@ -327,7 +327,7 @@ def test_agreement_shows_the_sites_asked_for_most_and_no_empty_frame(close_figur
 def test_a_panel_of_the_layer_profile_holds_one_setting_at_all_depths(close_figures):
     other = {**TOPK, "k": 64}
     records = [example.influence(depth, t, 0) for t in (TOPK, other) for depth in (15, 8, 22)]
-    panels = layer_profile.make_panels(settings_of(records))
+    panels = layer_profile.group_by_sae(settings_of(records))
     assert [[setting.depth for setting in panel] for panel in panels.values()] == [[8, 15, 22]] * 2
 
 
@@ -335,7 +335,7 @@ def test_a_panel_of_the_layer_profile_joins_what_one_sae_was_asked(close_figures
     wide, deep = example.influence(15, TOPK, 0, 24), example.influence(15, TOPK, 0, 100)
     deep.config["ask"] = {"other": True}
     deep.scores[f"{SPEARMAN}/grad_times_act"] = 0.123
-    (panel,) = layer_profile.make_panels(settings_of([wide, deep])).values()
+    (panel,) = layer_profile.group_by_sae(settings_of([wide, deep])).values()
     assert [setting.first.n["influence/prompts"] for setting in panel] == [100, 24]
     drawing = layer_profile.draw(settings_of([wide, deep]))
     assert drawing is not None
@@ -347,7 +347,7 @@ def test_a_panel_of_the_layer_profile_joins_what_one_sae_was_asked(close_figures
 def test_the_mlp_of_a_block_has_a_panel_of_the_layer_profile_of_its_own():
     stream, mlp = example.influence(15, TOPK, 0), example.influence(15, TOPK, 0)
     mlp.config["source"] = {**mlp.config["source"], "site": "mlp_out.15"}
-    panels = layer_profile.make_panels(settings_of([stream, mlp]))
+    panels = layer_profile.group_by_sae(settings_of([stream, mlp]))
     assert [[setting.place for setting in panel] for panel in panels.values()] == [
         ["resid_post"],
         ["mlp_out"],
@@ -358,7 +358,7 @@ def test_the_mlp_of_a_block_has_a_panel_of_the_layer_profile_of_its_own():
 
 def test_panels_of_the_layer_profile_with_one_title_are_all_there():
     records = [example.influence(15, {**TOPK, "k": k}, 0) for k in (8, 16, 32, 64)]
-    assert len(layer_profile.make_panels(settings_of(records))) == 4
+    assert len(layer_profile.group_by_sae(settings_of(records))) == 4
 
 
 def test_worlds_of_one_name_are_told_apart_by_what_differs():
@@ -412,14 +412,15 @@ def test_cost_shows_all_that_one_sae_was_asked_with_the_most_prompts_of_each(clo
         assert len(drawing.settings) == 2
         assert len(drawing.figure.axes) == 2  # one panel of two scores
         found = {
-            p.name: p.found.mean for p in cost.points_of(same_sae(settings, settings[0]), SPEARMAN)
+            p.name: p.quality.mean
+            for p in cost.points_of(settings_of_sae(settings, settings[0]), SPEARMAN)
         }
         assert found["grad_times_act"] == 0.123
         assert found["released_gradsae"] == wide.scores[f"{SPEARMAN}/released_gradsae"]
     other = example.influence(15, TOPK, 1)
     other.config["trainer"] = {**other.config["trainer"], "k": 99}
     settings = settings_of([wide, other])
-    assert [len(same_sae(settings, setting)) for setting in settings] == [1, 1]
+    assert [len(settings_of_sae(settings, setting)) for setting in settings] == [1, 1]
 
 
 def test_of_two_maskings_of_one_sae_the_one_with_more_questions_is_drawn(close_figures):
@@ -437,7 +438,9 @@ def test_of_two_maskings_of_one_sae_the_one_with_more_questions_is_drawn(close_f
     drawing = masking.draw(settings_of(records))
     assert drawing is not None
     assert sorted(setting.first.n["masking/questions"] for setting in drawing.settings) == [30, 80]
-    assert "2 of 3 settings, of one SAE that with the most questions" in drawing.text
+    assert (
+        "2 of 3 settings are drawn. Of settings with one SAE, the one with the most" in drawing.text
+    )
 
 
 def test_markers_of_cost_that_would_cover_one_another_stand_side_by_side(close_figures):
@@ -453,7 +456,7 @@ def test_markers_of_cost_that_would_cover_one_another_stand_side_by_side(close_f
     ends = [end for end in ends if np.isfinite(end).all()]
     gaps = [np.hypot(*(a - b)) for i, a in enumerate(ends) for b in ends[:i]]
     assert len(gaps) == 6
-    assert min(gaps) * 72 / drawing.figure.dpi >= cost.MARK - 1e-6
+    assert min(gaps) * 72 / drawing.figure.dpi >= cost.MARKER_SIZE - 1e-6
 
 
 def test_recall_after_checks_draws_the_series_from_k_on_beside_a_random_order(close_figures):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.figures.drawing import Drawing, caption
-from benchmarks.figures.style import write
+from benchmarks.figures.style import write_figure
 from benchmarks.launch.command import command
 from benchmarks.results.reading import add_records_argument, read
 from benchmarks.results.settings import Setting, make_settings
@@ -23,20 +23,22 @@ from gradsae.errors import UserError
 from gradsae.storage.files import check_writable, write_whole
 
 
-class Draws(Protocol):
-    """A figure: a module of this folder, or any module that has these three."""
+class FigureModule(Protocol):
+    """A figure: a module of this folder, or any other module that has these three names."""
 
     NAME: str
     COMMAND: str
     """The command that makes its records."""
 
-    def draw(self, settings: Sequence[Setting], /) -> Drawing | None: ...
+    def draw(self, settings: Sequence[Setting], /) -> Drawing | None:
+        """Return the figure, or None if none of the settings belongs in it."""
+        ...
 
 
-def find_figures() -> dict[str, Draws]:
-    """Return the figures of this folder by name: every module that has NAME, COMMAND and draw.
+def find_figures() -> dict[str, FigureModule]:
+    """Return the figures of this folder by name.
 
-    A module with several figures lists them under FIGURES.
+    A module is a figure if it has a NAME; one with several figures lists them under FIGURES.
     """
     folder = str(Path(__file__).parent)
     names = [module.name for module in pkgutil.iter_modules([folder]) if module.name != "__main__"]
@@ -45,8 +47,8 @@ def find_figures() -> dict[str, Draws]:
     return {each.NAME: each for each in figures if hasattr(each, "NAME")}
 
 
-def load_figure(place: str) -> Draws:
-    """Return a figure from elsewhere: a Python file, or the name of a module."""
+def load_figure(place: str) -> FigureModule:
+    """Load a figure from outside this folder: a Python file, or a module by its name."""
     if place.endswith(".py"):
         spec = importlib.util.spec_from_file_location(Path(place).stem, place)
         if spec is None or spec.loader is None or not Path(place).is_file():
@@ -68,7 +70,9 @@ FIGURES = find_figures()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class FigureFiles:
+    """The files of one page of a figure."""
+
     name: str
     files: list[Path]
     caption: str
@@ -78,50 +82,50 @@ def draw_all(
     settings: Sequence[Setting],
     out: Path,
     only: str | None = None,
-    figures: Mapping[str, Draws] = FIGURES,
-) -> tuple[list[Drawn], list[str]]:
-    """Draw what the records allow, and say what they do not.
+    figures: Mapping[str, FigureModule] = FIGURES,
+) -> tuple[list[FigureFiles], list[str]]:
+    """Draw the figures for which there are records; return their files, and the problems.
 
-    A figure without records names the command that makes them. One that cannot be drawn, since a
-    series is not what its name says, is a problem and does not stop the others. A figure that does
-    not fit on a page has more files, NAME_2 and so on.
+    For a figure without records, print the command that makes them. A figure that cannot be drawn,
+    because a series has the wrong columns or types, is a problem and does not stop the others. A
+    figure of several pages has the files NAME, NAME_2 and so on.
     """
     check_writable(out)
     newest = newest_versions(settings)
-    drawn: list[Drawn] = []
+    written: list[FigureFiles] = []
     problems: list[str] = []
     for name, module in figures.items():
         if only not in (None, name):
             continue
         try:
-            found = module.draw(newest)
+            drawing = module.draw(newest)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             problems.append(f"{name} could not be drawn: {type(error).__name__}: {error}")
             continue
-        if found is None:
+        if drawing is None:
             print(f"{name}: no records for it; made by: {module.COMMAND}")
             continue
-        for number, page in enumerate((found, *found.more), start=1):
+        for number, page in enumerate((drawing, *drawing.further_pages), start=1):
             file = name if number == 1 else f"{name}_{number}"
             text = caption(name, page)
-            files = write(page.figure, out, file)
+            files = write_figure(page.figure, out, file)
             write_whole(out / f"{file}.md", text)
             print(f"{file}: {', '.join(str(path) for path in files)}")
-            drawn.append(Drawn(name=file, files=files, caption=text))
-    return drawn, problems
+            written.append(FigureFiles(name=file, files=files, caption=text))
+    return written, problems
 
 
 def newest_versions(settings: Sequence[Setting]) -> list[Setting]:
-    """Cells of the newest version of each task: a figure never mixes two versions."""
+    """Return the settings of the newest version of each task: a figure never mixes versions."""
     newest: dict[str, int] = {}
     for setting in settings:
         newest[setting.task] = max(newest.get(setting.task, 0), setting.first.task["version"])
-    kept = [
+    current = [
         setting for setting in settings if setting.first.task["version"] == newest[setting.task]
     ]
-    if len(kept) < len(settings):
-        print(f"{len(settings) - len(kept)} settings of older task versions are left out")
-    return kept
+    if len(current) < len(settings):
+        print(f"{len(settings) - len(current)} settings of older task versions are left out")
+    return current
 
 
 def main() -> None:
@@ -134,7 +138,7 @@ def main() -> None:
     parser.add_argument("--out", default="results/figures", type=Path, help="default: %(default)s")
     parser.add_argument("--only", metavar="NAME", help=", ".join(FIGURES))
     parser.add_argument(
-        "--also", action="append", default=[], metavar="FILE|MODULE", help="a figure from elsewhere"
+        "--also", action="append", default=[], metavar="FILE|MODULE", help="a figure of your own"
     )
     args = parser.parse_args()
     figures = FIGURES | {each.NAME: each for each in map(load_figure, args.also)}

@@ -1,18 +1,19 @@
-"""Panels of scores against sparsity: a row per world, a line per method."""
+"""Draw scores against l0: a row of panels per world, a line per method."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures import style
-from benchmarks.figures.drawing import Drawing, book
+from benchmarks.figures.drawing import Drawing, bind_pages
 from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
     MAX_HEIGHT,
     PAGE,
     batches,
     legend_below,
-    line_handle,
+    line_handles,
+    line_style,
     new_figure,
+    row_title,
     whisker,
 )
 from benchmarks.results.settings import methods_of
@@ -21,7 +22,7 @@ from benchmarks.results.worlds import World, in_order
 L0 = "sparsity/l0"
 LEGEND_COLUMNS = 6
 LEGEND = 0.6
-"""Inches."""
+"""Inches: the height of the legend."""
 
 
 def draw_against_l0(
@@ -34,11 +35,11 @@ def draw_against_l0(
     title: str,
     text: str,
 ) -> Drawing | None:
-    """A page or more with a column for each score, with its label.
+    """Draw one or more pages with a column of panels for each score.
 
-    `finish` sets the axes of a page, `row` is a row's height in inches, `share` goes to
-    matplotlib's `subplots`, the rest to the caption. The settings of a method are joined along
-    their sparsity, each with its intervals both ways.
+    `scores` gives the label of each score. `finish` sets the axes of a page. `row` is the height
+    of a row in inches. `share` goes to matplotlib's `subplots`, `title` and `text` to the caption.
+    A line joins the settings of a method by rising l0; each has its intervals in both directions.
     """
     pages = []
     for page in batches(worlds, int((MAX_HEIGHT - LEGEND) / row)):
@@ -49,21 +50,21 @@ def draw_against_l0(
         finish(grid)
         settings = [setting for world in page for setting in world.settings]
         pages.append(Drawing(figure=figure, settings=settings, title=title, text=text))
-    return book(pages)
+    return bind_pages(pages)
 
 
 def _panels(figure: Any, grid: Any, worlds: Sequence[World], scores: Mapping[str, str]) -> None:
     settings = in_order(setting for world in worlds for setting in world.settings)
-    of = looks(abouts := methods_of(settings))
+    abouts = methods_of(settings)
+    look_by_method = looks(abouts)
     for row, world in zip(grid, worlds, strict=True):
-        for axes, (score, words) in zip(row, scores.items(), strict=True):
+        for axes, (score, label) in zip(row, scores.items(), strict=True):
             for method in dict.fromkeys(setting.method for setting in world.settings):
-                _line(axes, world, method, score, of[method])
-            axes.set_ylabel(words)
+                _line(axes, world, method, score, look_by_method[method])
+            axes.set_ylabel(label)
             axes.grid()
-        style.title(row[0], world.title)
-    handles = [line_handle(abouts[method].label, of[method]) for method in of]
-    legend_below(figure, handles, LEGEND_COLUMNS)
+        row_title(row[0], world.title)
+    legend_below(figure, line_handles(abouts, look_by_method), LEGEND_COLUMNS)
 
 
 def _line(axes: Any, world: World, method: str, score: str, look: Look) -> None:
@@ -73,9 +74,8 @@ def _line(axes: Any, world: World, method: str, score: str, look: Look) -> None:
         if x is None or y is None:
             continue
         points.append((x.mean, y.mean))
-        for at, found, horizontal in ((x.mean, y, False), (y.mean, x, True)):
-            whisker(axes, at, found, look.colour, horizontal=horizontal, markersize=3)
+        whisker(axes, x.mean, y, look.colour, horizontal=False, markersize=3)
+        whisker(axes, y.mean, x, look.colour, horizontal=True, markersize=3)
     points.sort()
     if points:
-        of = {"color": look.colour, "marker": look.marker, "linestyle": look.dash}
-        axes.plot(*zip(*points, strict=True), linewidth=0.8, **of)
+        axes.plot(*zip(*points, strict=True), linewidth=0.8, **line_style(look))

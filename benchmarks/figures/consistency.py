@@ -1,9 +1,10 @@
-"""Do the latents that a rule ranks first come back in other seeds, on a language model?"""
+"""Draw how many latents that a rule ranks first come back in other seeds, on a language model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures.drawing import Drawing, book
+from benchmarks.figures.choice import with_series
+from benchmarks.figures.drawing import Drawing, bind_pages
 from benchmarks.figures.looks import GREY, Look, looks
 from benchmarks.figures.style import (
     MAX_HEIGHT,
@@ -11,10 +12,11 @@ from benchmarks.figures.style import (
     batches,
     handle,
     legend_below,
-    line_handle,
+    line_handles,
+    line_style,
     new_figure,
     plain_log,
-    title,
+    row_title,
     whisker,
 )
 from benchmarks.results.settings import Setting, methods_of
@@ -25,7 +27,7 @@ COMMAND = "python -m benchmarks.run experiment=lm_consistency"
 SERIES = "consistency/selection"
 MCS = "consistency/mcs_0.9"
 ROW, BELOW = 2.0, 0.6
-"""Inches: a row of panels, and what stands below all."""
+"""Inches: the height of a row of panels, and of what stands below the panels."""
 RULES = {
     "act": "maximum activation",
     "z": "Z-score",
@@ -35,58 +37,57 @@ RULES = {
 
 
 def draw(settings: Sequence[Setting]) -> Drawing | None:
-    settings = [c for c in settings if c.task == "consistency" and c.site and c.series(SERIES)]
+    settings = [setting for setting in with_series(settings, "consistency", SERIES) if setting.site]
     if not settings:
         return None
-    of = looks(methods_of(in_order(settings)))
+    look_by_method = looks(methods_of(in_order(settings)))
     pages = batches(make_worlds(settings), int((MAX_HEIGHT - BELOW) / ROW))
-    return book([_page(worlds, of) for worlds in pages])
+    return bind_pages([_page(worlds, look_by_method) for worlds in pages])
 
 
-def _page(worlds: Sequence[World], of: Mapping[str, Look]) -> Drawing:
+def _page(worlds: Sequence[World], look_by_method: Mapping[str, Look]) -> Drawing:
     height = BELOW + ROW * len(worlds)
     figure, grid = new_figure(
         len(worlds), len(RULES), width=PAGE, height=height, sharex=True, sharey=True
     )
     for row, world in zip(grid, worlds, strict=True):
         for axes, rule in zip(row, RULES, strict=True):
-            _panel(axes, world, rule, of)
+            _panel(axes, world, rule, look_by_method)
         row[0].set_ylabel("share found in another seed")
-        title(row[0], world.title)
+        row_title(row[0], world.title)
     plain_log(grid[0, 0], "x")  # shared
-    for axes, words in zip(grid[-1], RULES.values(), strict=True):
-        axes.set_xlabel(f"top share by\n{words}")
+    for axes, quantity in zip(grid[-1], RULES.values(), strict=True):
+        axes.set_xlabel(f"top share by\n{quantity}")
     settings = [setting for world in worlds for setting in world.settings]
-    abouts = methods_of(settings)
-    handles = [line_handle(abouts[method].label, of[method]) for method in of if method in abouts]
+    handles = line_handles(methods_of(settings), look_by_method)
     legend_below(figure, [*handles, handle("chance", GREY, linestyle=":")], 7)
     return Drawing(
         figure=figure,
         title="Consistency over seeds, by the rule that selects latents.",
-        text="Share of the selected latents of one SAE that have a latent of another seed with a "
-        "cosine above 0.9, both ways, mean over pairs of seeds, against how many are selected: "
-        "the top share of the live latents, at least one, by the rule under the panel; at the "
-        "right end all of them. Bars, at 1 %, 5 % and all: 95 % jackknife interval over seeds. "
-        "Hollow: all latents of an SAE against itself, none matching itself; a crowded dictionary "
-        "is found in any other that crowds likewise. Chance: as many random directions.",
-        settings=[setting for world in worlds for setting in world.settings],
+        text="Vertical: the share of the selected latents that match a latent of another seed "
+        "with a cosine above 0.9, counted in both directions, mean over pairs of seeds. "
+        "Horizontal: the share of latents that is selected, the first ones by the quantity under "
+        "the panel (at least one latent; at the right end all; dead latents never). Bars, at 1 %, "
+        "5 % and all: 95 % jackknife interval over seeds. Hollow: all latents of an SAE matched "
+        "with the other latents of the same SAE; a high value says that latents are crowded, and "
+        "then they also match those of another seed. Chance: as many random directions.",
+        settings=settings,
     )
 
 
-def _panel(axes: Any, world: World, rule: str, of: Mapping[str, Look]) -> None:
+def _panel(axes: Any, world: World, rule: str, look_by_method: Mapping[str, Look]) -> None:
     scores = {0.01: f"{MCS}/top_{rule}_1", 0.05: f"{MCS}/top_{rule}_5", 1.0: MCS}
     for setting in world.settings:
-        colour, marker, dash = of[setting.method]
+        look = look_by_method[setting.method]
         (run, *_) = setting.series(SERIES)
         rows = zip(run["rule"], run["alpha"], run["share"], strict=True)
-        points = [(alpha, share) for of, alpha, share in rows if of == rule]
-        style = {"color": colour, "marker": marker, "linestyle": dash}
-        axes.plot(*zip(*points, strict=True), linewidth=0.8, **style)
+        points = [(alpha, share) for name, alpha, share in rows if name == rule]
+        axes.plot(*zip(*points, strict=True), linewidth=0.8, **line_style(look))
         for alpha, score in scores.items():
-            if found := setting.estimate(score):
-                whisker(axes, alpha, found, colour, horizontal=False)
-        if (own := setting.mean(f"{MCS}/own")) is not None:
-            axes.plot([1.0], [own], color=colour, marker=marker, markerfacecolor="none")
+            if estimate := setting.estimate(score):
+                whisker(axes, alpha, estimate, look.colour, horizontal=False)
+        if (self_match := setting.mean(f"{MCS}/own")) is not None:
+            axes.plot([1.0], [self_match], markerfacecolor="none", **line_style(look))
     chance = [x for setting in world.settings if (x := setting.mean(f"{MCS}/chance")) is not None]
     if chance:
         axes.axhline(max(chance), color=GREY, linestyle=":", linewidth=0.8)

@@ -1,4 +1,4 @@
-"""How often latents fire: the histogram of log firing rates."""
+"""Draw how often latents are active: a histogram of the logarithm of their rates."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +17,9 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
     panel = Panel(x="firing rate", y="share of latents", line=_line, finish=_finish)
     return draw_by_world(
         *(settings, SERIES, [panel], []),
-        title="Firing rates of latents.",
-        text="Share of the latents that fired at all, by the share of held-out activations on "
-        "which they fire; all seeds pooled. Latents that never fired are not in it (see the "
-        "score `sparsity/dead`).",
+        title="Rates of latents.",
+        text="Share of latents by their rate, the share of held-out activations on which a latent "
+        "is active; all seeds pooled. Dead latents are left out (see the score `sparsity/dead`).",
     )
 
 
@@ -43,7 +42,7 @@ def _finish(axes: Any, world: World) -> None:
 
 
 def _counts(setting: Setting) -> dict[float, float]:
-    """Latents by the decimal logarithm of their firing rate, over all seeds."""
+    """Return the number of latents, over all seeds, by the decimal logarithm of their rate."""
     counts: dict[float, float] = {}
     for run in setting.series(SERIES):
         for rate, count in zip(run["log10_rate"], run["count"], strict=True):

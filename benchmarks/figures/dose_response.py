@@ -1,26 +1,28 @@
-"""Dose and response of steering, with its side effect on the rest of the distribution."""
+"""Draw effect and side effects of steering against the dose."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.choice import sort_by_world, with_series
+from benchmarks.figures.drawing import Drawing, omitted_note
 from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
     COLUMN,
     PAGE,
+    PALE,
     legend_below,
-    line_handle,
+    line_handles,
+    line_style,
     new_figure,
     sae_label,
-    where,
+    shown_world,
 )
 from benchmarks.results.settings import Setting, variants_of
-from benchmarks.results.worlds import make_worlds
 
 NAME = "dose_response"
 COMMAND = "python -m benchmarks.run task=steering source=lm_layer trainer=topk"
 SERIES = "steering/dose_response"
-AXES = {
+AXIS_LABELS = {
     "scale": "activation multiplied by",
     "set": "activation set to,\nin units of its maximum on the prompt",
 }
@@ -33,11 +35,10 @@ MAX_COLUMNS = 3
 
 
 def draw(settings: Sequence[Setting]) -> Drawing | None:
-    settings = [
-        setting for setting in settings if setting.task == "steering" and setting.series(SERIES)
+    settings = sort_by_world(with_series(settings, "steering", SERIES))
+    panels = [
+        (setting, mode) for mode in AXIS_LABELS for setting in settings if mode in modes(setting)
     ]
-    settings = [setting for world in make_worlds(settings) for setting in world.settings]
-    panels = [(setting, mode) for mode in AXES for setting in settings if mode in modes(setting)]
     if not panels:
         return None
     shown = panels[:MAX_COLUMNS]
@@ -52,46 +53,49 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
         sharex="col",
         sharey="row",
     )
-    cells_shown = [setting for setting, _ in shown]
-    abouts = variants_of(cells_shown, _selectors(cells_shown))
-    of = looks(abouts)
+    settings_shown = [setting for setting, _ in shown]
+    abouts = variants_of(settings_shown, _selectors(settings_shown))
+    look_by_name = looks(abouts)
     for column, (setting, mode) in zip(grid.T, shown, strict=True):
         for axes, row in zip(column, rows, strict=True):
-            _panel(axes, setting, mode, row, of)
-        column[0].set_title(f"{sae_label(setting)}\n{where(setting)}", fontsize=7)
-        column[-1].set_xlabel(AXES.get(mode, mode))
+            _panel(axes, setting, mode, row, look_by_name)
+        column[0].set_title(f"{sae_label(setting)}\n{shown_world(setting)}", fontsize=7)
+        column[-1].set_xlabel(AXIS_LABELS.get(mode, mode))
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[3])
-    legend_below(figure, [line_handle(abouts[name].label, of[name]) for name in of], 3)
-    few = f" {len(shown)} of {len(panels)} panels." if len(shown) < len(panels) else ""
+    legend_below(figure, line_handles(abouts, look_by_name), 3)
     return Drawing(
         figure=figure,
         title="Steering: dose, response and side effects.",
         text="Change of the target's log-probability, KL of the next-token distribution without "
-        "the target, and perplexity on unrelated text, by the dose given to the chosen latents; "
-        "random latents of matched activation are the control. First seed; bands: 95 % "
-        "bootstrap over prompts, none for perplexity. Times 1 changes nothing, times 0 switches "
-        f"the latents off.{few}",
-        settings=list(dict.fromkeys(setting for setting, _ in shown)),
+        "the target, and ratio of perplexities on unrelated text, against the dose that the "
+        "selected latents get. Control: random latents of matched activation. First seed; bands: "
+        "95 % bootstrap over prompts, none for the perplexity. A factor of 1 changes nothing; a "
+        f"factor of 0 ablates the latents.{omitted_note(len(shown), len(panels), 'panels')}",
+        settings=list(dict.fromkeys(settings_shown)),
     )
 
 
 def modes(setting: Setting) -> list[str]:
-    """Modes with at least two doses."""
+    """Return the modes of steering that have at least two doses."""
     run = setting.series(SERIES)[0]
     doses: dict[str, set[float]] = {}
     for mode, dose in zip(run["mode"], run["dose"], strict=True):
         doses.setdefault(mode, set()).add(dose)
-    return [mode for mode in AXES if len(doses.get(mode, ())) > 1]
+    return [mode for mode in AXIS_LABELS if len(doses.get(mode, ())) > 1]
 
 
 def _selectors(settings: Sequence[Setting]) -> list[str]:
-    found = {name for setting in settings for name in setting.series(SERIES)[0]["selector"]}
-    return list(variants_of(settings, sorted(found)))
+    names = {name for setting in settings for name in setting.series(SERIES)[0]["selector"]}
+    return list(variants_of(settings, sorted(names)))
 
 
 def _panel(
-    axes: Any, setting: Setting, mode: str, row: tuple[str, str, str, str], of: Mapping[str, Look]
+    axes: Any,
+    setting: Setting,
+    mode: str,
+    row: tuple[str, str, str, str],
+    look_by_name: Mapping[str, Look],
 ) -> None:
     value, low, high, _ = row
     run = setting.series(SERIES)[0]
@@ -105,21 +109,20 @@ def _panel(
         ]
         rows.sort(key=lambda i: run["dose"][i])
         doses = [run["dose"][i] for i in rows]
-        colour, marker, dash = of[name]
-        style = {"color": colour, "marker": marker, "linestyle": dash}
-        axes.plot(doses, [run[value][i] for i in rows], markersize=3, **style)
+        look = look_by_name[name]
+        axes.plot(doses, [run[value][i] for i in rows], markersize=3, **line_style(look))
         if low in run and high in run:
             ends = [[run[end][i] for i in rows] for end in (low, high)]
             if all(end is not None for end in (*ends[0], *ends[1])):
-                axes.fill_between(doses, *ends, color=colour, alpha=0.15, linewidth=0)
-    base = 1 if value == "ppl_ratio" else 0
+                axes.fill_between(doses, *ends, color=look.colour, alpha=0.15, linewidth=0)
+    unchanged = 1 if value == "ppl_ratio" else 0
     dose_axis(axes, sorted({d for d, m in zip(run["dose"], run["mode"], strict=True) if m == mode}))
-    axes.axhline(base, color="#BBBBBB", linewidth=0.5, zorder=0)
+    axes.axhline(unchanged, color=PALE, linewidth=0.5, zorder=0)
     axes.grid()
 
 
 def dose_axis(axes: Any, doses: Sequence[float]) -> None:
-    """Every dose has a tick; beyond 1 doublings are equally far apart."""
+    """Give every dose a tick. Beyond 1 the axis is logarithmic, if there are doses above 2."""
     if max(map(abs, doses)) > 2:
         axes.set_xscale("symlog", base=2, linthresh=1, linscale=1)
     axes.set_xticks(doses, [f"{dose:g}" for dose in doses])

@@ -1,4 +1,4 @@
-"""What a figure file returns, and the caption that goes with every figure."""
+"""What a module of a figure returns, and the caption of a figure."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -9,44 +9,45 @@ from benchmarks.results.settings import Setting, counted
 from gradsae.records.record import Record
 
 MAX_COMMANDS = 3
-NOT_THE_RECORDS = re.compile(r" (tracking|results|device|hydra/launcher|force)=\S+")
-"""Words of a command that say where and how a setting ran, not which."""
+BOOKKEEPING_WORDS = re.compile(r" (tracking|results|device|hydra/launcher|force)=\S+")
+"""Words of a command that say where and how a setting ran, but not which setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
+    """One page of a figure, and what its caption says."""
+
     figure: Any
     """A matplotlib figure."""
     title: str
     text: str
-    """What is drawn: axes, marks, what the bars are."""
+    """What is drawn: axes, marks, intervals."""
     settings: Sequence[Setting]
-    """All that went in."""
-    more: Sequence["Drawing"] = ()
-    """Further pages."""
+    """All settings of which something is drawn."""
+    further_pages: Sequence["Drawing"] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure that is not a module of its own: what `benchmarks.figures` asks of each."""
+    """A figure without a module of its own; it has the three names that such a module has."""
 
     NAME: str
     COMMAND: str
     draw: Callable[[Sequence[Setting]], Drawing | None]
 
 
-def book(pages: Sequence[Drawing]) -> Drawing | None:
-    """Pages of one figure as one drawing; None where there is no page."""
+def bind_pages(pages: Sequence[Drawing]) -> Drawing | None:
+    """Return the pages of a figure as one drawing, or None if there is no page."""
     if len(pages) > 1:
         pages = [
             replace(page, title=f"{page.title} Page {i} of {len(pages)}.")
             for i, page in enumerate(pages, start=1)
         ]
-    return replace(pages[0], more=pages[1:]) if pages else None
+    return replace(pages[0], further_pages=pages[1:]) if pages else None
 
 
 def caption(name: str, drawing: Drawing) -> str:
-    """Markdown: what is drawn, then n, hardware, cost, commit and commands, from the records."""
+    """Return Markdown: what is drawn, then n, hardware, cost, commit and commands."""
     records = [record for setting in drawing.settings for record in setting.records]
     return (
         f"**{drawing.title}** {drawing.text}\n\n"
@@ -57,21 +58,31 @@ def caption(name: str, drawing: Drawing) -> str:
     )
 
 
-def bars(settings: Iterable[Setting], score: str, *, dots: bool = False, mark: str = "bars") -> str:
-    """What the bars of a score are, in words; `dots` where single seeds are drawn, too; `mark` is
-    what they are drawn as."""
-    kinds = {found.over for setting in settings if (found := setting.estimate(score))}
-    inside = ", ".join(sorted(kinds - {"seeds", ""}))
-    if "seeds" in kinds:
+def describe_intervals(
+    settings: Iterable[Setting], score: str, *, dots: bool = False, mark: str = "bars"
+) -> str:
+    """Return what the intervals of a score are taken over, in words.
+
+    `mark` is what they are drawn as. With `dots`, single seeds are drawn too.
+    """
+    units = {estimate.over for setting in settings if (estimate := setting.estimate(score))}
+    within_seed = ", ".join(sorted(units - {"seeds", ""}))
+    if "seeds" in units:
         words = f"{mark}: 95 % t interval over seeds, not clipped to the range of the score"
         words += "; grey dots: single seeds" if dots else ""
-        return words + (f"; one seed: 95 % bootstrap over {inside}" if inside else "")
-    if inside:
-        return f"{mark}: 95 % bootstrap interval over {inside}, one seed"
+        return words + (f"; one seed: 95 % bootstrap over {within_seed}" if within_seed else "")
+    if within_seed:
+        return f"{mark}: 95 % bootstrap interval over {within_seed}, one seed"
     return f"no {mark}: fewer than three seeds"
 
 
+def omitted_note(n_shown: int, n_all: int, noun: str = "settings") -> str:
+    """Return a sentence that says how many are drawn, or nothing if all are."""
+    return f" {n_shown} of {n_all} {noun} are drawn." if n_shown < n_all else ""
+
+
 def _count(settings: Sequence[Setting]) -> str:
+    """Return how many records, seeds and prompts there are."""
     seeds = sorted({setting.n_seeds for setting in settings})
     n = sum(len(setting.records) for setting in settings)
     span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
@@ -86,32 +97,32 @@ def _count(settings: Sequence[Setting]) -> str:
 
 
 def _hardware(records: Sequence[Record]) -> str:
-    found = {}
+    names = {}
     for record in records:
         about = record.provenance
         name = about.get("gpu") or f"{about.get('cpu', 'CPU')}, {about.get('cores', '?')} cores"
-        found[f"{name} ({about['device']})"] = None
-    return f"Hardware: {_some(list(found), '; ')}."
+        names[f"{name} ({about['device']})"] = None
+    return f"Hardware: {_shorten(list(names), '; ')}."
 
 
 def _cost(records: Sequence[Record]) -> str:
-    """Seconds of all records together and of one, and the most memory that a process took."""
-    known = [r.cost["seconds"] for r in records if r.cost["seconds"] is not None]
-    if not known:
+    """Return the time of all records and of one record, and the largest memory of a process."""
+    seconds = [r.cost["seconds"] for r in records if r.cost["seconds"] is not None]
+    if not seconds:
         return "Cost: not measured."
-    words = f"Cost: {duration(sum(known))} in all"
-    if len(known) > 1:
-        low, high = duration(min(known)), duration(max(known))
-        each = low if low == high else f"{low} to {high}"
-        words += f", {duration(sum(known) / len(known))} a record ({each})"
-    if len(known) < len(records):
-        words += f", {len(records) - len(known)} not measured"
+    words = f"Cost: {duration(sum(seconds))} in all"
+    if len(seconds) > 1:
+        low, high = duration(min(seconds)), duration(max(seconds))
+        span = low if low == high else f"{low} to {high}"
+        words += f", {duration(sum(seconds) / len(seconds))} a record ({span})"
+    if len(seconds) < len(records):
+        words += f", {len(records) - len(seconds)} not measured"
     peaks = [r.cost["peak_bytes"] for r in records if r.cost["peak_bytes"] is not None]
     return words + (f"; peak memory {max(peaks) / 1e9:.1f} GB." if peaks else ".")
 
 
 def duration(seconds: float) -> str:
-    """Two digits or more, in the unit that people use."""
+    """Return a time in seconds, minutes or hours, to two digits or more."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 120:
@@ -122,26 +133,27 @@ def duration(seconds: float) -> str:
 def _commits(records: Sequence[Record]) -> str:
     commits = dict.fromkeys(str(r.provenance["commit"] or "unknown")[:7] for r in records)
     dirty = sum(r.provenance["dirty"] is not False for r in records)
-    words = f"Commit {_some([f'`{commit}`' for commit in commits], ', ')}"
+    words = f"Commit {_shorten([f'`{commit}`' for commit in commits], ', ')}"
     return words + (f", {dirty} of the records with changed or unknown code." if dirty else ".")
 
 
 def _notes(settings: Sequence[Setting]) -> str:
-    """How the weights were rounded: every reader of a number must see it."""
-    found = [
+    """Return how the weights of each language model were rounded, where they were."""
+    notes = dict.fromkeys(
         f"{setting.setup.model.name}: {setting.weights}" for setting in settings if setting.weights
-    ]
-    notes = dict.fromkeys(found)
-    return f" Weights of {_some(list(notes), '; ')}." if notes else ""
+    )
+    return f" Weights of {_shorten(list(notes), '; ')}." if notes else ""
 
 
 def _commands(records: Sequence[Record]) -> str:
-    """What was typed, less the words that change no record."""
-    typed = [NOT_THE_RECORDS.sub("", record.provenance["command"]) for record in records]
+    """Return the commands that were typed, without the words that change no record."""
+    typed = [BOOKKEEPING_WORDS.sub("", record.provenance["command"]) for record in records]
     commands = [f"`{command.replace('`', '')[:300]}`" for command in dict.fromkeys(typed)]
-    return _some(commands, ", ")
+    return _shorten(commands, ", ")
 
 
-def _some(items: Sequence[str], by: str) -> str:
-    rest = len(items) - MAX_COMMANDS
-    return by.join(items[:MAX_COMMANDS]) + (f"{by}and {rest} more" if rest > 0 else "")
+def _shorten(items: Sequence[str], separator: str) -> str:
+    """Return the first items, and how many more there are."""
+    n_more = len(items) - MAX_COMMANDS
+    ending = f"{separator}and {n_more} more" if n_more > 0 else ""
+    return separator.join(items[:MAX_COMMANDS]) + ending

@@ -1,10 +1,10 @@
-"""What a method loses at which sparsity, on the layers of a language model."""
+"""Draw what SAEs of language models lose against l0."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.figures.against_l0 import L0, draw_against_l0
-from benchmarks.figures.drawing import Drawing, bars
+from benchmarks.figures.drawing import Drawing, describe_intervals
 from benchmarks.figures.style import plain_log
 from benchmarks.results.settings import Setting
 from benchmarks.results.worlds import World, make_worlds
@@ -19,7 +19,11 @@ PANELS = {
 
 
 def draw(settings: Sequence[Setting]) -> Drawing | None:
-    settings = [c for c in settings if c.task == "recovery" and c.site and c.mean(L0) is not None]
+    settings = [
+        setting
+        for setting in settings
+        if setting.task == "recovery" and setting.site and setting.mean(L0) is not None
+    ]
     if not settings:
         return None
     worlds = make_worlds(settings)
@@ -29,13 +33,13 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
         *(worlds, PANELS, _finish),
         row=1.38,
         share={"sharex": "row", "sharey": "col"},
-        title="Reconstruction against sparsity.",
+        title="Reconstruction against l0.",
         text="Fraction of variance unexplained (FVU, lower is better), cross-entropy (CE) "
-        "recovered (1: that of the untouched model, 0: that with zeros in place of the activation) "
-        "and share of latents that never fired, against the mean number of active latents, on "
-        "held-out tokens without outliers; one marker per setting of a method, joined along its "
-        "sparsity; each row has its own horizontal axis. "
-        f"Markers: mean over seeds; {bars(settings, 'reconstruction/fvu')}.",
+        "recovered (1: as in the unedited model, 0: as with zeros in place of the activation) and "
+        "share of dead latents, against the mean number of active latents (l0), on held-out "
+        "tokens without outliers. A line joins the settings of a method. Each row has its own "
+        "horizontal axis. "
+        f"Markers: mean over seeds; {describe_intervals(settings, 'reconstruction/fvu')}.",
     )
 
 
@@ -45,10 +49,10 @@ def _finish(grid: Any) -> None:
         if high > 4 * low:
             plain_log(first, "x")  # shared
     for axes in grid[-1]:
-        axes.set_xlabel("L0, active latents per token")
+        axes.set_xlabel("l0 (active latents per activation)")
 
 
 def _is_swept(world: World) -> bool:
-    """True where some method has two settings, that is, where there is a line to draw."""
+    """Return True if some method has two settings, so that there is a line to draw."""
     methods = [setting.method for setting in world.settings]
     return len(set(methods)) < len(methods)

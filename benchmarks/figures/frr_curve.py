@@ -1,4 +1,4 @@
-"""How the recovery rate falls as the cosine that counts as recovered rises."""
+"""Draw the feature recovery rate against the cosine from which a feature counts as recovered."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,15 +16,14 @@ SERIES = "recovery/frr_curve"
 
 
 def draw(settings: Sequence[Setting]) -> Drawing | None:
-    words = ("cosine that counts as recovered", "feature recovery rate")
-    panel = Panel(x=words[0], y=words[1], line=_line, finish=_finish)
+    labels = ("cosine threshold", "feature recovery rate")
+    panel = Panel(x=labels[0], y=labels[1], line=_line, finish=_finish)
     return draw_by_world(
         *(settings, SERIES, [panel], [handle("chance", GREY, linestyle=":")]),
         title="Recovery rate by threshold.",
         text="Share of true features that some latent matches with a cosine above the threshold. "
-        "Lines: mean over seeds; bands: lowest to highest seed; dotted grey: chance, random "
-        "directions in place of the latents, as many; where methods differ in that, more "
-        "than one.",
+        "Lines: mean over seeds; bands: lowest to highest seed; dotted grey: chance, as many "
+        "random directions as the method has latents (one line for each number of latents).",
     )
 
 

@@ -1,27 +1,32 @@
-"""The toy of the GBA paper: its table beside ours, recipe by recipe."""
+"""Draw the GBA paper's toy: the paper's numbers beside ours, recipe by recipe."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.figures.drawing import Drawing, bars
-from benchmarks.figures.looks import BLUE, VERMILLION
+from benchmarks.figures.drawing import Drawing, describe_intervals
+from benchmarks.figures.looks import BLUE, VERMILLION, Look
 from benchmarks.figures.style import (
     COLUMN,
     handle,
     legend_below,
+    mark,
     new_figure,
     row_labels,
     seed_dots,
-    whisker,
+    set_rows,
 )
 from benchmarks.results.settings import Setting
 
 NAME = "gba_toy"
 COMMAND = "python -m benchmarks.run -m experiment=gba_toy"
-SHOWN = {"recovery/frr_0.8": (BLUE, "o", -0.18), "recovery/frr_0.9": (VERMILLION, "s", 0.18)}
+SHOWN = {
+    "recovery/frr_0.8": (Look(BLUE, "o"), -0.18),
+    "recovery/frr_0.9": (Look(VERMILLION, "s"), 0.18),
+}
+"""Look of a score, and how far it stands from the middle of its row."""
 
 RATE = 11.5 / 128
-"""Firing rate of every feature of the toy."""
+"""Share of activations on which a feature of the toy is active."""
 
 # Chen et al. 2025, https://arxiv.org/abs/2506.14002 (ICLR version): FRR at .8 and .9; no intervals.
 PAPER = {
@@ -39,37 +44,37 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
         for setting in settings
         if setting.task == "recovery" and setting.setup.source.name == "two_sparsity"
     ]
-    # Other runs on the same source (a quickstart) may have other steps and widths.
-    settings = [c for c in settings if c.setup.experiment == "gba_toy"] or settings
+    # Other settings on the same source may have other steps and widths.
+    settings = [s for s in settings if s.setup.experiment == NAME] or settings
     if not settings:
         return None
     settings = sorted(settings, key=_order)
     names = row_labels(settings)
     papers = [paper_row(setting) for setting in settings]
-    alone = [row for row in PAPER if row not in papers]  # published, not repeated here
-    rows = [*names, *(f"{row} (paper)" for row in alone)]
+    unmatched = [row for row in PAPER if row not in papers]
+    rows = [*names, *(f"{row} (paper)" for row in unmatched)]
     figure, grid = new_figure(width=COLUMN * 1.35, height=0.8 + 0.26 * len(rows))
     axes = grid[0, 0]
     for at, (setting, paper) in enumerate(zip(settings, papers, strict=True)):
         _ours(axes, at, setting)
         _papers(axes, at, paper)
-    for at, paper in enumerate(alone, start=len(settings)):
+    for at, paper in enumerate(unmatched, start=len(settings)):
         _papers(axes, at, paper)
     _finish(figure, axes, rows)
     return Drawing(
         figure=figure,
-        title="The GBA paper's toy (128 features in 42 dimensions; half the rows have 3 active, "
-        "half 20).",
+        title="The GBA paper's toy (128 features in 42 dimensions; half of the activations have 3 "
+        "active features, half have 20).",
         text=f"Feature recovery rate of each recipe. Filled: ours, mean over seeds; "
-        f"{bars(settings, 'recovery/frr_0.8', dots=True)}. Hollow: the paper's table "
-        "(Chen et al. 2025), which gives neither seeds nor intervals; it is drawn at every recipe "
-        "of ours that it may stand for.",
+        f"{describe_intervals(settings, 'recovery/frr_0.8', dots=True)}. Hollow: the paper's table "
+        "(Chen et al. 2025), which gives neither seeds nor intervals; each of its rows is drawn "
+        "beside every recipe of ours that it may describe.",
         settings=settings,
     )
 
 
 def paper_row(setting: Setting) -> str | None:
-    """The row of the paper's table that a recipe repeats or departs from, if there is one."""
+    """Return the row of the paper's table that a recipe repeats or varies, or None."""
     if setting.method == "topk":
         name = f"TopK K={setting.setup.trainer.get('k')}"
         return name if name in PAPER else None
@@ -81,6 +86,7 @@ def paper_row(setting: Setting) -> str | None:
 
 
 def _order(setting: Setting) -> tuple[Any, ...]:
+    """Return the sort key of rows: method, k, then score."""
     methods = ["topk", "l1", "ba", "gba"]
     place = methods.index(setting.method) if setting.method in methods else len(methods)
     k = setting.setup.trainer.get("k")
@@ -89,22 +95,21 @@ def _order(setting: Setting) -> tuple[Any, ...]:
 
 
 def _ours(axes: Any, at: int, setting: Setting) -> None:
-    for score, (colour, marker, shift) in SHOWN.items():
-        found = setting.estimate(score)
-        if found is not None:
-            whisker(axes, at + shift, found, colour, horizontal=True)
-            axes.plot(found.mean, at + shift, marker, color=colour, zorder=3)
-            seed_dots(axes, at + shift, setting, score, horizontal=True)
+    for score, (look, shift) in SHOWN.items():
+        estimate = setting.estimate(score)
+        if estimate is not None:
+            mark(axes, at + shift, estimate, look, horizontal=True)
+            seed_dots(axes, at + shift, setting, score)
 
 
 def _papers(axes: Any, at: int, row: str | None) -> None:
     if row is None:
         return
-    for value, (colour, marker, shift) in zip(PAPER[row], SHOWN.values(), strict=True):
+    for value, (look, shift) in zip(PAPER[row], SHOWN.values(), strict=True):
         axes.plot(
-            *(value, at + shift, marker),
+            *(value, at + shift, look.marker),
             markerfacecolor="none",
-            markeredgecolor=colour,
+            markeredgecolor=look.colour,
             markersize=7,
             markeredgewidth=0.8,
             zorder=5,
@@ -116,14 +121,12 @@ def _finish(figure: Any, axes: Any, rows: Sequence[str]) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xlabel("feature recovery rate")
-    axes.grid(axis="x")
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
+    set_rows(axes)
     for at in range(1, len(rows)):
         axes.axhline(at - 0.5, color="#EEEEEE", linewidth=0.4, zorder=0)
     handles = []
-    for (colour, marker, _), tau in zip(SHOWN.values(), (".8", ".9"), strict=True):
-        handles.append(handle(f"ours, cosine > {tau}", colour, marker))
+    for (look, _), tau in zip(SHOWN.values(), (".8", ".9"), strict=True):
+        handles.append(handle(f"ours, cosine > {tau}", look.colour, look.marker))
         hollow = {"markerfacecolor": "none", "markersize": 7, "markeredgewidth": 0.8}
-        handles.append(handle(f"paper, cosine > {tau}", colour, marker, **hollow))
+        handles.append(handle(f"paper, cosine > {tau}", look.colour, look.marker, **hollow))
     legend_below(figure, handles, 2)

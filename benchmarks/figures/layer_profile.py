@@ -1,14 +1,14 @@
-"""Agreement of each estimator with ablation, by depth."""
+"""Draw how well each estimator agrees with ablation against the block."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures.drawing import Drawing, bars, book
+from benchmarks.figures.drawing import Drawing, bind_pages, describe_intervals
 from benchmarks.figures.estimators import (
     family_legend,
     family_looks,
     legend_columns,
-    low,
+    lower_end,
     stretched_axis,
 )
 from benchmarks.figures.looks import Look
@@ -17,9 +17,12 @@ from benchmarks.figures.style import (
     PAGE,
     batches,
     escape,
+    hide,
     legend_height,
+    line_style,
     new_figure,
     whisker,
+    zero_line,
 )
 from benchmarks.results.rows import variants
 from benchmarks.results.settings import Estimate, Setting, most_asked_first, sae_config
@@ -30,56 +33,61 @@ NAME = "layer_profile"
 COMMAND = "python -m benchmarks.run experiment=influence_depths"
 SCORE = "influence/spearman"
 COLUMNS = 3
-PANELS_A_PAGE = 9
+PANELS_PER_PAGE = 9
 
 
 def draw(settings: Sequence[Setting]) -> Drawing | None:
     settings = [
         setting for setting in settings if setting.task == "influence" and setting.depth is not None
     ]
-    panels = make_panels(settings)
+    panels = group_by_sae(settings)
     if not panels:
         return None
-    of = family_looks(settings, (name for setting in settings for name in variants(setting)))
-    return book([_page(dict(page), of) for page in batches(list(panels.items()), PANELS_A_PAGE)])
+    names = (name for setting in settings for name in variants(setting))
+    look_by_name = family_looks(settings, names)
+    pages = batches(list(panels.items()), PANELS_PER_PAGE)
+    return bind_pages([_page(dict(page), look_by_name) for page in pages])
 
 
-def _page(panels: Mapping[str, list[Setting]], of: Mapping[str, Look]) -> Drawing:
+def _page(panels: Mapping[str, list[Setting]], look_by_name: Mapping[str, Look]) -> Drawing:
     settings = [setting for members in panels.values() for setting in members]
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width = COLUMN if columns == 1 else PAGE
-    height = 0.4 + 1.9 * rows + legend_height(len(of), legend_columns(columns > 1))
+    height = 0.4 + 1.9 * rows + legend_height(len(look_by_name), legend_columns(columns > 1))
     figure, grid = new_figure(rows, columns, width=width, height=height, sharey=True)
     for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
-        _panel(axes, members, of)
+        _panel(axes, members, look_by_name)
         axes.set_title(escape(title))
-    for axes in list(grid.flat)[len(panels) :]:
-        axes.set_visible(False)
+    hide(list(grid.flat)[len(panels) :])
     for row in grid:
         row[0].set_ylabel("Spearman with ablation")
     for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel("layer")  # the lowest of each column
-    found = [
-        setting.estimate(f"{SCORE}/{name}") for setting in settings for name in variants(setting)
+    lows = [
+        lower_end(estimate)
+        for setting in settings
+        for name in variants(setting)
+        if (estimate := setting.estimate(f"{SCORE}/{name}")) is not None
     ]
-    stretched_axis(grid[0, 0], min(low(one) for one in found if one is not None))  # shared
-    family_legend(figure, settings, of, [], wide=columns > 1)
+    stretched_axis(grid[0, 0], min(lows))  # shared
+    family_legend(figure, settings, look_by_name, [], wide=columns > 1)
     return Drawing(
         figure=figure,
-        title="Agreement with ablation by depth.",
+        title="Agreement with ablation by block.",
         text="Spearman correlation between each estimate and the true effect of ablation over the "
-        f"active latents of a prompt, mean over prompts; vertical axes are stretched towards 1; "
-        f"{bars(settings, f'{SCORE}/grad_times_act')}.",
+        "active latents of a prompt, mean over prompts. The markers of one block stand side by "
+        "side, in the order of the legend. Vertical axes are stretched towards 1. "
+        f"{describe_intervals(settings, f'{SCORE}/grad_times_act').capitalize()}.",
         settings=settings,
     )
 
 
-def make_panels(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
-    """One panel for each kind of SAE, which is the same at all its depths; by title."""
+def group_by_sae(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
+    """Return the settings of each panel by title: SAEs that differ in their block alone."""
     panels: dict[str, list[Setting]] = {}
     for setting in in_order(settings):
-        panels.setdefault(_setting(setting), []).append(setting)
+        panels.setdefault(_blockless_id(setting), []).append(setting)
     titled: dict[str, list[Setting]] = {}
     for members in panels.values():
         first = members[0]
@@ -96,37 +104,41 @@ def make_panels(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     return titled
 
 
-def _setting(setting: Setting) -> str:
-    """Id of a config without its depth and what it asks: one for all depths of a kind of SAE.
+def _blockless_id(setting: Setting) -> str:
+    """Return the id of an SAE's config without its block.
 
-    Two settings of one SAE at one depth then share a panel, and an estimator in both counts once.
+    Two settings of one SAE share a panel, and an estimator that is in both counts once.
     """
     config = sae_config(setting)
     source = {k: v for k, v in config["source"].items() if k not in ("site", "seed")}
     return content_id({**config, "source": source, "place": setting.place})
 
 
-def _panel(axes: Any, settings: Sequence[Setting], of: Mapping[str, Look]) -> None:
-    found_names = {name for setting in settings for name in variants(setting)}
-    names = [name for name in of if name in found_names]
+def _panel(axes: Any, settings: Sequence[Setting], look_by_name: Mapping[str, Look]) -> None:
+    present = {name for setting in settings for name in variants(setting)}
+    names = [name for name in look_by_name if name in present]
     depths = [setting.depth or 0 for setting in settings]
-    step = 0.012 * max(10, max(depths) - min(depths))  # markers at one depth side by side
+    step = 0.012 * max(10, max(depths) - min(depths))  # from one marker to the next
     for i, name in enumerate(names):
-        colour, marker, dash = of[name]
+        look = look_by_name[name]
         points = []
-        by_depth: dict[int, Estimate] = {}  # of several settings the one with the most prompts
-        for setting, depth in zip(settings, depths, strict=True):
-            if (found := setting.estimate(f"{SCORE}/{name}")) is not None:
-                by_depth.setdefault(depth, found)
-        for depth, found in by_depth.items():
+        for depth, estimate in _by_depth(settings, name).items():
             x = depth + (i - (len(names) - 1) / 2) * step
-            points.append((x, found.mean))
-            whisker(axes, x, found, colour, horizontal=False)
+            points.append((x, estimate.mean))
+            whisker(axes, x, estimate, look.colour, horizontal=False)
         if points:
-            style = {"color": colour, "marker": marker, "linestyle": dash}
-            axes.plot(*zip(*points, strict=True), linewidth=0.6, **style)
+            axes.plot(*zip(*points, strict=True), linewidth=0.6, **line_style(look))
     axes.set_xticks(sorted(set(depths)))
     margin = max(1.5, step * (len(names) / 2 + 1))
     axes.set_xlim(min(depths) - margin, max(depths) + margin)
-    axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
+    zero_line(axes)
     axes.grid(axis="y")
+
+
+def _by_depth(settings: Sequence[Setting], name: str) -> dict[int, Estimate]:
+    """Return the estimates of an estimator by block; of several settings the first one counts."""
+    by_depth: dict[int, Estimate] = {}
+    for setting in settings:
+        if (estimate := setting.estimate(f"{SCORE}/{name}")) is not None:
+            by_depth.setdefault(setting.depth or 0, estimate)
+    return by_depth

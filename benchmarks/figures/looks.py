@@ -1,4 +1,4 @@
-"""Colour, marker and dash of every line of a figure, so that no two look alike."""
+"""Colour, marker and dash of every line of a figure: no two lines look alike."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ from benchmarks.results.vocabulary import (
 from gradsae.about import About
 
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE, BLACK)
-"""For components without a known family; grey is left to controls and to chance."""
+"""For components without a known family. Grey is for controls and for chance."""
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "*", "d")
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 SHADES = ((0.0, 1.0), (0.0, 0.45), (1.0, 0.45))
-"""Grey mixed in, and weight of the colour: as it is, darker, paler."""
+"""Grey that is mixed in (0 black, 1 white) and weight of the colour: unchanged, darker, paler."""
 
 __all__ = ["BLACK", "GREY", "PALETTE", "Look", "looks", "series"]
 
@@ -34,28 +34,30 @@ __all__ = ["BLACK", "GREY", "PALETTE", "Look", "looks", "series"]
 def looks(shown: Mapping[str, About]) -> dict[str, Look]:
     """Return the look of each name of one figure; no two share colour and marker.
 
-    A member of a known family has the same look in every figure. Where two have one look (two
-    sizes of one estimator), the second keeps the colour; so does a component of a known family
-    without a place in it. Any other gets the colour and then the marker that is used least.
+    A member of a known family has the same look in every figure. If two members have the same
+    look (two sizes of one estimator), the second shares only the colour. A component of a known
+    family that has no place in it shares the family's colour. Any other component gets the colour
+    and then the marker that is used least.
     """
-    found: dict[str, Look] = {}
+    look_by_name: dict[str, Look] = {}
     for name, about in shown.items():
         look = look_of(about)
-        if look is not None and _is_free(look, found):
-            found[name] = look
+        if look is not None and _is_free(look, look_by_name):
+            look_by_name[name] = look
     for name, about in shown.items():
-        if name not in found and about.family in FAMILIES:
-            found[name] = _spare(found, [(look_of(about) or FAMILIES[about.family][0]).colour])
-    for name in sorted(set(shown) - set(found)):
-        found[name] = _spare(found, PALETTE)
-    return {name: found[name] for name in shown}
+        if name not in look_by_name and about.family in FAMILIES:
+            colour = (look_of(about) or FAMILIES[about.family][0]).colour
+            look_by_name[name] = _spare(look_by_name, [colour])
+    for name in sorted(set(shown) - set(look_by_name)):
+        look_by_name[name] = _spare(look_by_name, PALETTE)
+    return {name: look_by_name[name] for name in shown}
 
 
 def series(names: Sequence[str], shown: Mapping[str, About]) -> list[Look]:
-    """Return a look for each series of a panel, of which several may be of one method.
+    """Return a look for each series of a panel; several series may be of one method.
 
-    The first of a method has the method's look, the others another dash and then another shade;
-    no two share colour and dash as long as there are any left.
+    The first series of a method has the method's look. The others have another dash, and then
+    another shade. No two share colour and dash until all combinations are used.
     """
     look_by_name = looks({name: shown[name] for name in names})
     firsts = {name: names.index(name) for name in look_by_name}
@@ -64,36 +66,36 @@ def series(names: Sequence[str], shown: Mapping[str, About]) -> list[Look]:
     places = [*firsts.values(), *(i for i in range(len(names)) if i not in firsts.values())]
     for i in places:
         first = look_by_name[names[i]]
-        ways = [(first.colour, first.dash), *_variants(first.colour)]
-        colour, dash = next((way for way in ways if way not in taken), ways[0])
+        strokes = [(first.colour, first.dash), *_strokes(first.colour)]
+        colour, dash = next((stroke for stroke in strokes if stroke not in taken), strokes[0])
         taken.add((colour, dash))
         lines[i] = Look(colour, first.marker, dash)
     return [lines[i] for i in range(len(names))]
 
 
-def _is_free(look: Look, found: dict[str, Look]) -> bool:
-    return all(
-        (other.colour, other.marker) != (look.colour, look.marker) for other in found.values()
-    )
+def _is_free(look: Look, look_by_name: dict[str, Look]) -> bool:
+    taken = {(other.colour, other.marker) for other in look_by_name.values()}
+    return (look.colour, look.marker) not in taken
 
 
-def _spare(found: dict[str, Look], colours: Sequence[str]) -> Look:
-    """The least used of the colours, then its least used marker and dash."""
-    colour_uses = Counter(look.colour for look in found.values())
+def _spare(look_by_name: dict[str, Look], colours: Sequence[str]) -> Look:
+    """Return the colour that is used least, with the marker and dash least used in it."""
+    colour_uses = Counter(look.colour for look in look_by_name.values())
     colour = min(colours, key=lambda colour: colour_uses[colour])
-    alike = [look for look in found.values() if look.colour == colour]
+    alike = [look for look in look_by_name.values() if look.colour == colour]
     pairs = Counter(look.marker for look in alike)
-    uses = Counter(look.marker for look in found.values())
+    uses = Counter(look.marker for look in look_by_name.values())
     marker = min(MARKERS, key=lambda marker: (pairs[marker], uses[marker]))
     dashes = Counter(look.dash for look in alike)
     return Look(colour, marker, min(DASHES, key=lambda dash: dashes[dash]))
 
 
-def _variants(colour: Any) -> list[tuple[Any, Any]]:
+def _strokes(colour: Any) -> list[tuple[Any, Any]]:
     return [(_shade(colour, *shade), dash) for shade, dash in product(SHADES, DASHES)]
 
 
 def _shade(colour: Any, grey: float, weight: float) -> Any:
+    """Return a colour mixed with grey (0 black, 1 white); of weight 1 it is unchanged."""
     from matplotlib.colors import to_rgb
 
     if weight == 1:

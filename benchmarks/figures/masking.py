@@ -1,22 +1,24 @@
-"""Masking curves: what is lost of the answer while the first latents of each ranking go."""
+"""Draw what masks of the first latents of each ranking do to the answer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures.drawing import Drawing
+from benchmarks.figures.choice import sort_by_world, with_series
+from benchmarks.figures.drawing import Drawing, omitted_note
 from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
     COLUMN,
     PAGE,
     legend_below,
-    line_handle,
+    line_handles,
+    line_style,
     new_figure,
     plain_log,
     sae_label,
-    where,
+    shown_world,
+    zero_line,
 )
 from benchmarks.results.settings import Setting, most_asked_first, sae_config, variants_of
-from benchmarks.results.worlds import make_worlds
 from gradsae.records.record import content_id
 
 NAME = "masking"
@@ -28,20 +30,18 @@ ROWS = (
     ("top", "em", "exact match of\nwritten answers"),
     ("keep", "faithfulness", "faithfulness of\nonly the first K"),
 )
+"""Kind of mask, column of the series, and label of the axis, for each row of panels."""
 MAX_COLUMNS = 3
 
 
 def draw(settings: Sequence[Setting]) -> Drawing | None:
-    settings = [
-        setting for setting in settings if setting.task == "masking" and setting.series(SERIES)
-    ]
-    settings = [setting for world in make_worlds(settings) for setting in world.settings]
+    settings = sort_by_world(with_series(settings, "masking", SERIES))
     if not settings:
         return None
-    largest: dict[str, Setting] = {}  # of settings that asked one SAE
+    by_sae: dict[str, Setting] = {}
     for setting in most_asked_first(settings):
-        largest.setdefault(content_id(sae_config(setting)), setting)
-    shown = [setting for setting in settings if setting in largest.values()][:MAX_COLUMNS]
+        by_sae.setdefault(content_id(sae_config(setting)), setting)
+    shown = [setting for setting in settings if setting in by_sae.values()][:MAX_COLUMNS]
     rows = [row for row in ROWS if any(_lines(setting, *row[:2]) for setting in shown)]
     figure, grid = new_figure(
         *(len(rows), len(shown)),
@@ -50,59 +50,61 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
         sharex="col",
         sharey="row",
     )
-    found = {name for setting in shown for run in _runs(setting) for name in run["ranking"]}
-    abouts = variants_of(shown, sorted(found))
-    of = looks(abouts)
+    names = {name for setting in shown for run in _runs(setting) for name in run["ranking"]}
+    abouts = variants_of(shown, sorted(names))
+    look_by_name = looks(abouts)
     for column, setting in zip(grid.T, shown, strict=True):
         for axes, (kind, value, _) in zip(column, rows, strict=True):
-            _panel(axes, setting, kind, value, of)
-        column[0].set_title(f"{sae_label(setting)}\n{where(setting)}", fontsize=7)
+            _panel(axes, setting, kind, value, look_by_name)
+        column[0].set_title(f"{sae_label(setting)}\n{shown_world(setting)}", fontsize=7)
         column[-1].set_xlabel("latents K")
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[2])
-    handles = [line_handle(abouts[name].label, of[name]) for name in of]
-    legend_below(figure, handles, 3 if len(shown) > 1 else 2)
-    few = f" {len(shown)} of {len(settings)} settings, of one SAE that with the most questions."
-    few = few if len(shown) < len(settings) else ""
+    legend_below(figure, line_handles(abouts, look_by_name), 3 if len(shown) > 1 else 2)
+    note = omitted_note(len(shown), len(settings))
+    note += " Of settings with one SAE, the one with the most questions counts." if note else ""
     return Drawing(
         figure=figure,
-        title="Masking: what goes with the first latents of each ranking.",
-        text="Top K latents off at every position, on questions that the unedited model answers "
-        "right; the answer is teacher-forced, the bracket is the token that the GradSAE release "
-        "scores. Dotted: the K smallest positive ones off, the paper's control. Last row: all but "
-        "the top K off. Random, matched: as strong as the top K of grad x act. First seed; bands, "
-        f"in the first row alone: 95 % bootstrap over contexts.{few}",
+        title="Masking the first latents of each ranking.",
+        text="The first K latents of a ranking are ablated at every position, on questions that "
+        "the unedited model answers right. The answer is teacher-forced; the bracket is the token "
+        "that the GradSAE release scores. Dotted: the K latents with the smallest positive values "
+        "are ablated instead, the paper's control. Last row: all latents but the first K are "
+        "ablated. Random, matched: random latents as strong as the first K of grad x act. First "
+        f"seed; bands, in the first row alone: 95 % bootstrap over contexts.{note}",
         settings=shown,
     )
 
 
 def _runs(setting: Setting) -> list[dict[str, list[Any]]]:
+    """Return the columns of the first seed, in a list of one."""
     return setting.series(SERIES)[:1]
 
 
 def _lines(setting: Setting, kind: str, value: str) -> dict[str, list[int]]:
-    """Rows of each ranking that have the value, by rising K."""
+    """Return the rows of the series that have the value, by ranking and rising K."""
     (run,) = _runs(setting)
-    found: dict[str, list[int]] = {}
-    for i, (name, what) in enumerate(zip(run["ranking"], run["kind"], strict=True)):
-        if what == kind and run[value][i] is not None:
-            found.setdefault(name, []).append(i)
-    return {name: sorted(rows, key=lambda i: run["n_latents"][i]) for name, rows in found.items()}
+    lines: dict[str, list[int]] = {}
+    for i, (name, row_kind) in enumerate(zip(run["ranking"], run["kind"], strict=True)):
+        if row_kind == kind and run[value][i] is not None:
+            lines.setdefault(name, []).append(i)
+    return {name: sorted(rows, key=lambda i: run["n_latents"][i]) for name, rows in lines.items()}
 
 
-def _panel(axes: Any, setting: Setting, kind: str, value: str, of: Mapping[str, Look]) -> None:
+def _panel(
+    axes: Any, setting: Setting, kind: str, value: str, look_by_name: Mapping[str, Look]
+) -> None:
     (run,) = _runs(setting)
-    for style, what in (("-", kind), (":", "bottom" if kind == "top" else "")):
-        for name, rows in _lines(setting, what, value).items():
-            colour, marker, dash = of[name]
-            ks = [run["n_latents"][i] for i in rows]
-            marks = {"marker": marker, "markersize": 3, "linestyle": dash}
-            marks = marks if style == "-" else {"linestyle": style, "linewidth": 0.8}
-            axes.plot(ks, [run[value][i] for i in rows], color=colour, **marks)
-            ends = [[run[f"drop_{end}"][i] for i in rows] for end in ("low", "high")]
-            whole = all(end is not None for end in (*ends[0], *ends[1]))
-            if value == "drop" and style == "-" and whole:
-                axes.fill_between(ks, *ends, color=colour, alpha=0.12, linewidth=0)
+    for name, rows in _lines(setting, kind, value).items():
+        look = look_by_name[name]
+        ks = [run["n_latents"][i] for i in rows]
+        axes.plot(ks, [run[value][i] for i in rows], markersize=3, **line_style(look))
+        ends = [[run[f"drop_{end}"][i] for i in rows] for end in ("low", "high")]
+        if value == "drop" and None not in (*ends[0], *ends[1]):
+            axes.fill_between(ks, *ends, color=look.colour, alpha=0.12, linewidth=0)
+    for name, rows in _lines(setting, "bottom" if kind == "top" else "", value).items():
+        ks, values = ([run[column][i] for i in rows] for column in ("n_latents", value))
+        axes.plot(ks, values, color=look_by_name[name].colour, linestyle=":", linewidth=0.8)
     plain_log(axes, "x")
-    axes.axhline(0, color="#BBBBBB", linewidth=0.5, zorder=0)
+    zero_line(axes)
     axes.grid()

@@ -1,4 +1,4 @@
-"""Resonance: which target rates p find features of rate f in d dimensions, as a map."""
+"""Draw a map of resonance: which target rates p recover features of rate f in d dimensions."""
 
 from collections.abc import Sequence
 from math import log2
@@ -14,7 +14,7 @@ COMMAND = "python -m benchmarks.run experiment=resonance"
 SHOWN = ("recovery/frr_0.9", "recovery/mcc")
 
 Place = tuple[int, float]
-"""Dimensions and target rate of a setting of the map."""
+"""Dimensions and target rate: the place of a setting on the map."""
 
 
 def draw(settings: Sequence[Setting]) -> Drawing | None:
@@ -31,13 +31,13 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
         len(SHOWN), 1, width=COLUMN, height=0.9 + len(SHOWN) * (0.35 + 0.3 * len(widths))
     )
     for axes, score in zip(grid[:, 0], SHOWN, strict=True):
-        found = {
+        estimates = {
             place(setting): e for setting in settings if (e := setting.estimate(score)) is not None
         }
         chance = {
             place(setting): c for setting in settings if (c := setting.mean(f"{score}/chance"))
         }
-        _map(axes, found, chance, widths, rates)
+        _map(axes, estimates, chance, widths, rates)
         _band(axes, settings[0], widths, rates)
         axes.set_title(
             f"{settings[0].score(score).header}: mean, half the interval, chance", fontsize=7
@@ -49,31 +49,32 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
     return Drawing(
         figure=figure,
         title="Resonance of the target rate.",
-        text=f"BA, one target rate for all latents; {n} features, {size} active on a row, so "
-        f"every feature's rate is f = {size / n:.3g}. Feature recovery rate at a cosine of 0.9 and "
-        "mean matched cosine (MCC): the mean over seeds, under it half the width of its 95 % t "
-        "interval and, after the bar, chance: the same score of random directions, which is high "
-        "in few dimensions. Red: the ends of the paper's band with all constants 1, p = f and the "
-        "smaller of sqrt(f) and f d.",
+        text=f"BA with one target rate for all latents; {n} features, {size} of them active per "
+        f"activation, so the rate of every feature is f = {size / n:.3g}. Feature recovery rate at "
+        "a cosine of 0.9 and mean matched cosine (MCC). First line: the mean over seeds. Second "
+        "line: half the width of its 95 % t interval and, after the bar, chance, the same score of "
+        "random directions, which is high in few dimensions. Red: the ends of the paper's band "
+        "with all constants 1, p = f and the smaller of sqrt(f) and f d.",
         settings=settings,
     )
 
 
 def place(setting: Setting) -> Place:
+    """Return where a setting stands on the map."""
     return setting.setup.source.get("width"), setting.setup.trainer.get("htf")
 
 
 def upper_end(f: float, width: int) -> float:
-    """Upper end of the admissible target rates, with all constants 1.
+    """Return the upper end of the target rates that the theorem admits, all constants 1.
 
-    Chen et al. 2025 (ICLR version), reading of Theorem 6.1 for rates f = Theta(1 / n).
+    Our reading of Theorem 6.1 of Chen et al. 2025 (ICLR version) for rates f = Theta(1 / n).
     """
     return min(f**0.5, f * width)
 
 
 def _map(
     axes: Any,
-    found: dict[Place, Estimate],
+    estimates: dict[Place, Estimate],
     chance: dict[Place, float],
     widths: Sequence[int],
     rates: Sequence[float],
@@ -85,7 +86,7 @@ def _map(
     values = np.full((len(widths), len(rates)), np.nan)
     for y, width in enumerate(widths):
         for x, rate in enumerate(rates):
-            estimate = found.get((width, rate))
+            estimate = estimates.get((width, rate))
             if estimate is None:
                 continue
             values[y, x] = estimate.mean
@@ -100,13 +101,14 @@ def _map(
 
 
 def _half(estimate: Estimate) -> str:
+    """Return half the width of the interval, as text."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"\u00b1{(estimate.high - estimate.low) / 2:.2f}"
 
 
 def _band(axes: Any, setting: Setting, widths: Sequence[int], rates: Sequence[float]) -> None:
-    """The ends of the band in each row; target rates double from one column to the next."""
+    """Draw the ends of the band in each row of the map."""
     n, size = setting.setup.source.get("n_features"), setting.setup.source.get("l0")
     for y, width in enumerate(widths):
         for rate in (size / n, upper_end(size / n, width)):
@@ -116,7 +118,7 @@ def _band(axes: Any, setting: Setting, widths: Sequence[int], rates: Sequence[fl
 
 
 def column(rate: float, rates: Sequence[float]) -> float:
-    """Place of a rate among the columns, whose rates are in geometric progression."""
+    """Return the place of a rate among the columns, whose rates are in geometric progression."""
     if len(rates) < 2:
         return 0.0
     return log2(rate / rates[0]) / log2(rates[-1] / rates[0]) * (len(rates) - 1)

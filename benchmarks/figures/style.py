@@ -1,6 +1,6 @@
 """One style for all figures: sizes of a paper column, axes, legends, files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from textwrap import wrap
@@ -10,14 +10,18 @@ from benchmarks.figures.looks import Look
 from benchmarks.results.labels import labels
 from benchmarks.results.settings import MIN_SEEDS, Estimate, Setting
 from benchmarks.results.worlds import world_title
+from gradsae.about import About
 
 COLUMN = 3.4
-"""Inches: one column of a two-column paper."""
+"""Inches: the width of one column of a two-column paper."""
 PAGE = 7.0
+"""Inches: the width of a page."""
 MAX_HEIGHT = 9.0
-"""Of a page; what needs more goes on on another one."""
+"""Inches: the height of a page. A taller figure is spread over several pages."""
 TITLE_WIDTH = 102
-"""Letters of a title across a page."""
+"""Letters that a title across a page has room for."""
+PALE = "#BBBBBB"
+"""Colour of the line at zero."""
 
 RC: dict[str, Any] = {
     "font.size": 8,
@@ -49,7 +53,10 @@ RC: dict[str, Any] = {
 def new_figure(
     rows: int = 1, columns: int = 1, *, width: float = COLUMN, height: float, **options: Any
 ) -> tuple[Any, Any]:
-    """A figure and its array of axes, always two-dimensional."""
+    """Return a figure and its array of axes, which always has two dimensions.
+
+    Width and height are in inches; `options` go to matplotlib's `subplots`.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -60,89 +67,139 @@ def new_figure(
 
 
 def whisker(
-    axes: Any, at: float, found: Estimate, colour: str, *, horizontal: bool, **options: Any
+    axes: Any, at: float, estimate: Estimate, colour: Any, *, horizontal: bool, **options: Any
 ) -> None:
-    """The 95 % interval of an estimate, where it has one, with caps that no marker hides."""
-    if found.low is None or found.high is None:
+    """Draw the 95 % interval of an estimate, if it has one, with caps that no marker hides.
+
+    `at` is the place on the other axis: that of the rows if the interval is `horizontal`.
+    """
+    if estimate.low is None or estimate.high is None:
         return
-    ends, place = [found.low, found.high], [at, at]
+    ends, place = [estimate.low, estimate.high], [at, at]
     x, y = (ends, place) if horizontal else (place, ends)
     cap = "|" if horizontal else "_"
     style = {"linewidth": 0.9, "markersize": 5, "zorder": 2, **options}
     axes.plot(x, y, color=colour, marker=cap, **style)
 
 
-def seed_dots(axes: Any, at: float, setting: Setting, score: str, *, horizontal: bool) -> None:
-    """Single seeds, small and grey, where there are several."""
+def mark(axes: Any, at: float, estimate: Estimate, look: Look, *, horizontal: bool) -> None:
+    """Draw an estimate: its mean as a marker, and its interval if it has one."""
+    whisker(axes, at, estimate, look.colour, horizontal=horizontal)
+    place = (estimate.mean, at) if horizontal else (at, estimate.mean)
+    axes.plot(*place, look.marker, color=look.colour, zorder=3)
+
+
+def seed_dots(axes: Any, at: float, setting: Setting, score: str) -> None:
+    """Draw the score of each seed in a row, small and grey, if there are several seeds."""
     values = setting.values(score)
     if len(values) > 1:
         place = [at] * len(values)
-        x, y = (values, place) if horizontal else (place, values)
-        axes.scatter(x, y, s=5, color="#555555", alpha=0.5, linewidths=0, zorder=4)
+        axes.scatter(values, place, s=5, color="#555555", alpha=0.5, linewidths=0, zorder=4)
 
 
-def batches(items: Sequence[Any], most: int) -> list[Sequence[Any]]:
-    """Items in order, in as few batches as hold at most so many, about equally large."""
-    n = -(-len(items) // max(1, most))
+def zero_line(axes: Any, *, vertical: bool = False) -> None:
+    """Draw a pale line at zero, below everything else."""
+    draw_line = axes.axvline if vertical else axes.axhline
+    draw_line(0, color=PALE, linewidth=0.5, zorder=0)
+
+
+def set_rows(axes: Any) -> None:
+    """Set up an axis that has a named row for each setting: vertical grid lines, no frame."""
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def hide(panels: Iterable[Any]) -> None:
+    """Hide the axes of a grid that have no panel."""
+    for axes in panels:
+        axes.set_visible(False)
+
+
+def batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """Split items, in order, into the fewest batches of at most `size`, about equally large."""
+    n = -(-len(items) // max(1, size))
     ends = [round(i * len(items) / n) for i in range(n + 1)] if n else []
     return [items[start:end] for start, end in pairwise(ends)]
 
 
 def legend_height(entries: int, columns: int) -> float:
-    """Inches that the legend of so many entries takes."""
+    """Return the inches that a legend takes."""
     return 0.15 + 0.15 * -(-entries // columns)
 
 
 def legend_below(figure: Any, handles: Sequence[Any], columns: int, **options: Any) -> None:
+    """Draw one legend for all panels, below them."""
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, **options)
 
 
 def escape(text: str) -> str:
-    """Text of a record as it stands: a dollar sign would begin a formula."""
+    """Return a record's text so that it is drawn as it stands: `$` would begin a formula."""
     return text.replace("$", r"\$")
 
 
 def shown_labels(settings: Sequence[Setting]) -> list[str]:
+    """Return the labels of settings, ready to be drawn."""
     return [escape(label) for label in labels(settings)]
 
 
 def sae_label(setting: Setting) -> str:
-    """The label of a setting, after its method where a label of its own leaves that out."""
+    """Return the label of a setting, preceded by its method if the label does not name it."""
     (label,), method = shown_labels([setting]), setting.about.label
     return label if label.startswith(method) else f"{method}, {label}"
 
 
 def row_labels(settings: Sequence[Setting]) -> list[str]:
-    """Labels that say which rows have fewer seeds than it takes for an interval."""
-    many = max(setting.n_seeds for setting in settings) >= MIN_SEEDS
+    """Return labels which say what settings have too few seeds for an interval.
+
+    They say nothing of it where all settings have too few.
+    """
+    any_interval = max(setting.n_seeds for setting in settings) >= MIN_SEEDS
     notes = [
         f" ({setting.n_seeds} seed{'s' * (setting.n_seeds > 1)})"
-        if many and setting.n_seeds < MIN_SEEDS
+        if any_interval and setting.n_seeds < MIN_SEEDS
         else ""
         for setting in settings
     ]
     return [f"{label}{note}" for label, note in zip(shown_labels(settings), notes, strict=True)]
 
 
-def where(setting: Setting) -> str:
+def shown_world(setting: Setting) -> str:
+    """Return the title of a setting's world, ready to be drawn."""
     return escape(world_title(setting))
 
 
 def handle(label: str, colour: Any, marker: str = "", **options: Any) -> Any:
-    """An entry of a legend; `label` is plain text."""
+    """Return an entry of a legend; `label` is plain text."""
     from matplotlib.lines import Line2D
 
     line = {"linestyle": "" if marker else "-", **options}
     return Line2D([], [], color=colour, marker=marker or None, label=escape(label), **line)
 
 
+def line_style(look: Look) -> dict[str, Any]:
+    """Return what matplotlib's `plot` takes for a line of this look."""
+    return {"color": look.colour, "marker": look.marker, "linestyle": look.dash}
+
+
 def line_handle(label: str, look: Look, **options: Any) -> Any:
-    """The entry of a line with its markers."""
+    """Return the legend entry of a line with its markers."""
     return handle(label, look.colour, look.marker, **{"linestyle": look.dash, **options})
 
 
+def line_handles(
+    abouts: Mapping[str, About], look_by_name: Mapping[str, Look], **options: Any
+) -> list[Any]:
+    """Return the legend entries of methods or estimators, in the order of `look_by_name`.
+
+    Those without an About are left out.
+    """
+    names = [name for name in look_by_name if name in abouts]
+    return [line_handle(abouts[name].label, look_by_name[name], **options) for name in names]
+
+
 def plain_log(axes: Any, which: str) -> None:
-    """A log axis that says 0.2, 0.5, 1, 2, 5, 10 in plain numbers."""
+    """Make the axis "x" or "y" logarithmic, with ticks in plain numbers: 0.2, 0.5, 1, 2, 5, 10."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     getattr(axes, f"set_{which}scale")("log")
@@ -153,21 +210,22 @@ def plain_log(axes: Any, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def title(axes: Any, text: str, columns: int = 1) -> None:
-    """Bold and flush left: what a row of panels is about. It may reach over the next panel.
+def row_title(axes: Any, text: str, columns: int = 1) -> None:
+    """Write the title of a row of panels above its first one, bold and flush left.
 
-    Where there are such titles in several columns it is smaller and broken into lines.
+    It may reach over the next panel. With titles in several `columns` it is smaller, not bold,
+    and broken into lines.
     """
     text = "\n".join(wrap(text, TITLE_WIDTH // columns, max_lines=3))
-    axes.set_title("\n".join(" " for _ in text.splitlines()))  # keeps their height
+    axes.set_title("\n".join(" " for _ in text.splitlines()))  # reserves the height
     font = {"fontweight": "bold", "fontsize": 8} if columns == 1 else {"fontsize": 7}
     place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
     note = axes.annotate(escape(text), (0, 1), (0, 4), **place, **font)
     note.set_in_layout(False)
 
 
-def write(figure: Any, folder: Path, name: str) -> list[Path]:
-    """SVG and PNG, the same bytes for the same records."""
+def write_figure(figure: Any, folder: Path, name: str) -> list[Path]:
+    """Write SVG and PNG, the same bytes for the same records; return their paths."""
     from matplotlib import pyplot as plt
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -175,9 +233,9 @@ def write(figure: Any, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
     figure.set_dpi(RC["savefig.dpi"])
     figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")  # laid out; `savefig` would do it, and draw, twice a file
+    figure.set_layout_engine("none")  # `savefig` would lay out and draw each file twice
     FigureCanvasSVG(figure).print_svg(paths[0], metadata={"Date": None})
-    figure.set_dpi(RC["savefig.dpi"])  # an SVG has 72
+    figure.set_dpi(RC["savefig.dpi"])  # print_svg has set it to 72
     FigureCanvasAgg(figure).print_png(paths[1], metadata={"Software": None})
     plt.close(figure)
     return paths

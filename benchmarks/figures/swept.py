@@ -1,4 +1,4 @@
-"""The GBA paper's synthetic experiments: scores against one swept quantity, a line per method."""
+"""Draw the GBA paper's synthetic experiments: scores against one swept quantity."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,65 +6,76 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from benchmarks.figures.drawing import Drawing, Figure, bars
+from benchmarks.figures.drawing import Drawing, Figure, describe_intervals
 from benchmarks.figures.looks import GREY, Look, series
-from benchmarks.figures.style import COLUMN, PAGE, handle, legend_below, line_handle, new_figure
+from benchmarks.figures.style import (
+    COLUMN,
+    PAGE,
+    handle,
+    legend_below,
+    line_handle,
+    line_style,
+    new_figure,
+)
 from benchmarks.results.labels import seedless
-from benchmarks.results.settings import Setting, methods_of
+from benchmarks.results.settings import Estimate, Setting, methods_of
 from benchmarks.results.worlds import in_order
 from gradsae.about import About
-from gradsae.records.record import part
 
 SHOWN = ("recovery/frr_0.9", "recovery/mcc", "reconstruction/fvu")
 Line = tuple[str, Any]
-"""Method, and what else tells one line from another (see `Sweep.line`)."""
+"""Method, and the value of the field that tells its lines apart (see `Sweep.line`)."""
+BAND = {"alpha": 0.13, "linewidth": 0}
+"""Style of the interval of a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """One experiment: what is swept, and how its figure says so."""
+    """One experiment: what it sweeps, and the words of its figure."""
 
     name: str
-    """Of the experiment and of the figure."""
+    """The name of the experiment and of its figure."""
     title: str
     text: str
     axis: str
+    """Label of the horizontal axis."""
     x: Callable[[Setting], float | None]
-    """The swept quantity; None for a method without it, which is drawn as a level line."""
+    """Returns the swept quantity; None for a method without it, which is drawn as a level line."""
     free: tuple[str, ...]
     """Fields of source and trainer in which the settings of this experiment differ."""
     log: bool = False
-    line: tuple[str, str] | None = None
-    """A field of the config that, beside the method, tells lines apart."""
-    facet: tuple[str, str] | None = None
-    """A field of the config with a column of panels for each of its values."""
+    """True for a logarithmic horizontal axis."""
+    line: str | None = None
+    """A field of the trainer that, besides the method, tells lines apart."""
+    facet: str | None = None
+    """A field of the source; each of its values has a column of panels."""
     mark: Callable[[Setting], float] | None = None
-    """A place on the axis where the paper says that something changes."""
+    """Returns a place on the axis where the paper says that something changes."""
 
 
 def spread_of_rates(setting: Setting) -> float:
-    """Highest over lowest rate, where rates fall as (i + 1)^-exponent."""
+    """Return the highest rate over the lowest, where rates fall as (i + 1)^-exponent."""
     return setting.setup.source.get("n_features") ** setting.setup.source.get("exponent")
 
 
 def co_occurrence(setting: Setting) -> float:
-    """rho_2, the largest share of a feature's rows on which one other is active (see `paired`)."""
+    """Return rho_2: of a feature's activations, the largest share on which one other is active."""
     paired = setting.setup.source.get("paired") or 0.0
     size, n = setting.setup.source.get("l0"), setting.setup.source.get("n_features")
     return paired + (1 - paired) * (size - 1) / (n - 1)
 
 
 def noise_share(setting: Setting) -> float:
-    """Noise over signal, in mean squares: rows of balanced coefficients have norm 1 or so."""
+    """Return noise over signal, in mean squares, for balanced coefficients: a signal of norm 1."""
     return setting.setup.source.get("width") * setting.setup.source.get("noise") ** 2
 
 
 SWEEPS = (
     Sweep(
         name="sparsity",
-        title="Active features per row.",
-        text="Exactly s of 128 features are active on a row; TopK is given s.",
-        axis="s, active features per row",
+        title="Active features per activation.",
+        text="Exactly s of 128 features are active on an activation; TopK has k = s.",
+        axis="s, active features per activation",
         x=lambda setting: setting.setup.source.get("l0"),
         free=("l0",),
         log=True,
@@ -72,7 +83,7 @@ SWEEPS = (
     Sweep(
         name="noise",
         title="Noise.",
-        text="Gaussian noise in all dimensions; the theorem has none.",
+        text="Gaussian noise in all dimensions; the theorem assumes none.",
         axis="noise over signal, mean squares",
         x=noise_share,
         free=("noise",),
@@ -80,8 +91,9 @@ SWEEPS = (
     Sweep(
         name="cooccurrence",
         title="Co-occurrence.",
-        text="Features come in pairs, which share a growing part of their rows; all rates stay "
-        "equal. Dashed: 1 / sqrt(n), above which the paper says that recovery drops.",
+        text="Features come in pairs that are active together on a growing share of activations; "
+        "all rates stay equal. Dashed: 1 / sqrt(n), above which the paper says that recovery "
+        "drops.",
         axis=r"co-occurrence $\rho_2$",
         x=co_occurrence,
         free=("paired",),
@@ -89,13 +101,13 @@ SWEEPS = (
     ),
     Sweep(
         name="width",
-        title="Width, and how much coefficients vary.",
-        text="128 features; columns: the law of the coefficients on a row.",
-        axis="latents",
+        title="Number of latents, and how much coefficients vary.",
+        text="128 features; columns: the distribution of the coefficients of an activation.",
+        axis="number of latents",
         x=lambda setting: setting.setup.trainer.get("d_sae"),
         free=("d_sae", "coefficients"),
         log=True,
-        facet=("source", "coefficients"),
+        facet="coefficients",
     ),
     Sweep(
         name="unbalanced",
@@ -109,14 +121,14 @@ SWEEPS = (
     Sweep(
         name="initialisation",
         title="Initialisation.",
-        text="GBA's output scale at the start (the theorem lets it go to 0), with biases that "
-        "start at the quantiles of their target rates or at zero. Level lines: methods without "
-        "such a scale.",
+        text="GBA's output scale at the start of training (in the theorem it tends to 0), with "
+        "biases that start at the quantiles of their target rates or at zero. Level lines: methods "
+        "without such a scale.",
         axis="output scale at the start",
         x=lambda setting: setting.setup.trainer.get("scale_init"),
         free=("scale_init", "bias_init"),
         log=True,
-        line=("trainer", "bias_init"),
+        line="bias_init",
     ),
 )
 
@@ -128,7 +140,7 @@ def draw(sweep: Sweep, settings: Sequence[Setting]) -> Drawing | None:
     settings = settings_of(sweep, settings)
     if not settings:
         return None
-    facets = _values(settings, sweep.facet)
+    facets = sorted({_facet_of(sweep, setting) for setting in settings}, key=str)
     figure, grid = new_figure(
         *(len(SHOWN), len(facets)),
         width=COLUMN if len(facets) == 1 else min(PAGE, COLUMN * (0.5 + len(facets) / 2)),
@@ -137,60 +149,64 @@ def draw(sweep: Sweep, settings: Sequence[Setting]) -> Drawing | None:
         sharey="row",
     )
     abouts = methods_of(settings)
-    of = looks_of(lines_of(sweep, settings), abouts)
+    look_by_line = _line_looks(lines_of(sweep, settings), abouts)
     for column, facet in zip(grid.T, facets, strict=True):
-        shown = [setting for setting in settings if _value(setting, sweep.facet) == facet]
+        shown = [setting for setting in settings if _facet_of(sweep, setting) == facet]
         for axes, score in zip(column, SHOWN, strict=True):
-            _panel(axes, sweep, shown, score, of)
+            _panel(axes, sweep, shown, score, look_by_line)
         column[-1].set_xlabel(sweep.axis)
         if facet is not None:
             column[0].set_title(str(facet).replace("_", " "))
     for axes, score in zip(grid[:, 0], SHOWN, strict=True):
         axes.set_ylabel(settings[0].score(score).header)
-    legend_below(figure, _legend(sweep, of, abouts), 4 if sweep.line is None else 2)
+    legend_below(figure, _handles(sweep, look_by_line, abouts), 4 if sweep.line is None else 2)
     return Drawing(
         figure=figure,
         title=sweep.title,
-        text=f"{sweep.text} Feature recovery rate at a cosine of 0.9, mean matched cosine (MCC) "
-        "and fraction of variance unexplained on held-out rows, which a method with a good "
-        "recovery need not have low. Lines: mean over seeds; "
-        f"{bars(settings, SHOWN[0], mark='bands')}"
-        "; where lines coincide, the one that stands first in the legend is the "
-        "widest; dotted grey: chance, the same score of random directions.",
+        text=f"{sweep.text} Scores: feature recovery rate at a cosine of 0.9, mean matched cosine "
+        "(MCC), and fraction of variance unexplained (FVU) on held-out activations; a method that "
+        "recovers the features may still have a high FVU. Lines: mean over seeds; "
+        f"{describe_intervals(settings, SHOWN[0], mark='bands')}; lines that stand earlier in the "
+        "legend are wider, so that lines which coincide can be seen; dotted grey: chance, the same "
+        "score of random directions.",
         settings=settings,
     )
 
 
 def settings_of(sweep: Sweep, settings: Sequence[Setting]) -> list[Setting]:
-    """The settings of an experiment, and those of its sisters that are a setting of it, too.
+    """Return the settings of an experiment, also those that another experiment ran first.
 
-    Sisters have a world in common, say the one without noise and with single features. A setting is
-    done once and bears the name of the experiment that came first.
+    The experiments share worlds, for example the one without noise and without pairs. A setting
+    that several experiments share is run once and has the name of the first one.
     """
-    settings = [c for c in settings if c.task == "recovery" and c.setup.experiment in NAMES]
-    own = [setting for setting in settings if setting.setup.experiment == sweep.name]
-    methods = {setting.method for setting in own}
+    settings = [
+        setting
+        for setting in settings
+        if setting.task == "recovery" and setting.setup.experiment in NAMES
+    ]
+    members = [setting for setting in settings if setting.setup.experiment == sweep.name]
+    methods = {setting.method for setting in members}
     return [
         setting
         for setting in settings
         if any(
-            _alike(sweep, setting, one)
-            for one in own
-            if one.method == setting.method or setting.method not in methods
+            _belongs_with(sweep, setting, member)
+            for member in members
+            if member.method == setting.method or setting.method not in methods
         )
     ]
 
 
-def _alike(sweep: Sweep, setting: Setting, one: Setting) -> bool:
-    """Whether two settings agree in all that the experiment does not sweep, the method apart."""
-    worlds, starts = zip(_fixed(sweep, setting), _fixed(sweep, one), strict=True)
+def _belongs_with(sweep: Sweep, setting: Setting, member: Setting) -> bool:
+    """Return True if two settings agree in all that is not swept; their methods may differ."""
+    worlds, starts = zip(_fixed(sweep, setting), _fixed(sweep, member), strict=True)
     if worlds[0] != worlds[1]:
         return False
     return all(None in values or len({*values}) == 1 for values in zip(*starts, strict=True))
 
 
 def _fixed(sweep: Sweep, setting: Setting) -> tuple[dict[str, Any], list[Any]]:
-    """World and training, and what a method may lack: None where it does."""
+    """Return what is not swept: world and training, then fields that a method may lack (None)."""
     source = seedless(setting.first.config["source"])
     world = {name: value for name, value in source.items() if name not in sweep.free}
     starts = [name for name in ("d_sae", "scale_init", "bias_init") if name not in sweep.free]
@@ -200,22 +216,32 @@ def _fixed(sweep: Sweep, setting: Setting) -> tuple[dict[str, Any], list[Any]]:
 
 
 def lines_of(sweep: Sweep, settings: Sequence[Setting]) -> dict[Line, list[Setting]]:
-    """Cells of each line in the order of the swept quantity; methods in their usual order."""
-    found: dict[Line, list[Setting]] = {}
+    """Return the settings of each line by the swept quantity; methods in the order of tables."""
+    lines: dict[Line, list[Setting]] = {}
     for setting in in_order(settings):
-        found.setdefault((setting.method, _value(setting, sweep.line)), []).append(setting)
+        value = setting.setup.trainer.get(sweep.line) if sweep.line else None
+        lines.setdefault((setting.method, value), []).append(setting)
     return {
         line: sorted(members, key=lambda setting: sweep.x(setting) or 0.0)
-        for line, members in found.items()
+        for line, members in lines.items()
     }
 
 
 def _panel(
-    axes: Any, sweep: Sweep, settings: Sequence[Setting], score: str, of: Mapping[Line, Look]
+    axes: Any,
+    sweep: Sweep,
+    settings: Sequence[Setting],
+    score: str,
+    look_by_line: Mapping[Line, Look],
 ) -> None:
     lines = lines_of(sweep, settings)
-    for above, (line, members) in zip(reversed(range(len(lines))), lines.items(), strict=True):
-        _line(axes, sweep, members, score, of[line], 1 + 0.4 * above)
+    for n_above, (line, members) in zip(reversed(range(len(lines))), lines.items(), strict=True):
+        points = [
+            (sweep.x(setting), estimate)
+            for setting in members
+            if (estimate := setting.estimate(score)) is not None
+        ]
+        _line(axes, points, look_by_line[line], 1 + 0.4 * n_above)
     _chance(axes, sweep, settings, f"{score}/chance")
     if sweep.mark is not None:
         axes.axvline(sweep.mark(settings[0]), color="#555555", linewidth=0.8, linestyle="--")
@@ -229,43 +255,37 @@ def _panel(
 
 
 def _line(
-    axes: Any, sweep: Sweep, settings: Sequence[Setting], score: str, look: Look, wide: float
+    axes: Any, points: Sequence[tuple[float | None, Estimate]], look: Look, width: float
 ) -> None:
-    style = {"color": look.colour, "linestyle": look.dash, "linewidth": wide}
-    points = [
-        (sweep.x(setting), found)
-        for setting in settings
-        if (found := setting.estimate(score)) is not None
-    ]
-    level = [found for x, found in points if x is None]
-    for found in level:
-        axes.axhline(found.mean, **style)
-        if found.low is not None and found.high is not None:
-            axes.axhspan(found.low, found.high, color=style["color"], alpha=0.13, linewidth=0)
-    points = [(x, found) for x, found in points if x is not None]
-    if not points:
-        return
-    means = [found.mean for _, found in points]
-    axes.plot([x for x, _ in points], means, marker=look.marker, markersize=2.4 + wide, **style)
-    ends = [(x, found.low, found.high) for x, found in points if found.low is not None]
+    """Draw a line of points with its band, and a level line for each point without an x."""
+    for level in (estimate for x, estimate in points if x is None):
+        axes.axhline(level.mean, color=look.colour, linestyle=look.dash, linewidth=width)
+        if level.low is not None and level.high is not None:
+            axes.axhspan(level.low, level.high, color=look.colour, **BAND)
+    swept = [(x, estimate) for x, estimate in points if x is not None]
+    if swept:
+        means = [(x, estimate.mean) for x, estimate in swept]
+        widths = {"linewidth": width, "markersize": 2.4 + width}
+        axes.plot(*zip(*means, strict=True), **line_style(look), **widths)
+    ends = [(x, estimate.low, estimate.high) for x, estimate in swept if estimate.low is not None]
     if ends:
-        x, low, high = zip(*ends, strict=True)
-        axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
+        axes.fill_between(*zip(*ends, strict=True), color=look.colour, **BAND)
 
 
 def _chance(axes: Any, sweep: Sweep, settings: Sequence[Setting], score: str) -> None:
-    """Mean over the methods, whose random directions differ by their draw alone."""
-    at: dict[float, list[float]] = {}
+    """Draw chance, the mean over methods: their random directions differ in the draw alone."""
+    by_x: dict[float, list[float]] = {}
     for setting in settings:
         x, value = sweep.x(setting), setting.mean(score)
         if x is not None and value is not None:
-            at.setdefault(x, []).append(value)
-    if at:
-        axes.plot(sorted(at), [fmean(at[x]) for x in sorted(at)], color=GREY, linestyle=":")
+            by_x.setdefault(x, []).append(value)
+    if by_x:
+        points = [(x, fmean(by_x[x])) for x in sorted(by_x)]
+        axes.plot(*zip(*points, strict=True), color=GREY, linestyle=":")
 
 
 def _log_axis(axes: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis with the swept values as its ticks, as far as there is room."""
+    """Make the horizontal axis logarithmic; its ticks are the swept values that have room."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     if not values:
@@ -281,27 +301,25 @@ def _log_axis(axes: Any, values: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
 
 
-def _legend(sweep: Sweep, of: Mapping[Line, Look], abouts: Mapping[str, About]) -> list[Any]:
+def _handles(
+    sweep: Sweep, look_by_line: Mapping[Line, Look], abouts: Mapping[str, About]
+) -> list[Any]:
     handles = []
-    for (method, value), look in of.items():
-        name = abouts[method].label
-        more = f", {sweep.line[1].replace('_', ' ')} {value}" if sweep.line and value else ""
-        handles.append(line_handle(name + more, look))
+    for (method, value), look in look_by_line.items():
+        field = f", {sweep.line.replace('_', ' ')} {value}" if sweep.line and value else ""
+        handles.append(line_handle(f"{abouts[method].label}{field}", look))
     return [*handles, handle("chance", GREY, linestyle=":")]
 
 
-def looks_of(lines: Iterable[Line], abouts: Mapping[str, About]) -> dict[Line, Look]:
-    """The look of each line; the lines of one method differ in their dashes."""
+def _line_looks(lines: Iterable[Line], abouts: Mapping[str, About]) -> dict[Line, Look]:
+    """Return the look of each line; the lines of one method differ in their dashes."""
     lines = list(lines)
     return dict(zip(lines, series([method for method, _ in lines], abouts), strict=True))
 
 
-def _values(settings: Sequence[Setting], field: tuple[str, str] | None) -> list[Any]:
-    return sorted({_value(setting, field) for setting in settings}, key=str)
-
-
-def _value(setting: Setting, field: tuple[str, str] | None) -> Any:
-    return None if field is None else part(setting.first, *field)
+def _facet_of(sweep: Sweep, setting: Setting) -> Any:
+    """Return the value that decides in which column of panels a setting is drawn."""
+    return setting.setup.source.get(sweep.facet) if sweep.facet else None
 
 
 FIGURES = tuple(

@@ -1,4 +1,4 @@
-"""Training curves: error, sparsity and dead latents by step."""
+"""Draw training curves: error, l0 and dead latents against the step."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,18 +21,23 @@ SHOWN = {
 
 
 def draw(settings: Sequence[Setting]) -> Drawing | None:
-    found = {column for setting in settings for run in setting.series(SERIES) for column in run}
-    shown = [column for column in SHOWN if column in found]
+    columns = {column for setting in settings for run in setting.series(SERIES) for column in run}
+    shown = [column for column in SHOWN if column in columns]
     panels = [
-        Panel(x="step", y=SHOWN[of][0], line=partial(_curve, of), finish=partial(_finish, of))
-        for of in shown
+        Panel(
+            x="step",
+            y=SHOWN[column][0],
+            line=partial(_curve, column),
+            finish=partial(_finish, column),
+        )
+        for column in shown
     ]
-    words = ", ".join(SHOWN[column][1] for column in shown)
+    quantities = ", ".join(SHOWN[column][1] for column in shown)
     return draw_by_world(
         *(settings, SERIES, panels, []),
         title="Training curves.",
-        text=f"On training batches, by step: {words}. Lines: mean over seeds; bands: lowest to "
-        "highest seed.",
+        text=f"On training batches, against the step: {quantities}. Lines: mean over "
+        "seeds; bands: lowest to highest seed.",
     )
 
 

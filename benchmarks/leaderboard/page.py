@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from benchmarks.figures.__main__ import Drawn
+from benchmarks.figures.__main__ import FigureFiles
 from benchmarks.leaderboard.board import Row, Table
 from benchmarks.leaderboard.plain import commit
 from benchmarks.render import html
@@ -15,7 +15,7 @@ from benchmarks.results.settings import MIN_SEEDS, Estimate
 from benchmarks.results.vocabulary import format_score
 
 
-def render(tables: Sequence[Table], figures: Sequence[Drawn], out: Path) -> str:
+def render(tables: Sequence[Table], figures: Sequence[FigureFiles], out: Path) -> str:
     """Return the page; links to records are relative to `out`."""
     records = {r.id: r for table in tables for row in table.rows for r in row.line.setting.records}
 

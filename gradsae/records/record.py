@@ -204,14 +204,6 @@ def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def part(record: Record, *keys: str) -> Any:
-    """`config[key][key]...`, or None where the config has no such part."""
-    value: Any = record.config
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
 def group_by_seed(records: Iterable[Record]) -> list[list[Record]]:
     """Groups of records that differ in nothing but their seeds, each in order of the seeds.
 
