@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.render.table import markdown_table
 from benchmarks.speed.case import FLOOR
 from benchmarks.speed.table import duration
+from gradsae.tables.printing import markdown_table
 
 HEADS = ("what", "size", "against", "ours", "other", "times as fast", "its range", "pairs")
 NAMES = {
