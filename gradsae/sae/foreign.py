@@ -101,10 +101,10 @@ def _check(sae: Foreign) -> None:
             f"{name}.encode returned shape {tuple(codes.shape)} for {N_PROBES} rows; with "
             f"directions of shape {tuple(sae.decoder().shape)} it must be {(N_PROBES, sae.d_sae)}"
         )
-    drawn = torch.rand(N_PROBES, sae.d_sae, generator=generator).to(x)
-    nothing = sae.decode(DenseCodes(values=torch.zeros_like(drawn)))
-    linear = drawn @ sae.decoder()
-    error = (sae.decode(DenseCodes(values=drawn)) - nothing - linear).norm() / linear.norm()
+    probes = torch.rand(N_PROBES, sae.d_sae, generator=generator).to(x)
+    nothing = sae.decode(DenseCodes(values=torch.zeros_like(probes)))
+    linear = probes @ sae.decoder()
+    error = (sae.decode(DenseCodes(values=probes)) - nothing - linear).norm() / linear.norm()
     if not error <= TOLERANCE:
         raise UserError(
             f"{name}.decode is not its codes times its directions plus a constant (error "

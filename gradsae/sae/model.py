@@ -110,10 +110,10 @@ class SAE(Normalised):
         Each latent gets one random unit direction, which its encoder row and its decoder row share;
         their norms, and the biases, the gate and the normaliser stay.
         """
-        control, drawn = deepcopy(self), random_directions(self.d_sae, self.d_in, generator)
+        control, directions = deepcopy(self), random_directions(self.d_sae, self.d_in, generator)
         for W in (control.W_enc, control.W_dec):
             if W is not None:
-                W.copy_(drawn.to(W) * W.norm(dim=1, keepdim=True))
+                W.copy_(directions.to(W) * W.norm(dim=1, keepdim=True))
         return control
 
     def architecture(self) -> dict[str, Any]:
@@ -212,10 +212,10 @@ def check_rebuilt(sae: Dictionary, blank: Blank) -> None:
     """
     if sae.architecture()["gate"] is not None:
         return
-    held = {k: tuple(t.shape) for k, t in sae.state_dict().items() if not k.startswith("state_")}
-    made = {k: tuple(t.shape) for k, t in blank(sae.d_in).state_dict().items()}
-    if held != made:
-        odd = sorted(set(held.items()) ^ set(made.items()))
+    saved = {k: tuple(t.shape) for k, t in sae.state_dict().items() if not k.startswith("state_")}
+    rebuilt = {k: tuple(t.shape) for k, t in blank(sae.d_in).state_dict().items()}
+    if saved != rebuilt:
+        odd = sorted(set(saved.items()) ^ set(rebuilt.items()))
         raise UserError(
             f"blank(d_in) makes another SAE than build: they differ in {', '.join(map(str, odd))}"
         )
@@ -232,9 +232,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: damaged JSON ({error})") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        got = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        written = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         raise UserError(
-            f"{path}: checkpoint format must be {FORMAT}, got {got!r}: it is of another version"
+            f"{path}: checkpoint format must be {FORMAT}, got {written!r}: it is of another version"
         )
     return meta
 

@@ -77,8 +77,8 @@ class SparseCoder(Normalised):
 
     @torch.no_grad()
     def chance(self, generator: torch.Generator) -> "SparseCoder":
-        control, drawn = deepcopy(self), random_directions(self.d_sae, self.d_in, generator)
-        control.W_enc.copy_(drawn.to(self.W_enc) * self.W_enc.norm(dim=1, keepdim=True))
+        control, directions = deepcopy(self), random_directions(self.d_sae, self.d_in, generator)
+        control.W_enc.copy_(directions.to(self.W_enc) * self.W_enc.norm(dim=1, keepdim=True))
         return control
 
     def architecture(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class PeelCoder(SparseCoder):
 
 
 CODERS: dict[str, type[PursuitCoder] | type[PeelCoder]] = {
-    each.name: each for each in (PursuitCoder, PeelCoder)
+    coder.name: coder for coder in (PursuitCoder, PeelCoder)
 }
 
 

@@ -194,8 +194,8 @@ class Superposition(KnownSource):
                 return ones
             case "uniform":
                 # From the top, so that low=0 never gives an active feature a 0.
-                drawn = torch.rand(ones.shape, generator=generator)
-                return self.high - (self.high - self.low) * drawn
+                u = torch.rand(ones.shape, generator=generator)
+                return self.high - (self.high - self.low) * u
             case "half_normal":
                 return torch.randn(ones.shape, generator=generator).abs()
             case "exponential":

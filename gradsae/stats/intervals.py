@@ -66,10 +66,10 @@ def worlds_interval(values: Sequence[Sequence[float]], seed: int = 0) -> tuple[f
     """
     generator = np.random.default_rng(seed)
     resampled = np.empty((N_RESAMPLES, len(values)))
-    drawn = generator.integers(len(values), size=resampled.shape)
+    worlds = generator.integers(len(values), size=resampled.shape)
     for world, row in enumerate(values):
-        here = drawn == world
-        picks = generator.integers(len(row), size=(int(here.sum()), len(row)))
-        resampled[here] = np.asarray(row)[picks].mean(axis=1)
+        is_world = worlds == world
+        picks = generator.integers(len(row), size=(int(is_world.sum()), len(row)))
+        resampled[is_world] = np.asarray(row)[picks].mean(axis=1)
     low, high = np.quantile(resampled.mean(axis=1), [0.025, 0.975])
     return float(np.mean([np.mean(row) for row in values])), float(low), float(high)

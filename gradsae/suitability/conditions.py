@@ -48,8 +48,8 @@ class Numbers(NamedTuple):
 def numbers(evidence: Evidence, raw: Raw) -> Numbers:
     rates = rates_of(evidence)
     tail = 0.0 if evidence.rates is not None else TAIL
-    at = rates.new_tensor([tail, 0.5, 1 - tail])
-    low, middle, high = torch.quantile(rates[rates > 0], at).tolist()
+    quantiles = rates.new_tensor([tail, 0.5, 1 - tail])
+    low, middle, high = torch.quantile(rates[rates > 0], quantiles).tolist()
     s, d = max(1.0, quantities.support(evidence.codes).mean), raw.effective_d.value
     share = quantities.least_share(evidence.codes, TAIL)
     band = theorem.band(evidence.n, s, d)

@@ -52,14 +52,14 @@ def merged(evidence: Evidence) -> Evidence:
     group = torch.full((evidence.n,), -1)
     close = units @ units.mT > DUPLICATE
     for i, atom in enumerate(order.tolist()):
-        near = (
+        duplicates = (
             [k for k, j in enumerate(representatives) if close[i, j]]
             if bool(close[i, :i].any())
             else []
         )
-        if near:
-            best = torch.stack([units[i] @ units[representatives[k]] for k in near]).argmax()
-            group[atom] = near[int(best)]
+        if duplicates:
+            best = torch.stack([units[i] @ units[representatives[k]] for k in duplicates]).argmax()
+            group[atom] = duplicates[int(best)]
         else:
             group[atom] = len(representatives)
             representatives.append(i)

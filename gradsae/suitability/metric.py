@@ -145,8 +145,8 @@ class Suitability(Metric):
         checks.whole("n_rows", self.n_rows, 1)
 
     def measure(self, sae: Dictionary, source: Source, seed: int) -> Scores | Skipped:
-        held = source.held_out(self.n_rows, seed)
-        x = (held.x if held.outlier is None else held.x[~held.outlier]).float()
+        sample = source.held_out(self.n_rows, seed)
+        x = (sample.x if sample.outlier is None else sample.x[~sample.outlier]).float()
         if len(x) < quantities.LEAST_ROWS:
             return Skipped(f"{len(x)} held-out rows are fewer than {quantities.LEAST_ROWS}")
         family = merged(references.latents(sae, x))
@@ -154,11 +154,11 @@ class Suitability(Metric):
             return Skipped(f"{family.n} latents are active on the held-out rows; two are needed")
         raw = quantities.raw(x)
         parts = [scores(family, raw)]
-        if isinstance(source, KnownSource) and held.truth is not None:
+        if isinstance(source, KnownSource) and sample.truth is not None:
             true = Evidence(
                 family="true features",
                 directions=source.features(),
-                codes=held.truth,
+                codes=sample.truth,
                 rates=source.rates(),
             )
             parts.append(as_control(scores(true, raw), "truth"))

@@ -93,8 +93,8 @@ def co_occurrence(codes: SparseCodes) -> Estimate:
     first, second = matrix[: n_rows // 4], matrix[n_rows // 4 : n_rows]
     both = (first.T @ first).tocoo()
     fired = both.diagonal()
-    off = both.row != both.col
-    i, j, count = both.row[off], both.col[off], both.data[off].astype(np.float64)
+    is_pair = both.row != both.col
+    i, j, count = both.row[is_pair], both.col[is_pair], both.data[is_pair].astype(np.float64)
     if len(i) == 0:
         return wilson(0, float(np.asarray(matrix[:n_rows].sum(0)).max(initial=0)))
     best = int(np.argmax(_wilson_low(count, fired[i])))

@@ -43,19 +43,19 @@ MAD = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 
 
-def known(source: KnownSource, drawn: HeldOut, seed: int) -> Evidence | None:
+def known(source: KnownSource, sample: HeldOut, seed: int) -> Evidence | None:
     """Return the true features with their codes; None if held-out rows come without codes.
 
     The codes are those of `drawn` and of further rows, up to MORE_ROWS and MAX_PAIRS pairs of
     active features: rare pairs need them, and activations need not be kept for them.
     """
-    if drawn.truth is None:
+    if sample.truth is None:
         return None
-    parts, n_rows = [drawn.truth], drawn.truth.n_rows
-    pairs = int(drawn.truth.n_open().square().sum())
+    parts, n_rows = [sample.truth], sample.truth.n_rows
+    pairs = int(sample.truth.n_open().square().sum())
     step = seed + SEED_STEP
     while n_rows < MORE_ROWS and pairs < MAX_PAIRS:
-        extra = source.held_out(drawn.truth.n_rows, step).truth
+        extra = source.held_out(sample.truth.n_rows, step).truth
         if extra is None or extra.n_rows == 0:
             break
         parts.append(extra)

@@ -64,9 +64,13 @@ def study(
     """
     x, families = _evidence(source, trainer, settings, seeds, device, tell)
     raw = quantities.raw(x)
-    views = {name: conditions.findings(one, raw, trainer.d_sae) for name, one in families.items()}
+    views = {
+        name: conditions.findings(evidence, raw, trainer.d_sae)
+        for name, evidence in families.items()
+    }
     suggested = {
-        name: proposal.proposal(conditions.numbers(one, raw), raw) for name, one in families.items()
+        name: proposal.proposal(conditions.numbers(evidence, raw), raw)
+        for name, evidence in families.items()
     }
     return Study(raw, families, conditions.combined(views), suggested)
 
@@ -81,8 +85,8 @@ def _evidence(
 ) -> tuple[Float[Tensor, "batch d_in"], dict[str, Evidence]]:
     """Return the rows that are judged, and the features that they are judged by."""
     width = source.held_out(1, seeds.eval).x.shape[1]
-    drawn = source.held_out(max(LEAST_ROWS, min(MAX_ROWS, MAX_ENTRIES // width)), seeds.eval)
-    x = (drawn.x if drawn.outlier is None else drawn.x[~drawn.outlier]).float()
+    sample = source.held_out(max(LEAST_ROWS, min(MAX_ROWS, MAX_ENTRIES // width)), seeds.eval)
+    x = (sample.x if sample.outlier is None else sample.x[~sample.outlier]).float()
     if len(x) < LEAST_ROWS:
         raise UserError(
             f"source {source.name} gives {len(x)} held-out rows, but the estimates need "
@@ -91,7 +95,7 @@ def _evidence(
     if float((x - x[0]).abs().max()) == 0:
         raise UserError(f"all rows of source {source.name} are equal: there is nothing to see")
     if isinstance(source, KnownSource):
-        truth = references.known(source, drawn, seeds.eval)
+        truth = references.known(source, sample, seeds.eval)
         if truth is not None:
             return x, {truth.family: truth}
     tell(f"first reference family: a TopK autoencoder, {settings.steps} steps")

@@ -53,8 +53,8 @@ class AuxK:
             return error.new_zeros(())
         error = error.detach()
         dead = positions(sae.get_buffer("state_idle") >= self.dead_after, n_dead)
-        wanted = self.aux_k or max(1, sae.d_in // 2)
-        gate = TopKGate(k=min(wanted, len(dead)))
+        most = self.aux_k or max(1, sae.d_in // 2)
+        gate = TopKGate(k=min(most, len(dead)))
         W_enc, b_enc, W_dec = sae.W_enc[dead], sae.b_enc[dead], sae.decoder_weights()[dead]
         b_pre, precision = sae.b_dec.detach(), out.precision
         codes = kernels.encode(out.x_in, W_enc, b_enc, b_pre, gate, precision).codes

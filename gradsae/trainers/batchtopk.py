@@ -74,10 +74,10 @@ class BatchTopK(Trainer):
         return self.batchwise.build(sample, generator)
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
-        left = fvu(out.x_in, squared_error(out.x_in, out.recon_in))
+        unexplained = fvu(out.x_in, squared_error(out.x_in, out.recon_in))
         aux = self.batchwise.aux.loss(sae, out, out.x_in - out.recon_in.detach())
-        parts = {"fvu": left.detach(), "l0": l0(out.codes), "aux": aux.detach()}
-        return Loss(left + self.aux_coefficient * aux, parts)
+        parts = {"fvu": unexplained.detach(), "l0": l0(out.codes), "aux": aux.detach()}
+        return Loss(unexplained + self.aux_coefficient * aux, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         self.batchwise.after_step(sae, out)

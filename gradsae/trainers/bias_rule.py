@@ -94,8 +94,8 @@ class BiasRule:
             return
         bad = [rate for rate in self.rates if not 0 < rate <= 1]
         if bad or not self.rates:
-            got = bad[0] if bad else "none"
-            raise ValueError(f"each of rates must be above 0 and at most 1, got {got}")
+            offending = bad[0] if bad else "none"
+            raise ValueError(f"each of rates must be above 0 and at most 1, got {offending}")
 
     @property
     def is_oracle(self) -> bool:

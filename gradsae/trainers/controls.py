@@ -125,15 +125,17 @@ class Control(Method[Dictionary]):
         if self.atoms == "features":
             if self.truth is None:
                 raise ValueError("atoms=features needs a source whose features are known")
-            features, none = self.truth.features(), torch.zeros_like(sample[0])
-            added = self.truth.offset().to(none) if isinstance(self.truth, Biased) else none
+            features, no_offset = self.truth.features(), torch.zeros_like(sample[0])
+            added = (
+                self.truth.offset().to(no_offset) if isinstance(self.truth, Biased) else no_offset
+            )
             return Atoms(features, features, added)
         if self.atoms == "pca":
             return principal(sample, self.d_sae)
         if self.atoms == "ica":
             return independent(sample, self.d_sae, generator)
-        drawn = random_directions(self.d_sae, sample.shape[1], generator)
-        return Atoms(drawn, drawn, sample.mean(0))
+        directions = random_directions(self.d_sae, sample.shape[1], generator)
+        return Atoms(directions, directions, sample.mean(0))
 
 
 @final
@@ -174,8 +176,8 @@ class Untrained(Method[Dictionary]):
 def principal(sample: Float[Tensor, "batch d_in"], n: int) -> Atoms:
     """Return principal components and their negatives, by falling variance."""
     centre = sample.mean(0)
-    found = torch.linalg.eigh((sample - centre).double().T.cov()).eigenvectors
-    axes = _both_signs(found.mT.flip(0).to(sample))[:n]
+    eigenvectors = torch.linalg.eigh((sample - centre).double().T.cov()).eigenvectors
+    axes = _both_signs(eigenvectors.mT.flip(0).to(sample))[:n]
     return Atoms(axes, axes, centre)
 
 
@@ -183,12 +185,12 @@ def independent(sample: Float[Tensor, "batch d_in"], n: int, generator: torch.Ge
     """Return independent components and their negatives, by falling variance. A latent's
     pre-activation is how far the row lies along its atom once unmixed.
     """
-    found = fast_ica(sample, generator)
-    norm = found.mixing.norm(dim=1, keepdim=True)
+    components = fast_ica(sample, generator)
+    norm = components.mixing.norm(dim=1, keepdim=True)
     order = norm[:, 0].argsort(descending=True)
-    rows = (found.unmixing * norm, found.mixing / norm)
+    rows = (components.unmixing * norm, components.mixing / norm)
     encoder, decoder = (_both_signs(a[order])[:n].to(sample) for a in rows)
-    return Atoms(encoder, decoder, found.centre.to(sample))
+    return Atoms(encoder, decoder, components.centre.to(sample))
 
 
 def _both_signs(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "twice d_in"]:

@@ -121,19 +121,19 @@ class JumpReLU(Trainer):
             if self.rule is not None:
                 gate.threshold.requires_grad_(False)
                 targets = self.rule.targets(self.d_sae, self.truth)
-                seen = x - sae.b_dec if self.pre_bias else x
-                gate.threshold.copy_(-self.rule.start(seen, sae.W_enc, targets))
+                gate_input = x - sae.b_dec if self.pre_bias else x
+                gate.threshold.copy_(-self.rule.start(gate_input, sae.W_enc, targets))
                 self.rule.prepare(sae, targets)
         return sae
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         squared = squared_error(out.x_in, out.recon_in)
-        left = fvu(out.x_in, squared.detach())
+        unexplained = fvu(out.x_in, squared.detach())
         if self.rule is not None:
-            return Loss(squared / out.codes.n_rows, {"fvu": left, "l0": l0(out.codes)})
+            return Loss(squared / out.codes.n_rows, {"fvu": unexplained, "l0": l0(out.codes)})
         penalty = self._penalty(sae, out) / out.codes.n_rows
         warm = risen(progress, self.warmup)
-        parts = {"fvu": left, "l0": l0(out.codes), "penalty": penalty.detach()}
+        parts = {"fvu": unexplained, "l0": l0(out.codes), "penalty": penalty.detach()}
         return Loss(squared / out.codes.n_rows + self.coefficient * warm * penalty, parts)
 
     def _penalty(self, sae: SAE, out: Pass) -> Float[Tensor, ""]:

@@ -86,8 +86,8 @@ class L1(Trainer):
         squared = squared_error(out.x_in, out.recon_in)
         penalty = out.codes.weighted_sum(sae.decoder_weights().norm(dim=1)).mean()
         warm = risen(progress, self.l1_warmup)
-        left = fvu(out.x_in, squared.detach())
-        parts = {"fvu": left, "l0": l0(out.codes), "l1": penalty.detach()}
+        unexplained = fvu(out.x_in, squared.detach())
+        parts = {"fvu": unexplained, "l0": l0(out.codes), "l1": penalty.detach()}
         return Loss(squared / out.codes.n_rows + self.l1 * warm * penalty, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:

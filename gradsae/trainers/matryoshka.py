@@ -104,11 +104,11 @@ class Matryoshka(Trainer):
         for part in decode_groups(out.codes, W_dec, self.ends(), out.precision).unbind(1):
             recon = recon + part
             squared.append(squared_error(out.x_in, recon))
-        left = fvu(out.x_in, torch.stack(squared))
+        unexplained = fvu(out.x_in, torch.stack(squared))
         aux = self.batchwise.aux.loss(sae, out, out.x_in - recon.detach())
-        parts = {"fvu": left[-1].detach(), "fvu_first": left[0].detach()}
+        parts = {"fvu": unexplained[-1].detach(), "fvu_first": unexplained[0].detach()}
         parts |= {"l0": l0(out.codes), "aux": aux.detach()}
-        return Loss(left.mean() + self.aux_coefficient * aux, parts)
+        return Loss(unexplained.mean() + self.aux_coefficient * aux, parts)
 
     def after_step(self, sae: SAE, out: Pass, progress: Progress) -> None:
         self.batchwise.after_step(sae, out)

@@ -76,8 +76,8 @@ class PAnneal(Trainer):
         start = self.anneal_start * progress.n_steps
         if progress.step < start:
             return 0
-        done = (progress.step - start) / max(1.0, progress.n_steps - start)
-        return min(self.n_falls, 1 + int(done * self.n_falls))
+        share_done = (progress.step - start) / max(1.0, progress.n_steps - start)
+        return min(self.n_falls, 1 + int(share_done * self.n_falls))
 
     def p(self, falls: int) -> float:
         return 1.0 + (self.p_end - 1.0) * falls / self.n_falls
@@ -113,8 +113,8 @@ class PAnneal(Trainer):
             recent[row, progress.step % RECENT] = power_sum(out.codes, self.p(falls))
         if later > now:
             before, after = recent.mean(1)
-            kept = torch.where(after > 0, before / after, 1.0)
-            sae.get_buffer("state_weight").mul_(kept)
+            ratio = torch.where(after > 0, before / after, 1.0)
+            sae.get_buffer("state_weight").mul_(ratio)
             recent.zero_()
 
 

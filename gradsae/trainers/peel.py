@@ -128,67 +128,77 @@ class Peel(Trainer[PeelCoder]):
         return sae
 
     def loss(self, sae: PeelCoder, out: Pass, progress: Progress) -> Loss:
-        left = fvu(out.x_in, squared_error(out.x_in, out.recon_in))
-        return Loss(left, {"fvu": left.detach(), "l0": l0(out.codes)})
+        unexplained = fvu(out.x_in, squared_error(out.x_in, out.recon_in))
+        return Loss(unexplained, {"fvu": unexplained.detach(), "l0": l0(out.codes)})
 
     def after_step(self, sae: PeelCoder, out: Pass, progress: Progress) -> None:
-        left = out.x_in - out.recon_in
-        count(sae, out.codes, left, min(1.0, out.codes.n_rows / self.memory))
-        self._turn(sae, out.codes, left, progress)
+        residual = out.x_in - out.recon_in
+        count(sae, out.codes, residual, min(1.0, out.codes.n_rows / self.memory))
+        self._turn(sae, out.codes, residual, progress)
         now, later = self.size(progress), self.size(progress._replace(step=progress.step + 1))
-        index = torch.arange(self.d_sae, device=left.device)
+        index = torch.arange(self.d_sae, device=residual.device)
         if later > now:
-            self._seed(sae, index[now:later], left, progress)
-        due = (progress.step + 1) % self.revive_every == 0
-        if due and progress.step < self.revive_share * progress.n_steps:
+            self._seed(sae, index[now:later], residual, progress)
+        looks_for_dead = (progress.step + 1) % self.revive_every == 0
+        if looks_for_dead and progress.step < self.revive_share * progress.n_steps:
             is_dead = sae.get_buffer("state_rate")[:now] < self.dead_below / self.memory
-            self._seed(sae, index[:now][is_dead][: len(left) // 4], left, progress)
+            self._seed(sae, index[:now][is_dead][: len(residual) // 4], residual, progress)
         set_thresholds(sae)
 
     def _turn(
-        self, sae: PeelCoder, codes: Codes, left: Float[Tensor, "batch d_in"], progress: Progress
+        self,
+        sae: PeelCoder,
+        codes: Codes,
+        residual: Float[Tensor, "batch d_in"],
+        progress: Progress,
     ) -> None:
         """Move every direction towards what is left over where its latent is open."""
         assert isinstance(codes, SparseCodes)
-        pull = kernels.scatter_outer(codes, left) / len(left)
+        pull = kernels.scatter_outer(codes, residual) / len(residual)
         pull /= sae.get_buffer("state_square").clamp_min(1e-9)[:, None]
-        done = progress.step / max(1, progress.n_steps - 1)
-        sae.W_enc.add_(pull, alpha=min(1.0, len(left) / self.memory) * self.eager ** (1 - done))
+        share_done = progress.step / max(1, progress.n_steps - 1)
+        sae.W_enc.add_(
+            pull, alpha=min(1.0, len(residual) / self.memory) * self.eager ** (1 - share_done)
+        )
         kernels.unit_rows_(sae.W_enc)
 
     def _seed(
         self,
         sae: PeelCoder,
         latents: Int[Tensor, " n"],
-        left: Float[Tensor, "batch d_in"],
+        residual: Float[Tensor, "batch d_in"],
         progress: Progress,
     ) -> None:
         """Start latents as what is left over of rows, drawn by its energy, in the usual size."""
         if len(latents) == 0:
             return
-        energy = left.square().sum(1).nan_to_num(0, 0, 0) + 1e-12
-        drawn = make_generator(progress.step, "rows that seed latents")
-        rows = energy.cpu().multinomial(len(latents), len(latents) > len(left), generator=drawn)
-        sae.W_enc[latents] = normalize(left[rows.to(left.device)], dim=1)
+        energy = residual.square().sum(1).nan_to_num(0, 0, 0) + 1e-12
+        row_generator = make_generator(progress.step, "rows that seed latents")
+        rows = energy.cpu().multinomial(
+            len(latents), len(latents) > len(residual), generator=row_generator
+        )
+        sae.W_enc[latents] = normalize(residual[rows.to(residual.device)], dim=1)
         rate = sae.get_buffer("state_rate")
-        there = rate[: self.size(progress)]
-        usual = there.median(), mean_size(sae)
+        present = rate[: self.size(progress)]
+        usual = present.median(), mean_size(sae)
         for power, name in enumerate(("state_rate", "state_sum", "state_square")):
             sae.get_buffer(name)[latents] = usual[0] * usual[1] ** power
 
 
-def count(sae: PeelCoder, codes: Codes, left: Float[Tensor, "batch d_in"], weight: float) -> None:
+def count(
+    sae: PeelCoder, codes: Codes, residual: Float[Tensor, "batch d_in"], weight: float
+) -> None:
     """Move the running means of rates, sizes and noise towards those of a batch."""
     assert isinstance(codes, SparseCodes)
-    zeros = left.new_zeros(sae.d_sae)
+    zeros = residual.new_zeros(sae.d_sae)
     means = {
-        "state_rate": codes.fired().to(left),
+        "state_rate": codes.fired().to(residual),
         "state_sum": zeros.index_add(0, codes.latents, codes.values),
         "state_square": zeros.index_add(0, codes.latents, codes.values.square()),
     }
     for name, total in means.items():
         sae.get_buffer(name).lerp_(total / codes.n_rows, weight)
-    sae.get_buffer("state_noise").lerp_(left.square().mean(), NOISE_RATE)
+    sae.get_buffer("state_noise").lerp_(residual.square().mean(), NOISE_RATE)
 
 
 def mean_size(sae: PeelCoder) -> Float[Tensor, ""]:

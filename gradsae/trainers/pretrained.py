@@ -111,16 +111,18 @@ class Pretrained(Method[Dictionary]):
     def _check_file(self, place: Place) -> None:
         """Compare what the files say of their place with what the config says."""
         if self.site is not None:
-            asked = parse_site(self.site)
-            layer = asked.layer if place.layer is None else place.layer
-            if (place.kind or asked.kind, layer) != (asked.kind, asked.layer):
-                said = f"{place.kind or asked.kind}.{layer}"
-                raise UserError(f"{self.release}: its files say {said}, trainer.site={self.site}")
-        asks = {"trainer.model": self.model, "source.model": self.source_model}
-        for name, asked in asks.items():
-            if asked and place.model and not same_model(asked, place.model):
+            site = parse_site(self.site)
+            layer = site.layer if place.layer is None else place.layer
+            if (place.kind or site.kind, layer) != (site.kind, site.layer):
+                in_file = f"{place.kind or site.kind}.{layer}"
                 raise UserError(
-                    f"{self.release}: its files say model {place.model}, {name}={asked}"
+                    f"{self.release}: its files say {in_file}, trainer.site={self.site}"
+                )
+        models = {"trainer.model": self.model, "source.model": self.source_model}
+        for name, model in models.items():
+            if model and place.model and not same_model(model, place.model):
+                raise UserError(
+                    f"{self.release}: its files say model {place.model}, {name}={model}"
                 )
 
     def _folder(self) -> Path:

@@ -95,11 +95,11 @@ def _sort_by_latent(offsets, latents, order, rows, starts):
         starts[latents[e] + 1] += 1
     for j in range(1, len(starts)):
         starts[j] += starts[j - 1]
-    at = starts.copy()
+    slots = starts.copy()
     for i in range(len(offsets) - 1):
         for e in range(offsets[i], offsets[i + 1]):
-            slot = at[latents[e]]
-            at[latents[e]] += 1
+            slot = slots[latents[e]]
+            slots[latents[e]] += 1
             order[slot] = e
             rows[slot] = i
 

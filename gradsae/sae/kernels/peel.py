@@ -40,10 +40,10 @@ def peel(
     n_rows = max(1, ELEMENTS // max(len(atoms), k * max(k, x.shape[1])))
     parts = x.split(n_rows)
     chosen = [_choose(rows, atoms, gram, threshold, LARGEST * size, k) for rows in parts]
-    fits = [_fit(rows, atoms, each) for rows, each in zip(parts, chosen, strict=True)]
+    fits = [_fit(rows, atoms, taken) for rows, taken in zip(parts, chosen, strict=True)]
     values = torch.cat(fits).clamp_max(LARGEST * size)
     values = torch.where(values > LEAST * size, values, 0.0)
-    stored = torch.cat([each >= 0 for each in chosen])
+    stored = torch.cat([taken >= 0 for taken in chosen])
     offsets = torch.cat([stored.new_zeros(1, dtype=torch.int64), stored.sum(1).cumsum(0)])
     return SparseCodes(
         values=values[stored],

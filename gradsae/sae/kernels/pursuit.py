@@ -46,20 +46,20 @@ def _pursue(x: Tensor, atoms: Tensor, k: int, tolerance: float) -> tuple[Tensor,
     n, norm = len(x), x.norm(dim=1)
     values, chosen = x.new_zeros(n, k), torch.zeros(n, k, dtype=torch.int64, device=x.device)
     count = torch.zeros(n, dtype=torch.int64, device=x.device)
-    busy, left, enough = (norm > 0).nonzero()[:, 0], x[norm > 0], tolerance * norm
+    busy, residual, enough = (norm > 0).nonzero()[:, 0], x[norm > 0], tolerance * norm
     fits = _Fits(x, k)
     for size in range(1, k + 1):
         if len(busy) == 0:
             break
-        fit = left @ atoms.mT
+        fit = residual @ atoms.mT
         fit.scatter_(1, chosen[busy, : size - 1], -torch.inf)
         best, atom = fit.max(1)
         busy, atom = busy[best > 0], atom[best > 0]
         chosen[busy, size - 1] = atom
         count[busy] = size
-        values[busy, :size], left = fits.add(busy, atoms[atom], size)
-        unfinished = left.norm(dim=1) > enough[busy]
-        busy, left = busy[unfinished], left[unfinished]
+        values[busy, :size], residual = fits.add(busy, atoms[atom], size)
+        unfinished = residual.norm(dim=1) > enough[busy]
+        busy, residual = busy[unfinished], residual[unfinished]
     stored = torch.arange(k, device=x.device) < count[:, None]
     return values[stored], chosen[stored], count
 

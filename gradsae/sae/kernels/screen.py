@@ -120,7 +120,7 @@ def _mark(product, bias, norm, reach, level, mask):
 
 
 @compiled
-def _may_be_in_top(start, stop, bits, bias, norm, reach, k, at, n_found):
+def _may_be_in_top(start, stop, bits, bias, norm, reach, k, places, n_found):
     n = bits.shape[1]
     wide, low, mask = np.empty(n, np.uint32), np.empty(n, np.float32), blank(n)
     product, words, lanes = (
@@ -132,18 +132,18 @@ def _may_be_in_top(start, stop, bits, bias, norm, reach, k, at, n_found):
         _widen(bits[i], wide)
         _lowest(product, bias, norm, reach[i], low)
         _mark(product, bias, norm, reach[i], level_below(low, n, k, lanes), mask)
-        n_found[i] = positions(mask, words, at[i])
+        n_found[i] = positions(mask, words, places[i])
 
 
 @compiled
-def _may_open(start, stop, bits, bias, norm, reach, at, n_found):
+def _may_open(start, stop, bits, bias, norm, reach, places, n_found):
     n = bits.shape[1]
     wide, mask = np.empty(n, np.uint32), blank(n)
     product, words = wide.view(np.float32), mask.view(np.uint64)
     for i in range(start, stop):
         _widen(bits[i], wide)
         _mark(product, bias, norm, reach[i], TINY, mask)
-        n_found[i] = positions(mask, words, at[i])
+        n_found[i] = positions(mask, words, places[i])
 
 
 @compiled

@@ -75,10 +75,10 @@ def top_of_batch(
         if bound <= 0:
             break
         above = above_zero(x, W, b - bound)
-        found = above.with_values(above.values + bound)
+        candidates = above.with_values(above.values + bound)
         n_above = (above.values > 0).sum() if isinstance(above, DenseCodes) else len(above.values)
         if n_above >= n:
-            return _largest(found, n)
+            return _largest(candidates, n)
     return _largest(above_zero(x, W, b), n)
 
 
@@ -91,10 +91,10 @@ def _guess_level(
     """Return what about MARGIN * n pre-activations of a batch reach, going by some rows."""
     stride = max(1, len(x) // max(SAMPLE_ROWS, len(x) // 16))
     some = _product(x[::stride], W, b).flatten()
-    wanted = int(MARGIN * n * some.numel() / (len(x) * len(W))) + 1
-    if wanted >= some.numel():
+    n_wanted = int(MARGIN * n * some.numel() / (len(x) * len(W))) + 1
+    if n_wanted >= some.numel():
         return 0.0
-    return some.float().kthvalue(some.numel() - wanted + 1).values.item()
+    return some.float().kthvalue(some.numel() - n_wanted + 1).values.item()
 
 
 def _largest(pre: Codes, n: int) -> Codes:
@@ -105,9 +105,9 @@ def _largest(pre: Codes, n: int) -> Codes:
     keep &= flat > 0
     if isinstance(pre, SparseCodes):
         return pre.only(keep)
-    kept = torch.where(keep, flat, 0.0).view(pre.values.shape)
+    chosen = torch.where(keep, flat, 0.0).view(pre.values.shape)
     if n > DENSE_ABOVE * len(flat):
-        return DenseCodes(values=kept)
-    run = backend(kept)
-    n_open = run.count_open(kept)
-    return run.open_entries(kept, n_open, int(n_open.sum()))
+        return DenseCodes(values=chosen)
+    run = backend(chosen)
+    n_open = run.count_open(chosen)
+    return run.open_entries(chosen, n_open, int(n_open.sum()))

@@ -89,19 +89,19 @@ def positions(mask, words, out):
 
     `words` is `mask` seen as uint64: nearly all of them are 0, and passed over eight at once.
     """
-    found = 0
+    n_found = 0
     for w in range(len(words)):
         if words[w] != 0:
-            if found + 8 <= len(out):
+            if n_found + 8 <= len(out):
                 for j in range(8 * w, 8 * w + 8):
-                    out[found] = j  # the next one overwrites it unless it counts
-                    found += mask[j]
+                    out[n_found] = j  # the next one overwrites it unless it counts
+                    n_found += mask[j]
             else:
                 for j in range(8 * w, 8 * w + 8):
-                    if mask[j] != 0 and found < len(out):
-                        out[found] = j
-                    found += mask[j]
-    return found
+                    if mask[j] != 0 and n_found < len(out):
+                        out[n_found] = j
+                    n_found += mask[j]
+    return n_found
 
 
 @compiled
@@ -183,18 +183,18 @@ def keep_largest(row, index, n, least, values, latents):
 def largest_of_rows(start, stop, pre, values, latents):
     """Write the values.shape[1] largest entries of each row of `pre`, in storage order."""
     n, k = pre.shape[1], values.shape[1]
-    at, some = np.empty(4 * k, np.int64), np.empty(4 * k, pre.dtype)
+    place, some = np.empty(4 * k, np.int64), np.empty(4 * k, pre.dtype)
     heap, lanes = np.empty(k, pre.dtype), np.empty(LANES * k, pre.dtype)
-    every, mask = np.arange(n), blank(n)
+    whole_row, mask = np.arange(n), blank(n)
     words = mask.view(np.uint64)
     for i in range(start, stop):
         mark(pre[i], n, level_below(pre[i], n, k, lanes), mask)
-        found = positions(mask, words, at)
-        if k <= found <= len(at):
-            for e in range(found):
-                some[e] = pre[i, at[e]]
-            least = least_of_few(some, found, heap)
-            keep_largest(some, at, found, least, values[i], latents[i])
+        n_found = positions(mask, words, place)
+        if k <= n_found <= len(place):
+            for e in range(n_found):
+                some[e] = pre[i, place[e]]
+            least = least_of_few(some, n_found, heap)
+            keep_largest(some, place, n_found, least, values[i], latents[i])
         else:  # NaN, or many ties
             least = least_of_largest(pre[i], n, heap)
-            keep_largest(pre[i], every, n, least, values[i], latents[i])
+            keep_largest(pre[i], whole_row, n, least, values[i], latents[i])

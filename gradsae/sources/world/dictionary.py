@@ -51,9 +51,11 @@ def dictionary(
     """Return the unit directions that a seed fixes; callers must not write to them."""
 
     def made() -> Float[Tensor, "n_features d_in"]:
-        drawn = torch.randn(n_features, width, generator=make_generator(seed, "world/directions"))
+        directions = torch.randn(
+            n_features, width, generator=make_generator(seed, "world/directions")
+        )
         with torch.no_grad():
-            return spread_out(drawn, steps, lr)
+            return spread_out(directions, steps, lr)
 
     if n_features * width**2 * steps < KEEP_FROM:
         return made()

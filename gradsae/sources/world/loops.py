@@ -110,10 +110,10 @@ def gap(a, b):
 def magnitude(mean, spread, a, b):
     """Return a draw of N(mean, spread^2) given that it is above 0, and the next state."""
     while True:
-        drawn, a, b = normal(a, b)
-        drawn = mean + spread * drawn
-        if drawn > 0:
-            return drawn, a, b
+        value, a, b = normal(a, b)
+        value = mean + spread * value
+        if value > 0:
+            return value, a, b
 
 
 @compiled
@@ -136,10 +136,10 @@ def screen_tile(first, last, r, x, skip, a, b, active):
                         active[n] = first + i * LANE + j
                         n += 1
     while skip < last:
-        at = x[r, (skip - first) // LANE, (skip - first) % LANE]
-        if at <= COLD_X:
+        x_skip = x[r, (skip - first) // LANE, (skip - first) % LANE]
+        if x_skip <= COLD_X:
             u, a, b = uniform(a, b)
-            if below(COLD * u, at):
+            if below(COLD * u, x_skip):
                 active[n] = skip
                 n += 1
         miss, a, b = gap(a, b)
@@ -156,11 +156,11 @@ def grow(i, n, latents, values, r, factors, kin, laws, a, b):
     starts, children, groups, scaled = kin
     gains, offsets, means, spreads, positive = laws
     n_features, rank = gains.shape
-    at = -1
-    while at < n:
-        parent = n_features if at < 0 else latents[i, at]
-        share = 1.0 if at < 0 else values[i, at] / means[parent]
-        at += 1
+    index = -1
+    while index < n:
+        parent = n_features if index < 0 else latents[i, index]
+        share = 1.0 if index < 0 else values[i, index] / means[parent]
+        index += 1
         c = starts[parent]
         while c < starts[parent + 1]:
             group, last = groups[c], c
@@ -191,9 +191,9 @@ def grow(i, n, latents, values, r, factors, kin, laws, a, b):
             if winner >= 0:
                 if n == latents.shape[1]:
                     return -1, a, b
-                drawn, a, b = magnitude(means[winner], spreads[winner], a, b)
+                size, a, b = magnitude(means[winner], spreads[winner], a, b)
                 latents[i, n] = winner
-                values[i, n] = drawn * share if scaled[last] else drawn
+                values[i, n] = size * share if scaled[last] else size
                 n += 1
     return n, a, b
 
@@ -252,8 +252,8 @@ def draw_blocks(start, stop, seed, free, tiles, kin, laws, latents, values, n_op
                     if n == capacity:
                         n = -1
                     else:
-                        drawn, a, b = magnitude(means[feature], spreads[feature], a, b)
-                        latents[i, n], values[i, n] = feature, drawn
+                        size, a, b = magnitude(means[feature], spreads[feature], a, b)
+                        latents[i, n], values[i, n] = feature, size
                         n += 1
                 n_open[i], states[r, 0], states[r, 1] = n, a, b
         for r in range(n_rows):
@@ -268,7 +268,7 @@ def draw_blocks(start, stop, seed, free, tiles, kin, laws, latents, values, n_op
 def pack(start, stop, offsets, latents, values, flat_latents, flat_values):
     """Copy the entries of each row behind those of the row before it."""
     for i in range(start, stop):
-        at = offsets[i]
-        for e in range(offsets[i + 1] - at):
-            flat_latents[at + e] = latents[i, e]
-            flat_values[at + e] = values[i, e]
+        slot = offsets[i]
+        for e in range(offsets[i + 1] - slot):
+            flat_latents[slot + e] = latents[i, e]
+            flat_values[slot + e] = values[i, e]

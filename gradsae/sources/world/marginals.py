@@ -65,11 +65,11 @@ def _by_group(group: Int[Tensor, " n_at_level"]) -> Int[Tensor, "n_groups size"]
     grouped = (group >= 0).nonzero().squeeze(1)
     if len(grouped) == 0:
         return torch.zeros(0, 1, dtype=torch.int64)
-    _, which, sizes = torch.unique(group[grouped], return_inverse=True, return_counts=True)
-    order = which.argsort(stable=True)
-    column = torch.arange(len(grouped)) - (sizes.cumsum(0) - sizes)[which[order]]
+    _, group_index, sizes = torch.unique(group[grouped], return_inverse=True, return_counts=True)
+    order = group_index.argsort(stable=True)
+    column = torch.arange(len(grouped)) - (sizes.cumsum(0) - sizes)[group_index[order]]
     members = torch.full((len(sizes), int(sizes.max())), n)
-    members[which[order], column] = grouped[order]
+    members[group_index[order], column] = grouped[order]
     return members
 
 

@@ -31,5 +31,5 @@ def make_gate(name: str, d_sae: int, **settings: Any) -> Gate:
 
 
 def _below(kind: type[Gate]) -> list[type[Gate]]:
-    below = kind.__subclasses__()
-    return below + [each for one in below for each in _below(one)]
+    children = kind.__subclasses__()
+    return children + [deeper for child in children for deeper in _below(child)]

@@ -87,9 +87,9 @@ def _pieces(by_latent: Transpose, d_sae: int) -> _Pieces:
     """Return the pieces. How many are needed is known on the device alone; nnz bounds it."""
     starts, stops = by_latent.offsets[:-1], by_latent.offsets[1:]
     n_spare = len(by_latent.rows) // LONGEST
-    more = (stops - starts - 1).clamp_min(0) // LONGEST
+    n_further = (stops - starts - 1).clamp_min(0) // LONGEST
     firsts = torch.zeros_like(by_latent.offsets)
-    torch.cumsum(more, 0, out=firsts[1:])
+    torch.cumsum(n_further, 0, out=firsts[1:])
     spare = torch.arange(n_spare, device=starts.device)
     owners = torch.searchsorted(firsts[1:], spare, right=True)
     j = owners.clamp_max(d_sae - 1)
@@ -142,10 +142,10 @@ def _sum_kernel(
     while start < stop:
         entry = start + tl.arange(0, ENTRIES)
         value = tl.load(values + entry, mask=entry < stop, other=0).to(tl.float32)
-        at = tl.load(index + entry, mask=entry < stop, other=0)
+        source_row = tl.load(index + entry, mask=entry < stop, other=0)
         # A closed entry (value 0) need not be fetched.
         mask = (value != 0)[:, None] & inside[None, :]
-        tile = tl.load(M + at[:, None] * stride + column[None, :], mask=mask, other=0)
+        tile = tl.load(M + source_row[:, None] * stride + column[None, :], mask=mask, other=0)
         total += value[:, None] * tile.to(tl.float32)
         start += ENTRIES
     tl.store(out + i * d_in + column, tl.sum(total, 0), mask=inside)
@@ -160,13 +160,13 @@ def _dots_kernel(
     start, stop = tl.load(offsets + row), tl.load(offsets + row + 1)
     while start < stop:
         entry = start + tl.arange(0, ENTRIES)
-        at = tl.load(latents + entry, mask=entry < stop, other=0)
+        source_row = tl.load(latents + entry, mask=entry < stop, other=0)
         total = tl.zeros([ENTRIES, WIDTH], tl.float32)
         for first in range(0, d_in, WIDTH):
             column = first + tl.arange(0, WIDTH)
             inside = column < d_in
             mask = (entry < stop)[:, None] & inside[None, :]
-            tile = tl.load(W + at[:, None] * stride_W + column[None, :], mask=mask, other=0)
+            tile = tl.load(W + source_row[:, None] * stride_W + column[None, :], mask=mask, other=0)
             line = tl.load(g + row * stride_g + column, mask=inside, other=0).to(tl.float32)
             total += tile.to(tl.float32) * line[None, :]
         tl.store(out + entry, tl.sum(total, 1), mask=entry < stop)

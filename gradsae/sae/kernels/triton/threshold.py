@@ -56,14 +56,14 @@ def _count_kernel(pre, n_open, stride, d_sae, TILE: tl.constexpr):
 @jit
 def _fill_kernel(pre, offsets, latents, values, stride, d_sae, TILE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    at = tl.load(offsets + row)
+    slot = tl.load(offsets + row)
     start = 0
     while start < d_sae:
         column = start + tl.arange(0, TILE)
         value = tl.load((pre + row * stride) + column, mask=column < d_sae, other=0)
-        found = value.to(tl.float32) > 0
-        rank = tl.cumsum(found.to(tl.int32), 0) - 1
-        tl.store((values + at) + rank, value, mask=found)
-        tl.store((latents + at) + rank, column.to(tl.int64), mask=found)
-        at += tl.sum(found.to(tl.int32), 0)
+        is_open = value.to(tl.float32) > 0
+        rank = tl.cumsum(is_open.to(tl.int32), 0) - 1
+        tl.store((values + slot) + rank, value, mask=is_open)
+        tl.store((latents + slot) + rank, column.to(tl.int64), mask=is_open)
+        slot += tl.sum(is_open.to(tl.int32), 0)
         start += TILE

@@ -80,9 +80,9 @@ def _select_kernel(bits, out, slots, n, n_parts, k, TILE: tl.constexpr):
 
     above = inside & (key > low)
     tied = inside & (key == low)
-    left = k - tl.sum(above.to(tl.int32), 0)
-    kept = above | (tied & (tl.cumsum(tied.to(tl.int32), 0) <= left))
+    n_tied = k - tl.sum(above.to(tl.int32), 0)
+    is_chosen = above | (tied & (tl.cumsum(tied.to(tl.int32), 0) <= n_tied))
     first = (row * n_parts + part) * k
-    at = tl.cumsum(kept.to(tl.int32), 0) - 1
-    tl.store((out + first) + at, word, mask=kept)
-    tl.store((slots + first) + at, column.to(tl.int64), mask=kept)
+    slot = tl.cumsum(is_chosen.to(tl.int32), 0) - 1
+    tl.store((out + first) + slot, word, mask=is_chosen)
+    tl.store((slots + first) + slot, column.to(tl.int64), mask=is_chosen)
