@@ -5,6 +5,7 @@ holds numbers and text; reading one never runs or builds anything.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -30,9 +31,10 @@ from gradsae.records.shapes import (
     TaskId,
 )
 from gradsae.storage.files import check_writable as check_writable
-from gradsae.storage.files import write_whole
+from gradsae.storage.files import read_plain, write_whole
 
 MAX_BYTES = 20_000_000
+"""Of a record's file."""
 
 
 def created_now() -> str:
@@ -132,10 +134,8 @@ def load(path: Path | str) -> Record:
     """Read one record; UserError names the file, the field, the value and what would be right."""
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"it has {path.stat().st_size:,} bytes; a record has at most 20 MB")
         data = json.loads(
-            path.read_text(encoding="utf-8"),
+            read_plain(path, MAX_BYTES),
             parse_constant=_no_constant,
             object_pairs_hook=_no_duplicates,
         )
@@ -143,7 +143,9 @@ def load(path: Path | str) -> Record:
         return _from_file(data)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"damaged record {path}: its parts are nested too deeply") from None
+    except ValueError as error:
         raise UserError(f"damaged record {path}: not valid JSON ({error})") from error
     except UserError as error:
         raise UserError(f"damaged record {path}: {error}") from error
@@ -238,6 +240,7 @@ def _no_constant(name: str) -> Any:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise UserError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} is there twice")
+        counts = Counter(key for key, _ in pairs)
+        (twice, _), *_ = counts.most_common(1)
+        raise UserError(f"the key {twice[:80]!r} is there twice")
     return data

@@ -1,7 +1,6 @@
 """What a record may contain: each error names the field, the value and what would be right."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -15,19 +14,26 @@ from gradsae.records.ids import record_id
 from gradsae.records.shapes import (
     COLUMN_NAME,
     COMMIT,
+    CONTENT_ID,
+    FINITE,
     MAX_ABOUT,
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_KEY,
     MAX_SERIES_VALUES,
+    MAX_WORDS,
     READABLE,
     REASON,
     SCORE_NAME,
     SKIPPED_NAME,
     TASK_NAME,
     RecordDict,
+    why_not_number,
+    why_not_text,
 )
 
 FORM = TypeAdapter(RecordDict)
 ABOUT_PARTS = {"method", "source", "scores", "variants"}
-FINITE = "a finite number; what is absent is skipped"
 
 PATTERNS = {
     TASK_NAME: "a lower-case word such as recovery",
@@ -35,6 +41,7 @@ PATTERNS = {
     SKIPPED_NAME: "kind, kind/score or kind/score/variant",
     COLUMN_NAME: "a column name such as log10_rate",
     COMMIT: "a git hash, or null",
+    CONTENT_ID: "the hash that names a checkpoint or a store, or null",
     REASON: "the reason, in words",
 }
 """What would be right where a text does not match a pattern."""
@@ -54,12 +61,13 @@ def check(data: Mapping[str, Any]) -> None:
     version = data.get("schema_version")
     want = "1 or 2, the schemas that this version of gradsae reads"
     _require(type(version) is int and version in READABLE, "schema_version", version, want)
+    for name, part in data.items():
+        if name != "series":  # its cells are many, and are checked by the form
+            check_json(name, part)
     try:
         FORM.validate_python(data)
     except ValidationError as error:
         raise UserError(_explain(error)) from None
-    check_json("config", data["config"])
-    check_json("provenance", data["provenance"])
     _check_created(data["created"])
     _check_scores(data)
     _check_lengths(data["series"])
@@ -79,19 +87,26 @@ def check_file(data: Any) -> None:
     _check_keys("the record", data, keys - {"about"}, optional={"about"})
 
 
-def check_json(field: str, value: Any) -> None:
-    """Raise UserError unless `value` holds only what JSON can hold, without NaN and infinity."""
-    if value is None or isinstance(value, str | bool | int):
+def check_json(field: str, value: Any, depth: int = 0) -> None:
+    """Raise UserError unless `value` holds only what JSON can hold and a reader can bear.
+
+    Numbers are finite and not beyond `MAX_NUMBER`, texts can be written in UTF-8, and nothing is
+    longer or deeper than a record needs.
+    """
+    if value is None or isinstance(value, bool):
         return
-    if isinstance(value, float):
-        _require(math.isfinite(value), field, value, FINITE)
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            check_json(f"{field}[{i}]", item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _require(isinstance(key, str), f"a key of {field}", key, "a text")
-            check_json(f"{field}.{key}", item)
+    if isinstance(value, str):
+        _refuse(field, value, why_not_text(value, MAX_WORDS))
+    elif isinstance(value, int | float):
+        _refuse(field, value, why_not_number(value))
+    elif isinstance(value, list | dict):
+        if depth == MAX_DEPTH:
+            raise UserError(f"{field[:80]} is nested too deeply; at most {MAX_DEPTH} levels")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(value, dict):
+                _require(isinstance(key, str), f"a key of {field}", key, "a text")
+                _refuse(f"a key of {field}", key, why_not_text(key, MAX_KEY))
+            check_json(f"{field}{_step(key)}", item, depth + 1)
     else:
         _require(False, field, value, "null, true, false, a number, a text, a list or an object")
 
@@ -118,11 +133,13 @@ def _explain(error: ValidationError) -> str:
 
 def _place(path: Sequence[str | int]) -> str:
     """Return `scores[recovery/mcc]`, `seeds.init`, `series[a/b].x` for a path through the data."""
-    text = ""
-    for each in path:
-        plain = isinstance(each, str) and re.fullmatch(r"\w+", each) is not None
-        text += f".{each}" if plain else f"[{each}]"
-    return text.removeprefix(".")
+    return "".join(map(_step, path)).removeprefix(".")
+
+
+def _step(key: str | int) -> str:
+    """Return how one key is written behind the field that holds it: `.init`, `[recovery/mcc]`."""
+    plain = isinstance(key, str) and re.fullmatch(r"\w+", key) is not None
+    return f".{key}" if plain else f"[{key}]"
 
 
 def _check_created(created: str) -> None:
@@ -136,6 +153,9 @@ def _check_created(created: str) -> None:
 
 def _check_scores(data: Mapping[str, Any]) -> None:
     scores, skipped = data["scores"], data["skipped"]
+    for name in ("scores", "intervals", "n", "skipped", "series"):
+        want = f"at most {MAX_ENTRIES}"
+        _require(len(data[name]) <= MAX_ENTRIES, f"number of {name}", len(data[name]), want)
     for name in scores.keys() & skipped.keys():
         _require(False, f"skipped[{name}]", skipped[name], "absent: there is a score of this name")
     for name, interval in data["intervals"].items():
@@ -179,7 +199,6 @@ def _check_declared(field: str, value: Any, declared: type[About | Score]) -> No
     for name, item in value.items():
         scalar = item is None or isinstance(item, str | bool | int | float)
         _require(scalar, f"{field}.{name}", item, "a text, a number, true, false or null")
-        check_json(f"{field}.{name}", item)
         short = not isinstance(item, str) or len(item) <= MAX_ABOUT
         _require(short, f"{field}.{name}", item, f"a text of at most {MAX_ABOUT} characters")
 
@@ -197,14 +216,21 @@ def _check_keys(
         raise UserError(f"{field} has an unknown key {_short(names)}; it has {known}")
 
 
+def _refuse(field: str, value: Any, want: str) -> None:
+    if want:
+        raise UserError(_message(field, value, want))
+
+
 def _require(right: bool, field: str, value: Any, want: str) -> None:
     if not right:
         raise UserError(_message(field, value, want))
 
 
 def _message(field: str, value: Any, want: str) -> str:
-    return f"{field} is {_short(repr(value))}; it must be {want}"
+    return f"{_short(field)} is {_short(repr(value))}; it must be {want}"
 
 
 def _short(text: str) -> str:
+    """Return one line of at most 80 letters that a terminal can show."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -23,12 +23,27 @@ MAX_TEXT = 4_000
 MAX_ABOUT = 2_000
 """Entries of a part of `about`, and characters in one of its texts."""
 MAX_NAME = 100
+MAX_WORDS = 20_000
+"""Characters in one text of a config or of a provenance."""
+MAX_KEY = 200
+"""Characters in a key of a config or of a provenance."""
+MAX_DEPTH = 20
+"""Objects and lists inside one another."""
+MAX_ENTRIES = 5_000
+"""Scores of a record; also intervals, counts, reasons and series."""
+MAX_NUMBER = 1e100
+"""Beyond it sums and squares of a reader would no longer be finite."""
+MAX_WHOLE = 2**64
+FINITE = "a finite number; what is absent is skipped"
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a pair of UTF-16: JSON can hold it, UTF-8 cannot."""
 
 TASK_NAME = re.compile(r"[a-z][a-z0-9_]*")
 SCORE_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9][A-Za-z0-9_.+-]*){1,2}")
 SKIPPED_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9][A-Za-z0-9_.+-]*){0,2}")
 COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]*")
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
+CONTENT_ID = re.compile(r"[0-9a-f]{8,64}")
 REASON = re.compile(r"(?s).*\S.*")
 
 
@@ -57,20 +72,38 @@ def wrong(value: object, want: str, inside: str = "") -> PydanticCustomError:
     )
 
 
+def why_not_number(value: float) -> str:
+    """Return what a number (whole or not) must be where it is not, or the empty string."""
+    if isinstance(value, int):
+        return "" if abs(value) < MAX_WHOLE else "a whole number that fits into 64 bits"
+    if not math.isfinite(value):
+        return FINITE
+    return "" if abs(value) <= MAX_NUMBER else f"a number of at most {MAX_NUMBER:g} in size"
+
+
+def why_not_text(text: str, longest: int) -> str:
+    """Return what a text must be where it is not, or the empty string."""
+    if len(text) > longest:
+        return f"a text of at most {longest} characters"
+    return "a text that UTF-8 can write" if SURROGATE.search(text) else ""
+
+
 def _cells(values: Sequence[Any]) -> Sequence[Any]:
     """Check the values of one column of a series; columns are long, so types are looked at once."""
     kinds = set(map(type, values))
+    has_numbers = any(issubclass(kind, int | float) for kind in kinds)
+    has_texts = any(issubclass(kind, str) for kind in kinds)
     for kind in kinds:
         if not issubclass(kind, SCALARS):
             i = next(i for i, value in enumerate(values) if type(value) is kind)
             raise wrong(values[i], "a number, a text, true, false or null", f"[{i}]")
-    has_floats, has_texts = (any(issubclass(k, each) for k in kinds) for each in (float, str))
-    for i, value in enumerate(values if has_floats else ()):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise wrong(value, "a finite number; what is absent is skipped", f"[{i}]")
+    for i, value in enumerate(values if has_numbers else ()):
+        is_large = isinstance(value, int | float) and not -MAX_WHOLE < value < MAX_WHOLE
+        if is_large and (want := why_not_number(value)):
+            raise wrong(value, want, f"[{i}]")
     for i, value in enumerate(values if has_texts else ()):
-        if isinstance(value, str) and len(value) > MAX_TEXT:
-            raise wrong(value, f"text of at most {MAX_TEXT} characters", f"[{i}]")
+        if isinstance(value, str) and (want := why_not_text(value, MAX_TEXT)):
+            raise wrong(value, want, f"[{i}]")
     return values
 
 
@@ -111,8 +144,8 @@ class Cost(TypedDict):
 class Artifacts(TypedDict):
     """Ids of what the cell left on its machine, or null."""
 
-    checkpoint: str | None
-    activations: str | None
+    checkpoint: Annotated[str, _like(CONTENT_ID)] | None
+    activations: Annotated[str, _like(CONTENT_ID)] | None
 
 
 @with_config(OPEN)

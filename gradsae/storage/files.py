@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,27 @@ def write_whole(path: Path | str, text: str) -> None:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise
+
+
+def read_plain(path: Path | str, most: int) -> str:
+    """Return the text of a regular file of at most `most` bytes, in UTF-8.
+
+    A link, a pipe or a device is not followed and not waited for. Raises UserError for those and
+    for a larger file, OSError where the file cannot be read, ValueError where it is no UTF-8.
+    """
+    safely = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    if Path(path).is_symlink():
+        raise UserError("it is a symbolic link; it must be a file of its own")
+    handle = os.open(path, os.O_RDONLY | safely)
+    with os.fdopen(handle, "rb") as file:
+        about = os.fstat(file.fileno())
+        if stat.S_ISDIR(about.st_mode):
+            raise UserError("it is a folder; it must be a file")
+        if not stat.S_ISREG(about.st_mode):
+            raise UserError("it is a pipe or a device; it must be a file")
+        if about.st_size > most:
+            raise UserError(f"it has {about.st_size:,} bytes; it may have {most:,}")
+        return file.read(most).decode("utf-8")
 
 
 def check_writable(folder: Path | str) -> None:
