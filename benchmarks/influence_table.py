@@ -31,7 +31,7 @@ from gradsae.influence.estimators.mean_act import MeanAct
 from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
 from gradsae.influence.estimators.screen_then_verify import ScreenThenVerify
 from gradsae.records.record import content_id
-from gradsae.tables.printing import markdown_table
+from gradsae.tables.printing import escaped, markdown_table
 
 EXPERIMENT = "influence_table"
 WHOLE, SHORT_PAGE = RESULTS / "influence_all.md", RESULTS / "influence.md"
@@ -156,7 +156,7 @@ def _section(section: Section) -> str:
             str(rank.n),
         ]
         rows.append(texts + [_pair(section, name, q, rank.n) for q in questions])
-    return "\n".join([f"## {section.title}", "", about, "", markdown_table(heads, rows)])
+    return "\n".join([f"## {escaped(section.title)}", "", about, "", markdown_table(heads, rows)])
 
 
 def short(sections: Sequence[Section]) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 
 from benchmarks.launch.command import command
 from benchmarks.places import LOCAL, PUBLISHED, ROOT
+from benchmarks.results.tolerance import MAX_PROBLEM, leave_out
 from gradsae.errors import UserError
 from gradsae.records.provenance import reduce_paths
 from gradsae.records.record import Record, load, load_folder, save
+from gradsae.tables.printing import printable
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,14 +52,15 @@ def publish(args: argparse.Namespace) -> None:
 
 
 def choose(args: argparse.Namespace) -> list[Record]:
-    """The local records asked for; one that is damaged is an error when it was asked for."""
+    """Return the local records that the words name.
+
+    A damaged one is an error where it was named, and else left out.
+    """
     if args.ids:
         return [_find(args.source, name) for name in args.ids]
     records, problems = load_folder(args.source)
-    if problems and args.all:
-        raise UserError("nothing was published:\n" + "\n".join(f"  {text}" for text in problems))
     for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        leave_out(problem)
     if args.experiment:
         found = {str(record.config.get("experiment")) for record in records}
         records = [r for r in records if r.config.get("experiment") == args.experiment]
@@ -84,12 +87,21 @@ def objections(record: Record, allow_dirty: bool) -> str:
 
 def copy(record: Record, folder: Path) -> str:
     target = folder / f"{record.id}.json"
-    if target.exists() and load(target) == record:
+    if target.exists() and _is_equal(target, record):
         return "unchanged"
     done = "replaced" if target.exists() else "new"
     save(record, folder)
     print(f"{done} {target}")
     return done
+
+
+def _is_equal(path: Path, record: Record) -> bool:
+    """Return whether a file holds this record; a damaged one does not."""
+    try:
+        return load(path) == record
+    except UserError as error:
+        print(f"{printable(str(error), MAX_PROBLEM)}; it is replaced", file=sys.stderr)
+        return False
 
 
 def _texts(value: Any) -> Iterator[str]:

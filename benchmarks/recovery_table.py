@@ -15,7 +15,7 @@ from benchmarks.results.labels import seedless
 from benchmarks.results.settings import Estimate, Setting
 from benchmarks.results.worlds import World, make_worlds
 from gradsae.errors import UserError
-from gradsae.tables.printing import markdown_table
+from gradsae.tables.printing import Markdown, escaped, markdown_table
 
 EXPERIMENT = "known_features"
 SEEDS = f"{EXPERIMENT}_seeds"
@@ -55,22 +55,27 @@ def _block(world: World, seeds: Sequence[Setting]) -> list[list[str]]:
     }
     n = sorted({setting.n_seeds for setting in world.settings})
     count = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
-    rows = [[f"**{world.title}** ({count})", *[""] * len(COLUMNS)]]
+    head = Markdown(f"**{escaped(world.title)}** ({count})")
+    rows: list[list[str]] = [[head, *[""] * len(COLUMNS)]]
     rows += [_row(name_of(setting), scored[setting], best) for setting in trained]
     controls = [setting for setting in world.settings if setting not in trained]
-    return rows + [_row(f"*{name_of(setting)}*", scored[setting], {}) for setting in controls]
+    return rows + [_row(italics(setting), scored[setting], {}) for setting in controls]
 
 
 def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | None]) -> list[str]:
     texts = []
     for column, found in scored.items():
         is_best = found is not None and found.mean > 0 and found.mean == best.get(column)
-        texts.append(f"**{number(found)}**" if is_best else number(found))
+        texts.append(Markdown(f"**{number(found)}**") if is_best else number(found))
     return [name, *texts]
 
 
 def name_of(setting: Setting) -> str:
     return str(setting.setup.label or setting.about.label)
+
+
+def italics(setting: Setting) -> Markdown:
+    return Markdown(f"*{escaped(name_of(setting))}*")
 
 
 def _estimates(setting: Setting, seeds: Sequence[Setting]) -> dict[str, Estimate | None]:

@@ -23,14 +23,21 @@ import numpy as np
 from benchmarks.launch.command import command
 from benchmarks.places import ROOT
 from benchmarks.results.declared import about_method, method_of
-from benchmarks.results.reading import add_records_argument, read
+from benchmarks.results.reading import (
+    LOCAL_ORIGIN,
+    OWN_ORIGIN,
+    Entry,
+    add_records_argument,
+    read,
+)
+from benchmarks.results.tolerance import tolerant
 from benchmarks.results.vocabulary import order
 from gradsae.about import About
 from gradsae.errors import UserError
 from gradsae.records.record import Record
 from gradsae.stats.intervals import worlds_interval
 from gradsae.storage.files import write_whole
-from gradsae.tables.printing import markdown_table
+from gradsae.tables.printing import MAX_CELL, markdown_table, printable
 
 SERIES = "grid/scores"
 """`gradsae.metrics.grid.SERIES`, whose import would load torch."""
@@ -262,7 +269,7 @@ def constants(records: Sequence[Record]) -> str:
         )
         score = math.fsum(mean[world, setting] for world in worlds) / len(worlds)
         words = ", ".join(f"{k}={v}" for k, v in zip(fields, setting, strict=True))
-        lines.append(f"{method}: {words} ({score:.3f})")
+        lines.append(printable(f"{method}: {words} ({score:.3f})", MAX_CELL))
     return "\n".join(lines)
 
 
@@ -272,13 +279,28 @@ def main() -> None:
     add_records_argument(parser)
     parser.add_argument("--choose", action="store_true", help="write results/regret_choice.json")
     args = parser.parse_args()
-    records = [entry.record for entry in read(args.records)]
+    entries = read(args.records)
     if args.choose:
-        write_whole(CHOICE, chosen_json(records))
+        own = [entry for entry in entries if entry.origin in (OWN_ORIGIN, LOCAL_ORIGIN)]
+        choice, text = tolerant(_choice, own, str, "the choice")
+        write_whole(CHOICE, choice)
         print(f"{CHOICE.name} is written; best constant of each method over all worlds:")
-        print(constants(records))
+        print(text)
         return
-    print(table_of(records))
+    print(tolerant(_table, entries, str, "the table of regrets"))
+
+
+def _choice(entries: Sequence[Entry]) -> tuple[str, str]:
+    """Return the file of the choice, and the constants in words.
+
+    What others sent in must not shape what is trained here: the caller leaves it out.
+    """
+    records = [entry.record for entry in entries]
+    return chosen_json(records), constants(records)
+
+
+def _table(entries: Sequence[Entry]) -> str:
+    return table_of([entry.record for entry in entries])
 
 
 if __name__ == "__main__":

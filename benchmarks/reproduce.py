@@ -19,6 +19,7 @@ from benchmarks.launch.command import command
 from benchmarks.results.declared import headline_of, score_of
 from benchmarks.results.reading import OWN_ORIGIN, Entry, read
 from benchmarks.results.settings import MIN_SEEDS, Setting, make_settings
+from benchmarks.results.tolerance import tolerant
 from benchmarks.results.vocabulary import TASKS, format_score
 from gradsae.errors import UserError
 from gradsae.records.record import Record
@@ -33,6 +34,10 @@ class Pair:
 
     here: Record
     published: Record
+
+    def __str__(self) -> str:
+        """Its name in messages."""
+        return f"record {self.here.id}"
 
     @property
     def task(self) -> str:
@@ -87,6 +92,10 @@ def rows(found: Sequence[Pair], settings: Sequence[Setting]) -> list[list[str]]:
     return table
 
 
+def table(found: Sequence[Pair], settings: Sequence[Setting]) -> str:
+    return console_table(HEADERS, rows(found, settings))
+
+
 def between_seeds(settings: Iterable[Setting], score: str) -> float | None:
     """Pooled standard deviation over seeds; None without a setting of three."""
     within = [
@@ -115,7 +124,8 @@ def main() -> None:
     here, published = read(parser.parse_args().records), read("published")
     found = pairs(here, published)
     print(f"{len(found)} of {len(here)} records made here have a published one of the same id.\n")
-    print(console_table(HEADERS, rows(found, make_settings(published))))
+    settings = make_settings(published)
+    print(tolerant(lambda some: table(some, settings), found, str, "the comparison"))
 
 
 if __name__ == "__main__":

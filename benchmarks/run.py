@@ -6,6 +6,7 @@ python -m benchmarks.run -m trainer=topk,l1,gba source=superposition,lm_layer se
 
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +38,13 @@ def _job(cfg: DictConfig) -> None:
     except UserError as error:
         note = {"status": "failed", "text": str(error), "record": None}
         print(f"error: {error}", file=sys.stderr, flush=True)
+    except Exception as error:  # a fault of the code: the other cells go on, and the table stands
+        log = folder / f"{HydraConfig.get().job.name}.log"
+        with log.open("a", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
+        text = f"{type(error).__name__}: {error}; the traceback is in {log}"
+        note = {"status": "failed", "text": text, "record": None}
+        print(f"error: {text}", file=sys.stderr, flush=True)
     (folder / CELL).write_text(json.dumps({**note, "report": cfg.report}))
 
 

@@ -80,14 +80,30 @@ def test_a_record_with_a_path_of_this_machine_is_refused(tmp_path: Path):
         run(tmp_path, "--all", "--allow-dirty")
 
 
-def test_a_damaged_record_stops_the_whole(tmp_path: Path):
+def test_a_damaged_record_is_left_out_and_an_error_where_it_was_named(tmp_path: Path, capsys):
     local(tmp_path, CLEAN)
     (tmp_path / "local" / "0000.json").write_text("{")
-    with pytest.raises(UserError, match=r"(?s)nothing was published.*damaged record"):
-        run(tmp_path, "--all")
     with pytest.raises(UserError, match="damaged record"):
         run(tmp_path, "0000")
     assert published(tmp_path) == set()
+    run(tmp_path, "--all")
+    assert published(tmp_path) == {CLEAN.id}
+    assert "left out: damaged record" in capsys.readouterr().err
+
+
+def test_a_damaged_copy_and_a_link_in_its_place_are_replaced(tmp_path: Path):
+    local(tmp_path, CLEAN)
+    target = tmp_path / "published" / f"{CLEAN.id}.json"
+    target.parent.mkdir()
+    target.write_text("{")
+    run(tmp_path, "--all")
+    assert load(target) == CLEAN
+    target.unlink()
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_text("mine")
+    target.symlink_to(elsewhere)
+    run(tmp_path, "--all")
+    assert load(target) == CLEAN and elsewhere.read_text() == "mine"
 
 
 def test_nothing_to_publish_and_no_choice_are_clear(tmp_path: Path, capsys):

@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks.launch import report, site
 from benchmarks.render.html import environment
+from benchmarks.results.reading import LOCAL_ORIGIN, Entry
 from gradsae.records.record import Record, save
-from gradsae.tables.printing import markdown_table
+from gradsae.tables.printing import Markdown, markdown_table
 
 TOPK = {"name": "topk", "k": 32}
 HOSTILE = "<script>alert(1)</script>"
@@ -48,8 +49,9 @@ def test_a_sweep_ends_with_the_path_of_a_page_with_its_tables_figures_and_board(
 
 
 def test_prompts_of_a_sweep_have_pages_that_its_page_leads_to(tmp_path: Path):
-    path = save(example.influence(15, TOPK, 0, prompts=3), tmp_path / "records")
-    page, problems = site.write_site([path], ["a <b>message"], tmp_path / "site")
+    record = example.influence(15, TOPK, 0, prompts=3)
+    entry = Entry(record=record, path=save(record, tmp_path / "records"), origin=LOCAL_ORIGIN)
+    page, problems = site.write_site([entry], ["a <b>message"], tmp_path / "site")
     assert problems == []
     assert 'href="prompts/index.html"' in page.read_text()
     assert "a &lt;b&gt;message" in page.read_text()
@@ -94,6 +96,6 @@ def test_every_template_escapes():
 
 
 def test_a_markdown_table_has_a_rule_and_single_blanks_in_empty_cells():
-    assert markdown_table(["a", "b"], [["**x**", ""], ["1", "2"]]) == (
+    assert markdown_table(["a", "b"], [[Markdown("**x**"), ""], ["1", "2"]]) == (
         "| a | b |\n| --- | --- |\n| **x** | |\n| 1 | 2 |"
     )

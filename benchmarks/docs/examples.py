@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from gradsae.records.record import load
 
 EXAMPLES = {
     "recovery": "fe4265319a0eb4e4",
@@ -34,8 +37,9 @@ def examples(folder: Path) -> str:
     """Return one shortened record per task, each with a line on how to read it."""
     parts = []
     for task, name in EXAMPLES.items():
-        record = json.loads((folder / f"{name}.json").read_text())
+        record = asdict(load(folder / f"{name}.json"))
         text = json.dumps(shortened(record), indent=2, ensure_ascii=False)
+        text = text.replace("`", "\\u0060")  # the same JSON, and no end of the block
         parts.append(f"### {task}\n\n{READING[task]}\n\n```json\n{text}\n```")
     return "\n\n".join(parts)
 

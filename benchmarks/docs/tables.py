@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
-from typing import Any
 
 from benchmarks import regret as regrets
 from benchmarks.influence_table import number
 from benchmarks.render.markdown import plain
 from benchmarks.results.settings import Setting
 from gradsae.errors import UserError
+from gradsae.tables.printing import Markdown, escaped, markdown_table
 
 Table = Callable[[Sequence[Setting]], str]
 
@@ -39,7 +39,7 @@ def gba_toy(settings: Sequence[Setting]) -> str:
         ours = " / ".join(f"{100 * mean(setting, score):.0f}" for score in FRR)
         rest = [shown(setting, MCC, 3), shown(setting, L0, 1), shown(setting, FVU, 2)]
         rows.append([name, str(setting.n_seeds), ours, paper, *rest])
-    return markdown(["method", "seeds", "ours", "paper", "MCC", "l0", "FVU"], rows)
+    return markdown_table(["method", "seeds", "ours", "paper", "MCC", "l0", "FVU"], rows)
 
 
 def published_world(settings: Sequence[Setting]) -> str:
@@ -55,7 +55,7 @@ def published_world(settings: Sequence[Setting]) -> str:
         for setting in chosen
     ]
     heads = ["method", "F1 of latents", "F1", "MCC", "coverage", "l0", "FVU", "dead"]
-    return markdown(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def lm_recovery(settings: Sequence[Setting]) -> str:
@@ -77,7 +77,7 @@ def lm_recovery(settings: Sequence[Setting]) -> str:
     rows.sort(key=lambda row: row[2])
     heads = [f"block {depth}" + ", code" * (text == "code") for text, depth in places]
     heads += ["dead, block 15", "found again", "found again, code"]
-    return markdown(["method", *heads], rows)
+    return markdown_table(["method", *heads], rows)
 
 
 def where(setting: Setting) -> tuple[str, int | None]:
@@ -117,7 +117,7 @@ def masking(settings: Sequence[Setting]) -> str:
         [setting.variant(name).label, *(interval(setting, f"{score}/{name}") for score in heads)]
         for name in [*names, "mean_act"]
     ]
-    return markdown(["latents ranked by", *heads.values()], rows)
+    return markdown_table(["latents ranked by", *heads.values()], rows)
 
 
 def steering_budget(settings: Sequence[Setting]) -> str:
@@ -135,7 +135,7 @@ def steering_budget(settings: Sequence[Setting]) -> str:
         for name in variants_of(setting, "budget/effect_at_kl"):
             cells = (interval(setting, f"{score}/{name}") for score in heads)
             rows.append([f"block {depth}, {n} prompts", setting.variant(name).label, *cells])
-    return markdown(["where", "latents chosen by", *heads.values()], rows)
+    return markdown_table(["where", "latents chosen by", *heads.values()], rows)
 
 
 def regret(settings: Sequence[Setting]) -> str:
@@ -166,7 +166,7 @@ def variants_of(setting: Setting, score: str) -> list[str]:
 def name_of(setting: Setting) -> str:
     """Return the label of a method, in italics for a control."""
     about = setting.about
-    return f"*{about.label}*" if about.is_control else about.label
+    return Markdown(f"*{escaped(about.label)}*") if about.is_control else about.label
 
 
 def mean(setting: Setting, score: str) -> float:
@@ -189,11 +189,6 @@ def interval(setting: Setting, score: str) -> str:
         return plain(estimate.mean, 2)
     ends = (plain(end, 2) for end in (estimate.low, estimate.high))
     return f"{plain(estimate.mean, 2)} [{', '.join(ends)}]"
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 TABLES: Mapping[str, Mapping[str, Table]] = {

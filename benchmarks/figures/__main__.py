@@ -11,14 +11,17 @@ import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.figures.drawing import Drawing, caption
 from benchmarks.figures.style import write_figure
 from benchmarks.launch.command import command
+from benchmarks.results.declared import known_task
 from benchmarks.results.reading import add_records_argument, read
 from benchmarks.results.settings import Setting, make_settings
+from benchmarks.results.tolerance import reason, tolerant
 from gradsae.errors import UserError
 from gradsae.storage.files import check_writable, write_whole
 
@@ -86,9 +89,10 @@ def draw_all(
 ) -> tuple[list[FigureFiles], list[str]]:
     """Draw the figures for which there are records; return their files, and the problems.
 
-    For a figure without records, print the command that makes them. A figure that cannot be drawn,
-    because a series has the wrong columns or types, is a problem and does not stop the others. A
-    figure of several pages has the files NAME, NAME_2 and so on.
+    For a figure without records, print the command that makes them. A setting that cannot be drawn,
+    because a series has the wrong columns or types, is left out. A figure that cannot be drawn at
+    all is a problem and does not stop the others. A figure of several pages has the files NAME,
+    NAME_2 and so on.
     """
     check_writable(out)
     newest = newest_versions(settings)
@@ -97,34 +101,63 @@ def draw_all(
     for name, module in figures.items():
         if only not in (None, name):
             continue
+        draw = partial(_draw, name, module, out)
         try:
-            drawing = module.draw(newest)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            problems.append(f"{name} could not be drawn: {type(error).__name__}: {error}")
+            pages = tolerant(draw, newest, _setting_name, f"the figure {name}")
+        except OSError:
+            raise
+        except Exception as error:
+            problems.append(f"{name} could not be drawn: {reason(error)}")
             continue
-        if drawing is None:
+        if not pages:
             print(f"{name}: no records for it; made by: {module.COMMAND}")
-            continue
-        for number, page in enumerate((drawing, *drawing.further_pages), start=1):
+        for page in pages:
+            print(f"{page.name}: {', '.join(str(path) for path in page.files)}")
+        written += pages
+    return written, problems
+
+
+def _draw(
+    name: str, module: FigureModule, out: Path, settings: Sequence[Setting]
+) -> list[FigureFiles]:
+    """Draw one figure and write its files; return its pages, none where it has no records."""
+    from matplotlib import pyplot as plt
+
+    try:
+        drawing = module.draw(settings)
+        pages = [] if drawing is None else [drawing, *drawing.further_pages]
+        written: list[FigureFiles] = []
+        for number, page in enumerate(pages, start=1):
             file = name if number == 1 else f"{name}_{number}"
             text = caption(name, page)
             files = write_figure(page.figure, out, file)
             write_whole(out / f"{file}.md", text)
-            print(f"{file}: {', '.join(str(path) for path in files)}")
             written.append(FigureFiles(name=file, files=files, caption=text))
-    return written, problems
+        return written
+    except Exception:
+        plt.close("all")
+        raise
+
+
+def _setting_name(setting: Setting) -> str:
+    return f"record {', '.join(record.id for record in setting.records)}"
 
 
 def newest_versions(settings: Sequence[Setting]) -> list[Setting]:
-    """Return the settings of the newest version of each task: a figure never mixes versions."""
+    """Return the settings of the newest version of each task: a figure never mixes versions.
+
+    A version that this code does not have yet does not hide the others.
+    """
     newest: dict[str, int] = {}
     for setting in settings:
-        newest[setting.task] = max(newest.get(setting.task, 0), setting.first.task["version"])
+        known, version = known_task(setting.first), setting.first.task["version"]
+        if known is None or version <= known.version:
+            newest[setting.task] = max(newest.get(setting.task, 0), version)
     current = [
-        setting for setting in settings if setting.first.task["version"] == newest[setting.task]
+        setting for setting in settings if setting.first.task["version"] == newest.get(setting.task)
     ]
     if len(current) < len(settings):
-        print(f"{len(settings) - len(current)} settings of older task versions are left out")
+        print(f"{len(settings) - len(current)} settings of other task versions are left out")
     return current
 
 

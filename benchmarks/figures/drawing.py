@@ -1,16 +1,15 @@
 """What a module of a figure returns, and the caption of a figure."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.results.commands import commands_of
 from benchmarks.results.settings import Setting, counted
 from gradsae.records.record import Record
+from gradsae.tables.printing import escaped
 
 MAX_COMMANDS = 3
-BOOKKEEPING_WORDS = re.compile(r" (tracking|results|device|hydra/launcher|force)=\S+")
-"""Words of a command that say where and how a setting ran, but not which setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ def describe_intervals(
     `mark` is what they are drawn as. With `dots`, single seeds are drawn too.
     """
     units = {estimate.over for setting in settings if (estimate := setting.estimate(score))}
-    within_seed = ", ".join(sorted(units - {"seeds", ""}))
+    within_seed = ", ".join(map(escaped, sorted(units - {"seeds", ""})))
     if "seeds" in units:
         words = f"{mark}: 95 % t interval over seeds, not clipped to the range of the score"
         words += "; grey dots: single seeds" if dots else ""
@@ -101,7 +100,7 @@ def _hardware(records: Sequence[Record]) -> str:
     for record in records:
         about = record.provenance
         name = about.get("gpu") or f"{about.get('cpu', 'CPU')}, {about.get('cores', '?')} cores"
-        names[f"{name} ({about['device']})"] = None
+        names[escaped(f"{name} ({about['device']})")] = None
     return f"Hardware: {_shorten(list(names), '; ')}."
 
 
@@ -140,16 +139,17 @@ def _commits(records: Sequence[Record]) -> str:
 def _notes(settings: Sequence[Setting]) -> str:
     """Return how the weights of each language model were rounded, where they were."""
     notes = dict.fromkeys(
-        f"{setting.setup.model.name}: {setting.weights}" for setting in settings if setting.weights
+        escaped(f"{setting.setup.model.name}: {setting.weights}")
+        for setting in settings
+        if setting.weights
     )
     return f" Weights of {_shorten(list(notes), '; ')}." if notes else ""
 
 
 def _commands(records: Sequence[Record]) -> str:
-    """Return the commands that were typed, without the words that change no record."""
-    typed = [BOOKKEEPING_WORDS.sub("", record.provenance["command"]) for record in records]
-    commands = [f"`{command.replace('`', '')[:300]}`" for command in dict.fromkeys(typed)]
-    return _shorten(commands, ", ")
+    """Return the commands that make the records, without the words that change no record."""
+    commands = [f"`{command[:300]}`" for command in commands_of(records)]
+    return _shorten(commands, ", ") or "commands that are not known here"
 
 
 def _shorten(items: Sequence[str], separator: str) -> str:

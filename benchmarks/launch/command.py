@@ -8,6 +8,10 @@ from typing import TextIO, final
 from typing_extensions import Buffer
 
 from gradsae.errors import UserError
+from gradsae.tables.printing import printable
+
+MAX_LINE = 2_000
+"""Characters in a line of a message."""
 
 
 def command(main: Callable[[], None], stopped: str = "stopped") -> int:
@@ -20,12 +24,17 @@ def command(main: Callable[[], None], stopped: str = "stopped") -> int:
         main()
     except UserError as error:
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join(_shown(f"error: {error}")), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\n{stopped}", file=sys.stderr)
         return 130
     return 0
+
+
+def _shown(message: str) -> list[str]:
+    """Return the lines of a message; what a record put into it must not steer the terminal."""
+    return [printable(line, MAX_LINE) for line in message.split("\n")]
 
 
 def outlive_readers() -> None:

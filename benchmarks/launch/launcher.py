@@ -13,7 +13,6 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
     from gradsae.training.checkpoints import Request
@@ -71,14 +70,13 @@ class CellsLauncher(Launcher):
 
 
 def due(config: DictConfig) -> "list[Request]":
-    """Return the SAEs that the job of this config would train; none if its words are wrong.
+    """Return the SAEs that the job of this config would train; none if it cannot be built.
 
     What is wrong is for the job itself to report.
     """
     from gradsae.bench import cell, experiment
-    from gradsae.errors import UserError
 
     try:
         return experiment.due(cell.build(config, config.hydra.runtime.choices.experiment))
-    except (UserError, OmegaConfBaseException):
+    except Exception:  # whatever it is, it meets the job again
         return []

@@ -2,12 +2,15 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from benchmarks.results.reading import Entry
 
 CELL = "cell.json"
 """Note that each job leaves in its folder: status, text, path of the record."""
@@ -28,28 +31,61 @@ class Report(Callback):
 
 def _report(folder: Path) -> None:
     """Print the table of a run's records; write the page of a sweep and print its path last."""
-    notes = [json.loads(path.read_text()) for path in _in_order(folder)]
+    notes = [note for path in _in_order(folder) if (note := _note(path))]
     failures.extend(note["text"] for note in notes if note["status"] == "failed")
-    paths = [Path(name) for name in dict.fromkeys(n["record"] for n in notes if n["record"])]
-    if paths:
-        from benchmarks.render.console import summary_table
-        from gradsae.records.record import load
-
+    entries = _entries(Path(name) for name in dict.fromkeys(n["record"] for n in notes) if name)
+    if entries:
         print()
-        print(summary_table([load(path) for path in paths]), flush=True)
+        print(_table(entries), flush=True)
     if len(notes) > 1:
         for text in failures:
             print(f"failed: {text}", file=sys.stderr, flush=True)
-        if paths and notes[0]["report"] == "page":
-            _write_page(paths, folder / "site")
+        if entries and notes[0]["report"] == "page":
+            _write_page(entries, folder / "site")
 
 
-def _write_page(paths: Sequence[Path], out: Path) -> None:
+def _note(path: Path) -> dict[str, Any] | None:
+    """Return the note of a job; one that was cut short is a failure, and named."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        return {key: note[key] for key in ("status", "text", "record", "report")}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        failures.append(f"what became of a cell is not known: {path} is damaged ({error})")
+        return None
+
+
+def _entries(paths: Iterable[Path]) -> "list[Entry]":
+    """Return the records of some files; one that is damaged is named and left out."""
+    from benchmarks.results.reading import LOCAL_ORIGIN, Entry
+    from benchmarks.results.tolerance import leave_out
+    from gradsae.errors import UserError
+    from gradsae.records.record import load
+
+    entries: list[Entry] = []
+    for path in paths:
+        try:
+            entries.append(Entry(record=load(path), path=path, origin=LOCAL_ORIGIN))
+        except UserError as error:
+            leave_out(str(error))
+    return entries
+
+
+def _table(entries: "Sequence[Entry]") -> str:
+    """Return the table of some records, without those that it cannot show."""
+    from benchmarks.render.console import summary_table
+    from benchmarks.results.tolerance import tolerant
+
+    return tolerant(
+        lambda some: summary_table([entry.record for entry in some]), entries, str, "the table"
+    )
+
+
+def _write_page(entries: "Sequence[Entry]", out: Path) -> None:
     """Write the page of these records. The run is done: what fails here is one line, no error."""
     try:
         from benchmarks.launch.site import write_site
 
-        page, problems = write_site(paths, failures, out)
+        page, problems = write_site(entries, failures, out)
     except Exception as error:  # whatever it is, the records are safe and the run has succeeded
         print(f"no page was written: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return

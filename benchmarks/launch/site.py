@@ -3,36 +3,50 @@
 import contextlib
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.figures.__main__ import draw_all
+from benchmarks.figures.__main__ import FigureFiles, draw_all
 from benchmarks.leaderboard.board import make_tables
 from benchmarks.leaderboard.page import render as board
-from benchmarks.pages.page import index, pages_of
+from benchmarks.pages.page import index, pages_by_setting
 from benchmarks.render import html
 from benchmarks.render.console import summaries
-from benchmarks.results.reading import LOCAL_ORIGIN, Entry
-from benchmarks.results.settings import Setting, make_settings
-from gradsae.records.record import load
+from benchmarks.results.reading import Entry
+from benchmarks.results.settings import make_settings
+from benchmarks.results.tolerance import tolerant
 from gradsae.storage.files import write_whole
 
 MOST_PAGES = 10
 """Prompts of one record that get a page."""
 
 
-def write_site(paths: Sequence[Path], failures: Sequence[str], out: Path) -> tuple[Path, list[str]]:
+def write_site(
+    entries: Sequence[Entry], failures: Sequence[str], out: Path
+) -> tuple[Path, list[str]]:
     """Write the site of these records; return its first page, and why figures are missing."""
-    entries = [Entry(record=load(path), path=path, origin=LOCAL_ORIGIN) for path in paths]
-    settings = make_settings(entries)
     said = io.StringIO()  # names every figure that these records do not have: most of them
     with contextlib.redirect_stdout(said):
-        figures, problems = draw_all(settings, out / "figures")
-    write_whole(out / "board.html", board(make_tables(settings), figures, out))
+        figures, problems = draw_all(make_settings(entries), out / "figures")
+    write = partial(_write_board, figures, out)
+    tolerant(write, entries, str, "the board")
     n_pages = _write_prompts(entries, out)
+    page = partial(_page, figures, failures, n_pages)
+    write_whole(out / "index.html", tolerant(page, entries, str, "the first page"))
+    return out / "index.html", problems
+
+
+def _write_board(figures: Sequence[FigureFiles], out: Path, entries: Sequence[Entry]) -> None:
+    write_whole(out / "board.html", board(make_tables(make_settings(entries)), figures, out))
+
+
+def _page(
+    figures: Sequence[FigureFiles], failures: Sequence[str], n_pages: int, entries: Sequence[Entry]
+) -> str:
+    """Return the first page: what failed, the tables and the figures."""
     records = [entry.record for entry in entries]
     newest = max(records, key=lambda record: record.created)
-    page = html.render(
+    return html.render(
         "run.html.j2",
         style="board.css",
         experiment=newest.setup.experiment or "run",
@@ -43,16 +57,11 @@ def write_site(paths: Sequence[Path], failures: Sequence[str], out: Path) -> tup
         n_pages=n_pages,
         failures=failures,
     )
-    write_whole(out / "index.html", page)
-    return out / "index.html", problems
 
 
 def _write_prompts(entries: Sequence[Entry], out: Path) -> int:
     """Write a page for each prompt and the list of them; return how many there are."""
-    listed: list[tuple[Setting, Any]] = []
-    for entry in entries:
-        if pages := pages_of(entry.record)[:MOST_PAGES]:
-            listed.append((Setting((entry,)), pages))
+    listed = pages_by_setting(entries, MOST_PAGES)
     if not listed:
         return 0
     (out / "prompts").mkdir(parents=True, exist_ok=True)

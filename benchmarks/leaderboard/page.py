@@ -10,6 +10,7 @@ from benchmarks.figures.__main__ import FigureFiles
 from benchmarks.leaderboard.board import Row, Table
 from benchmarks.leaderboard.plain import commit
 from benchmarks.render import html
+from benchmarks.results.commands import commands_of
 from benchmarks.results.reading import Entry
 from benchmarks.results.settings import MIN_SEEDS, Estimate
 from benchmarks.results.vocabulary import format_score
@@ -87,7 +88,7 @@ def _kind(row: Row) -> str:
 
 def _commands(row: Row) -> list[str]:
     """Return the commands that run the records of a row again."""
-    return list(dict.fromkeys(r.provenance["command"] for r in row.line.setting.records))
+    return commands_of(row.line.setting.records)
 
 
 def _notes(tables: Sequence[Table]) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """The board as plain text: console tables, CSV, Markdown."""
 
 import csv
-import html
 import io
 from collections.abc import Sequence
 
 from benchmarks.leaderboard.board import Row, Table
 from benchmarks.render.console import mean_text
 from benchmarks.results.vocabulary import format_score
-from gradsae.tables.printing import console_table, markdown_table
+from gradsae.tables.printing import console_table, escaped, markdown_table
 
 CSV_COLUMNS = (
     *("task", "version", "source", "method", "variant", "rank", "unranked", "badge"),
@@ -38,8 +37,8 @@ def markdown(tables: Sequence[Table]) -> str:
     parts = ["# Leaderboard\n"]
     for table in tables:
         headers, rows = _grid(table)
-        text = markdown_table([*map(_cell, headers)], [[*map(_cell, row)] for row in rows])
-        parts.append(f"## {_cell(table.heading)}, version {table.version}\n\n{text}\n")
+        text = markdown_table(headers, rows)
+        parts.append(f"## {escaped(table.heading)}, version {table.version}\n\n{text}\n")
     return "\n".join(parts)
 
 
@@ -121,11 +120,3 @@ def _csv_lines(table: Table, row: Row) -> list[list[object]]:
 def _safe(text: str) -> str:
     """No formula: a spreadsheet runs a cell that begins with one of these."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def _cell(text: str) -> str:
-    """Text of a stranger inside a Markdown table."""
-    text = html.escape(" ".join(text.split()), quote=False)
-    for char in "\\|[]`*_!":
-        text = text.replace(char, f"\\{char}")
-    return text

@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.launch.command import command
-from benchmarks.pages.page import index, pages_of
+from benchmarks.pages.page import index, pages_by_setting
 from benchmarks.results.reading import add_records_argument, read
-from benchmarks.results.settings import Setting
 from gradsae.errors import UserError
 from gradsae.storage.files import check_writable, write_whole
 
@@ -26,10 +25,7 @@ def main() -> None:
     parser.add_argument("--out", default="results/local/pages", type=Path, help="%(default)s")
     parser.add_argument("--most", default=10, type=int, help="pages of a record (%(default)s)")
     args = parser.parse_args()
-    found = [
-        (Setting((entry,)), pages_of(entry.record)[: args.most]) for entry in read(args.records)
-    ]
-    found = [(setting, pages) for setting, pages in found if pages]
+    found = pages_by_setting(read(args.records), args.most)
     if not found:
         raise UserError(
             f"no records of masking, influence or steering in {args.records}; "

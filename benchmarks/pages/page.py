@@ -1,12 +1,14 @@
 """Pages of a record: the prompts that its series hold, one page each. Nothing is run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.render import html
 from benchmarks.results.declared import about_variant
+from benchmarks.results.reading import Entry
 from benchmarks.results.settings import Setting, n_asked, sae_title, site_order
+from benchmarks.results.tolerance import leave_out, reason
 from benchmarks.results.vocabulary import format_score
 from gradsae.records.record import Record
 
@@ -52,6 +54,23 @@ def pages_of(record: Record) -> list[Page]:
     return []
 
 
+def pages_by_setting(entries: Iterable[Entry], most: int) -> list[tuple[Setting, list[Page]]]:
+    """Return the first pages of each record that has some.
+
+    One whose series are not what its name says is named on stderr and left out.
+    """
+    listed: list[tuple[Setting, list[Page]]] = []
+    for entry in entries:
+        try:
+            pages = pages_of(entry.record)[:most]
+        except Exception as error:
+            leave_out(f"record {entry.record.id}, of the pages: {reason(error)}")
+            continue
+        if pages:
+            listed.append((Setting((entry,)), pages))
+    return listed
+
+
 def index(listed: Sequence[tuple[Setting, Sequence[Page]]]) -> str:
     """Return the list of pages: by task and SAE, in the order of the tables, most asked first."""
     tasks: dict[str, list[dict[str, Any]]] = {}
@@ -84,7 +103,7 @@ def _masking_page(record: Record, question: int) -> Page:
     asks = next((line for line in reversed(lines) if "?" in line), lines[-1])
     return _page(
         record,
-        f"question {question}",
+        f"question {_number(question)}",
         f"{asks} {asked['answer']}",
         kind="masking",
         asked=asked,
@@ -103,7 +122,7 @@ def _influence_page(record: Record, prompt: int) -> Page:
     tokens = _only(record, "influence/tokens", "prompt", prompt)
     return _page(
         record,
-        f"prompt {prompt}",
+        f"prompt {_number(prompt)}",
         _end(asked["text"]),
         kind="influence",
         asked=asked,
@@ -128,7 +147,7 @@ def _sampled_page(record: Record, prompt: int) -> Page:
     text = asked["text"] if asked else ""
     return _page(
         record,
-        f"prompt {prompt}",
+        f"prompt {_number(prompt)}",
         _end(text),
         kind="sampled",
         text=text,
@@ -230,6 +249,13 @@ def _page(record: Record, title: str, about: str, **data: Any) -> Page:
     )
     file = f"{record.id}-{title.replace(' ', '-')}.html"
     return Page(file=file, title=title, about=about, html=whole)
+
+
+def _number(prompt: Any) -> int:
+    """Return the number of a prompt; it becomes part of a file's name, so nothing else may."""
+    if type(prompt) is not int:
+        raise ValueError(f"a prompt is numbered {str(prompt)[:40]!r}; it must be a whole number")
+    return prompt
 
 
 def _distinct(record: Record, series: str, column: str) -> list[Any]:

@@ -3,6 +3,7 @@ network and runs no script but its own."""
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -42,16 +43,29 @@ def environment() -> Environment:
 
 
 def caption(text: str) -> Markup:
-    """Return escaped text in which **bold** and `code` become elements."""
-    parts = text.split("`")
+    """Return a caption in Markdown as HTML: **bold**, `code`, and letters that were escaped."""
     pieces: list[Markup] = []
-    for i, part in enumerate(parts):
-        if i % 2 and i < len(parts) - 1:
-            pieces.append(Markup("<code>{}</code>").format(part))
-            continue
-        for j, piece in enumerate(part.split("**")):
-            pieces.append(Markup("<strong>{}</strong>").format(piece) if j % 2 else escape(piece))
-    return Markup("").join(pieces)
+    end = 0
+    for match in MARKS.finditer(text):
+        pieces += [escape(text[end : match.start()]), _marked(match)]
+        end = match.end()
+    return Markup("").join([*pieces, escape(text[end:])])
+
+
+MARKS = re.compile(
+    r"\\(?P<letter>[\\|`*_\]!])|&#(?P<number>\d{1,7});"
+    r"|`(?P<code>[^`]*)`|\*\*(?P<bold>(?:[^*\\]|\\.)+)\*\*"
+)
+"""What `escaped` writes, and the two marks that a caption has."""
+
+
+def _marked(match: re.Match[str]) -> Markup:
+    letter, number, code, bold = match.groups()
+    if bold is not None:
+        return Markup("<strong>{}</strong>").format(caption(bold))
+    if code is not None:
+        return Markup("<code>{}</code>").format(code)
+    return escape(letter or chr(int(number)))
 
 
 def svg(files: Iterable[Path]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.places import ROOT
 from benchmarks.results.reading import add_records_argument, read
 from benchmarks.results.settings import Setting, make_settings
+from benchmarks.results.tolerance import tolerant
 from gradsae.errors import UserError
 from gradsae.storage.files import write_whole
 
@@ -45,7 +46,8 @@ def write_or_check(
     parser.set_defaults(records="published")
     parser.add_argument("--check", action="store_true", help="write nothing, fail if it differs")
     args = parser.parse_args()
-    for path, text in pages(make_settings(read(args.records))).items():
+    texts = tolerant(lambda some: pages(make_settings(some)), read(args.records), str, "the table")
+    for path, text in texts.items():
         differs = not path.exists() or path.read_text() != text
         if args.check and differs:
             raise UserError(f"{path.name} does not show the records: run benchmarks.{name}")

@@ -1,12 +1,12 @@
 """Which records a command reads."""
 
 import argparse
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.places import LOCAL, PUBLISHED
+from benchmarks.results.tolerance import leave_out
 from benchmarks.results.vocabulary import RETIRED
 from gradsae.errors import UserError
 from gradsae.records.record import Record, load_folder
@@ -22,6 +22,10 @@ class Entry:
     path: Path
     origin: str
     """`local`: this machine; `own`: published by the project; else the collaborator's folder."""
+
+    def __str__(self) -> str:
+        """Its name in messages."""
+        return f"record {self.record.id} ({self.path.parent})"
 
 
 def add_records_argument(parser: argparse.ArgumentParser) -> None:
@@ -50,17 +54,27 @@ def read(choice: str) -> list[Entry]:
 def _read_tree(folder: Path) -> list[Entry]:
     """The folder's own records, then one folder per collaborator."""
     own = OWN_ORIGIN if folder.resolve() == PUBLISHED else LOCAL_ORIGIN
-    inner = sorted(path for path in folder.glob("*") if path.is_dir())
     entries: list[Entry] = []
-    for place, origin in [(folder, own), *((path, path.name) for path in inner)]:
+    for place, origin in [(folder, own), *((path, path.name) for path in _collaborators(folder))]:
         found, problems = load_folder(place)
         for problem in problems:
-            print(f"left out: {problem}", file=sys.stderr)
+            leave_out(problem)
         entries += [
             Entry(record=without_retired(record), path=place / f"{record.id}.json", origin=origin)
             for record in found
         ]
     return entries
+
+
+def _collaborators(folder: Path) -> list[Path]:
+    """Return the folders inside; a link is none, nor is one whose name cannot be shown."""
+    inner = sorted(path for path in folder.glob("*") if path.is_dir() and path.suffix != ".json")
+    for path in inner:
+        if path.is_symlink():
+            leave_out(f"{path}: it is a symbolic link; it must be a folder of its own")
+        elif not path.name.isprintable():
+            leave_out(f"{path}: the name of a folder of records must be printable")
+    return [path for path in inner if not path.is_symlink() and path.name.isprintable()]
 
 
 def without_retired(record: Record) -> Record:

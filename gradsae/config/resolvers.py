@@ -7,9 +7,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gradsae.errors import UserError
+from gradsae.storage.files import read_plain
 
 ROOT = (Path(__file__).resolve().parent.parent / "conf").resolve().parent
 """Where conf/ lies, from which a file named in it is found."""
+
+MAX_BYTES = 1_000_000
+"""Of a file of choices."""
 
 
 def register() -> None:
@@ -40,13 +44,41 @@ def regret_choice(method: str, *, _root_: DictConfig) -> list[int] | None:
 
     `chosen.world` names the world, `chosen.file` the choices (world -> method -> places), written
     by `python -m benchmarks.regret --choose`. None (all places) where the config has no `chosen`.
-    Raises UserError for an unknown world.
+    The file is made from records, so nothing but whole numbers of it reaches the config.
+    Raises UserError for an unknown world, and for a file that holds anything else.
     """
     chosen = OmegaConf.select(_root_, "chosen")
     if chosen is None:
         return None
-    worlds = json.loads((ROOT / chosen.file).read_text(encoding="utf-8"))
+    worlds = _choices(ROOT / chosen.file, chosen.file)
     if chosen.world not in worlds:
         known = ", ".join(worlds)
         raise UserError(f"{chosen.file}: no choice for {chosen.world!r}; it has {known}")
     return worlds[chosen.world].get(method)
+
+
+def _choices(path: Path, name: str) -> dict[str, dict[str, list[int]]]:
+    """Return the places in the grids by world and method; UserError if the file holds any else."""
+    try:
+        worlds = json.loads(read_plain(path, MAX_BYTES))
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}") from error
+    except (UserError, ValueError, RecursionError) as error:
+        raise UserError(f"{name}: {error}") from error
+    if not _are_choices(worlds):
+        raise UserError(
+            f"{name}: it must hold, by world and method, lists of places in the grid, as "
+            f"`python -m benchmarks.regret --choose` writes them"
+        )
+    return worlds
+
+
+def _are_choices(worlds: Any) -> bool:
+    return isinstance(worlds, dict) and all(
+        isinstance(methods, dict)
+        and all(
+            isinstance(places, list) and all(type(place) is int for place in places)
+            for places in methods.values()
+        )
+        for methods in worlds.values()
+    )

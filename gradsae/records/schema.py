@@ -102,10 +102,10 @@ def check_json(field: str, value: Any, depth: int = 0) -> None:
     elif isinstance(value, list | dict):
         if depth == MAX_DEPTH:
             raise UserError(f"{field[:80]} is nested too deeply; at most {MAX_DEPTH} levels")
+        for key in value if isinstance(value, dict) else ():
+            _require(isinstance(key, str), f"a key of {field}", key, "a text")
+            _refuse(f"a key of {field}", key, why_not_text(key, MAX_KEY))
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            if isinstance(value, dict):
-                _require(isinstance(key, str), f"a key of {field}", key, "a text")
-                _refuse(f"a key of {field}", key, why_not_text(key, MAX_KEY))
             check_json(f"{field}{_step(key)}", item, depth + 1)
     else:
         _require(False, field, value, "null, true, false, a number, a text, a list or an object")

@@ -1,6 +1,8 @@
 """The one printer of tables: aligned text for a terminal, or Markdown."""
 
+import re
 from collections.abc import Sequence
+from typing import final
 
 MAX_CELL = 200
 """Characters of a cell in a terminal."""
@@ -43,13 +45,44 @@ def console_table(
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
 
 
+@final
+class Markdown(str):
+    """Text that is Markdown already. Any other text is escaped where Markdown is made."""
+
+
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table. Cells are Markdown themselves: escape what strangers wrote."""
+    """Return a Markdown table. A cell is plain text and shown as it stands, or `Markdown`."""
     return "\n".join(map(_line, [headers, ["---"] * len(headers), *rows]))
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+    return "|" + "|".join(f" {escaped(cell)} " if cell else " " for cell in cells) + "|"
+
+
+def escaped(text: str) -> Markdown:
+    """Return Markdown that shows a text as it stands: one line, no mark-up, no link."""
+    if isinstance(text, Markdown):
+        return text
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return Markdown(SPECIAL.sub(_harmless, text))
+
+
+SPECIAL = re.compile(
+    r"[\\|`*<>&${~]"  # escapes, cells, code, emphasis, HTML, formulas, attributes, strike-through
+    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis; between two letters it is none
+    r"|\](?=[(:]|\s?\[)|!(?=\[)"  # links and images; an interval is none
+    r"|(?<=:)//|(?<=www)\.",  # what becomes a link by itself
+    re.IGNORECASE,
+)
+"""What Markdown reads as more than letters."""
+
+
+def _harmless(match: re.Match[str]) -> str:
+    """Return what shows the matched letters: a backslash where every dialect knows it."""
+    letters = match.group()
+    if len(letters) == 1 and letters in "\\|`*_]!":
+        return f"\\{letters}"
+    return "".join(f"&#{ord(letter)};" for letter in letters)
 
 
 def _is_numeric(text: str) -> bool:
