@@ -12,6 +12,7 @@ from typing import Any
 import example_records as example
 import pytest
 
+from benchmarks.launch.command import command as run_command
 from benchmarks.leaderboard import __main__ as command
 from benchmarks.leaderboard import plain
 from benchmarks.leaderboard.board import Table, make_tables
@@ -220,7 +221,7 @@ def test_the_command_writes_page_csv_and_markdown_and_prints_the_board(
     out = tmp_path / "site"
     argv = ["x", "--records", str(tmp_path / "records"), "--out", str(out), "--no-figures"]
     monkeypatch.setattr("sys.argv", argv)
-    assert reading.command(command.main) == 0
+    assert run_command(command.main) == 0
     printed = capsys.readouterr()
     assert "0.900 ±0.025" in printed.out
     assert "left out: damaged record" in printed.err
@@ -229,7 +230,7 @@ def test_the_command_writes_page_csv_and_markdown_and_prints_the_board(
 
 def test_no_records_is_one_clear_error(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", "--records", str(tmp_path), "--out", str(tmp_path)])
-    assert reading.command(command.main) == 1
+    assert run_command(command.main) == 1
     assert "error: no records in " in capsys.readouterr().err
     with pytest.raises(UserError, match="must be local, published, both or a folder"):
         reading.read(str(tmp_path / "none"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import example_records as example
 import pytest
 
+from benchmarks.launch.command import command as run_command
 from benchmarks.publish import parse, publish
-from benchmarks.results import reading
 from gradsae.errors import UserError
 from gradsae.records.record import Record, load, save
 
@@ -118,5 +118,5 @@ def test_a_user_error_is_a_message_and_a_non_zero_exit(capsys):
     def fails() -> None:
         raise UserError("this is wrong")
 
-    assert reading.command(fails) == 1
+    assert run_command(fails) == 1
     assert capsys.readouterr().err == "error: this is wrong\n"
