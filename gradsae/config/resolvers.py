@@ -7,13 +7,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gradsae.errors import UserError
-from gradsae.storage.files import read_plain
 
 ROOT = (Path(__file__).resolve().parent.parent / "conf").resolve().parent
 """Where conf/ lies, from which a file named in it is found."""
-
-MAX_BYTES = 1_000_000
-"""Of a file of choices."""
 
 
 def register() -> None:
@@ -60,10 +56,10 @@ def regret_choice(method: str, *, _root_: DictConfig) -> list[int] | None:
 def _choices(path: Path, name: str) -> dict[str, dict[str, list[int]]]:
     """Return the places in the grids by world and method; UserError if the file holds any else."""
     try:
-        worlds = json.loads(read_plain(path, MAX_BYTES))
+        worlds = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}") from error
-    except (UserError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name}: {error}") from error
     if not _are_choices(worlds):
         raise UserError(
