@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from gradsae.interfaces import HeldOut, Scores, Source
 from gradsae.metrics.across_seeds import Consistency
 from gradsae.metrics.consistency import SERIES, consistency, over_pairs, pair_mcc
-from gradsae.metrics.selection import RULES, Run, describe, n_kept, ranked, z_scores
+from gradsae.metrics.selection import RULES, Run, describe, n_top, ranked, z_scores
 from gradsae.records.shapes import SCORE_NAME
 from gradsae.sae.model import make_sae
 
@@ -92,8 +92,8 @@ def test_a_rule_ranks_the_live_latents_by_its_own_statistic(rule: str, field: st
 
 
 def test_a_top_share_holds_the_nearest_number_of_latents_and_at_least_one():
-    assert [n_kept(100, share) for share in (0.01, 0.05, 1.0)] == [1, 5, 100]
-    assert [n_kept(3, share) for share in (0.0005, 0.4, 0.6)] == [1, 1, 2]
+    assert [n_top(100, share) for share in (0.01, 0.05, 1.0)] == [1, 5, 100]
+    assert [n_top(3, share) for share in (0.0005, 0.4, 0.6)] == [1, 1, 2]
 
 
 def test_a_selected_latent_may_match_any_live_one():

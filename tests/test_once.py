@@ -37,10 +37,10 @@ def count_calls(monkeypatch, owner, name: str) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("limit", [common.KEPT_VALUES, 2000, 0], ids=["all", "some", "nothing"])
+@pytest.mark.parametrize("limit", [common.STORED_VALUES, 2000, 0], ids=["all", "some", "nothing"])
 def test_every_metric_gives_the_same_numbers_when_they_share(limit, monkeypatch):
     monkeypatch.setattr(common, "PASS_ENTRIES", 30 * 100)  # seven passes over the rows
-    monkeypatch.setattr(common, "KEPT_VALUES", limit)
+    monkeypatch.setattr(common, "STORED_VALUES", limit)
     sae = some_sae()
     alone = [metric.measure(sae, SOURCE, 0) for metric in METRICS]
     with once.sharing():

@@ -18,13 +18,14 @@ from gradsae.sae.dictionary import Dictionary
 
 
 class Context(NamedTuple):
-    """Rows of a kind on which each edge's parent is active; on how many its latent fires."""
+    """Number of rows of one kind with each edge's parent active, and of those on which its latent
+    fires."""
 
     rows: Int[Tensor, " n_edges"]
     hits: Int[Tensor, " n_edges"]
 
     def recall(self) -> Float[Tensor, " n_edges"]:
-        """NaN where there is no such row."""
+        """Return the share of these rows on which the latent fires; NaN where there is no row."""
         return self.hits.double() / self.rows
 
 
@@ -49,9 +50,9 @@ def count_contexts(
     nth = torch.arange(len(edge)) - (many.cumsum(0) - many)[edge]
     rows = columns.rows[columns.offsets.long()[child][edge] + nth]  # where each edge's child is on
     keys = (truth.rows * width + truth.latents).sort()
-    wanted = rows * width + parent[edge]
-    place = torch.searchsorted(keys.values, wanted).clamp_max_(max(len(keys.values) - 1, 0))
-    both = keys.values[place] == wanted
+    sought = rows * width + parent[edge]
+    place = torch.searchsorted(keys.values, sought).clamp_max_(max(len(keys.values) - 1, 0))
+    both = keys.values[place] == sought
     edge, entry = edge[both], keys.indices[place[both]]
     single = torch.ones_like(fires)
     single[entry] = False
@@ -80,7 +81,7 @@ def score_gaps(
     min_rows: int,
     seed: int,
 ) -> Scores:
-    """Mean over edges of recall in the other context minus recall with the child; its interval.
+    """Score the mean over edges of recall in the other context minus recall with the child.
 
     Interval: 95 % bootstrap over parents (children of one parent share its latent).
     """
@@ -109,7 +110,7 @@ def score_absorption(
     min_rows: int,
     seed: int,
 ) -> Scores:
-    """Scores of `Absorption`, without control."""
+    """Return the scores of `Absorption`, without control."""
     joint = join(sae, truth)
     near = partners(sae, joint, truth.features)
     fires = partner_values(joint, near.latent_of) > 0
@@ -133,23 +134,13 @@ def score_absorption(
 class Absorption(Metric):
     """Recall of a parent feature's latent, where a child is absent and where it is active.
 
-    For each edge (parent, child) of the source's hierarchy, over held-out rows with the parent
-    active: share of them on which the parent's latent fires. The latent is the parent's partner in
-    the one-to-one matching by cosine (as in Detection). An edge is judged if the cosine is above
-    `cosine`, and enters a gap if both kinds of rows number at least `min_rows`.
+    Asked for in SAELens issue 729. Recall is taken over held-out rows with the parent of an edge
+    (parent, child) active: the share on which the parent's latent fires. The latent is the parent's
+    partner in the one-to-one matching by cosine (as in Detection). An edge is judged if the cosine
+    is above `cosine`, and enters a gap if both kinds of rows number at least `min_rows`.
 
-    - `absorption/gap` in [-1, 1], down to 0: recall where the child is absent minus recall where it
-      is active, mean over edges (asked for in SAELens issue 729). Above 0: the latent misses its
-      feature where the child fires, as if that were an exception to it.
-    - `absorption/gap/childless` in [-1, 1], down to 0: the same, but against rows on which none of
-      the parent's children is active. Siblings that absorb the parent as well make the first
-      score small, not this one.
-    - `absorption/judged` in [0, 1]: share of edges whose parent has a latent above `cosine`. Two
-      SAEs that differ here were judged on different edges.
-    - Intervals: 95 % bootstrap over parents.
-    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`), at
-      any cosine, since none of its latents comes near a feature.
-
+    Intervals: 95 % bootstrap over parents. `/chance`: the same SAE with its directions drawn at
+    random (`Dictionary.chance`), at any cosine, since none of its latents comes near a feature.
     Skipped for a source without a hierarchy.
     """
 
@@ -162,8 +153,9 @@ class Absorption(Metric):
             high=1,
             ceiling=0,
             meaning=(
-                "Recall of a parent feature's latent where the child is absent less where it is "
-                "active; mean over edges."
+                "Recall of a parent feature's latent where the child is absent minus where it is "
+                "active; mean over edges. Above 0 the latent misses its feature where the child "
+                "is active."
             ),
         ),
         Score(
@@ -173,7 +165,10 @@ class Absorption(Metric):
             low=-1,
             high=1,
             ceiling=0,
-            meaning=("The same against rows on which no child of the parent is active."),
+            meaning=(
+                "The same against rows on which no child of the parent is active: siblings that "
+                "absorb the parent as well make the first score small, not this one."
+            ),
         ),
         Score(
             name="absorption/judged",
@@ -181,7 +176,10 @@ class Absorption(Metric):
             better="",
             low=0,
             high=1,
-            meaning=("Share of edges whose parent has a latent near it."),
+            meaning=(
+                "Share of edges whose parent has a latent at a cosine above the field `cosine`. "
+                "SAEs that differ here were judged on different edges."
+            ),
         ),
     )
 
@@ -204,6 +202,6 @@ class Absorption(Metric):
         if isinstance(truth, Skipped):
             return truth
         control = chance_control(sae, seed)
-        found = score_absorption(sae, truth, edges, self.cosine, self.min_rows, seed)
+        scores = score_absorption(sae, truth, edges, self.cosine, self.min_rows, seed)
         chance = score_absorption(control, truth, edges, -1, self.min_rows, seed)
-        return merge([found, as_control(chance)])
+        return merge([scores, as_control(chance)])

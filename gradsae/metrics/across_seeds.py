@@ -16,7 +16,7 @@ from gradsae.seeds import Seeds
 @final
 @dataclass(frozen=True, kw_only=True)
 class Consistency(Task):
-    """Scores of `metrics.consistency` over the cell's own SAE and one more for each other seed.
+    """The cell's SAE compared with one more for each other seed: see `metrics.consistency`.
 
     The others differ in data order and initial weights; the world is the cell's.
     """
@@ -35,7 +35,8 @@ class Consistency(Task):
             high=1,
             over="seeds",
             meaning=(
-                "Share of latents that have a latent of another seed with a cosine above 0.9."
+                "Share of live latents that have a live latent of another seed at a signed cosine "
+                "above 0.9; mean over ordered pairs of seeds."
             ),
         ),
         Score(
@@ -45,7 +46,10 @@ class Consistency(Task):
             low=-1,
             high=1,
             over="seeds",
-            meaning=("Mean over latents of the largest cosine with a latent of another seed."),
+            meaning=(
+                "Mean over live latents of the largest signed cosine with a live latent of another "
+                "seed."
+            ),
         ),
         Score(
             name="consistency/pw_mcc",
@@ -54,7 +58,10 @@ class Consistency(Task):
             low=-1,
             high=1,
             over="seeds",
-            meaning=("MCC between the dictionaries of two seeds, mean over pairs."),
+            meaning=(
+                "Summed signed cosines of the best one-to-one matching of two seeds' live latents, "
+                "over the larger number of live latents; mean over pairs."
+            ),
         ),
     )
 
@@ -71,8 +78,8 @@ class Consistency(Task):
             raise ValueError(f"others must name at least one seed, each once; got {self.others}")
 
     def candidates(self, method: Method[Any], seeds: Seeds) -> list[tuple[Method[Any], Seeds]]:
-        others = [replace(seeds, data=seed, init=seed) for seed in self.others]
-        return [(method, each) for each in (seeds, *others)]
+        other_seeds = [replace(seeds, data=seed, init=seed) for seed in self.others]
+        return [(method, each) for each in (seeds, *other_seeds)]
 
     def measure_all(
         self, candidates: Sequence[Candidate], source: Source, seed: int
@@ -81,7 +88,7 @@ class Consistency(Task):
         return self.compare(saes, source, seed)
 
     def compare(self, saes: Sequence[Dictionary], source: Source, seed: int) -> Scores:
-        """`seed` fixes the held-out rows and the random controls."""
+        """Return the scores of some SAEs; `seed` fixes the held-out rows and random controls."""
         held = source.held_out(self.n_rows, seed)
         x = held.x if held.outlier is None else held.x[~held.outlier]
         runs = [describe(sae, x, f"run {i}") for i, sae in enumerate(saes)]

@@ -52,25 +52,25 @@ def correlations(a: Standard, b: Standard) -> Iterator[tuple[int, Float[Tensor, 
 
 
 def matched_correlations(joint: Joint) -> tuple[Float[np.ndarray, " pairs"], int, int]:
-    """Return the correlations of the best one-to-one matching, and how many features and latents
-    vary on these rows.
+    """Return the correlations of the best one-to-one matching, and the numbers of features and of
+    latents that vary on these rows.
 
-    A matching is never improved by a pair of negative correlation, so there is none: the features
-    and latents that remain are left alone.
+    A pair of negative correlation never improves a matching, so there is none: such features and
+    latents have no partner.
     """
     parts = (standardised(joint.truth), standardised(joint.codes))
     n_features, n_latents = (len(part.offset) for part in parts)
     if min(n_features, n_latents) == 0:
         return np.zeros(0), n_features, n_latents
-    few, many = sorted(parts, key=lambda part: len(part.offset))
-    found = best_matching(
-        lambda: correlations(few, many), len(few.offset), len(many.offset), alone=0.0
+    smaller, larger = sorted(parts, key=lambda part: len(part.offset))
+    matching = best_matching(
+        lambda: correlations(smaller, larger), len(smaller.offset), len(larger.offset), alone=0.0
     )
-    return found.worth[found.columns < len(many.offset)], n_features, n_latents
+    return matching.worth[matching.columns < len(larger.offset)], n_features, n_latents
 
 
 def score_activations(joint: Joint) -> Scores:
-    """Scores of `ActivationMCC`, without control."""
+    """Return the scores of `ActivationMCC`, without control."""
     names = ("activation/mcc", "activation/mcc/matched")
     worth, n_features, n_latents = matched_correlations(joint)
     if n_features == 0:
@@ -91,19 +91,14 @@ def score_activations(joint: Joint) -> Scores:
 class ActivationMCC(Metric):
     """Mean correlation of latents with true coefficients, over held-out rows and one-to-one.
 
-    Pearson correlation over rows of a latent's value (0 where it is closed) and a feature's
+    Pearson correlation over rows of a latent's value (0 where it is not active) and a feature's
     coefficient (0 where it is not active); the matching has the largest sum of correlations. This
     is how recovered sources are compared with true ones in nonlinear ICA (Hyvarinen and Morioka
     2016, https://arxiv.org/abs/1605.06336); directions play no part. Signed, where they take the
     absolute value: neither a code nor a coefficient goes below zero.
 
-    - `activation/mcc` in [0, 1], up: sum over the matching, over the number of features whose
-      coefficient varies on these rows; a feature without a latent counts 0.
-    - `activation/mcc/matched` in [0, 1], up: the same over the most pairs there can be, the lower
-      of the numbers of features and of latents that vary. The dictionary's size costs nothing.
-    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`).
-
-    Memory: the open entries and 64 MB blocks of the table of correlations (`assignment.py`).
+    `/chance`: the same SAE with its directions drawn at random (`Dictionary.chance`). Memory: the
+    active entries and 64 MB blocks of the table of correlations (`assignment.py`).
     """
 
     SCORES: ClassVar[tuple[Score, ...]] = (
@@ -114,8 +109,8 @@ class ActivationMCC(Metric):
             low=0,
             high=1,
             meaning=(
-                "Mean correlation of latents with true coefficients in the best one-to-one "
-                "matching; a feature left without a latent counts 0."
+                "Correlations of latents with true coefficients in the best one-to-one matching, "
+                "summed over the number of features that vary; one without a latent counts 0."
             ),
         ),
         Score(
@@ -124,7 +119,10 @@ class ActivationMCC(Metric):
             better="higher",
             low=0,
             high=1,
-            meaning=("The same over the most pairs there can be."),
+            meaning=(
+                "The same over the lower of the numbers of features and of latents that vary: "
+                "the dictionary's size costs nothing."
+            ),
         ),
     )
 
@@ -138,5 +136,5 @@ class ActivationMCC(Metric):
         if isinstance(truth, Skipped):
             return truth
         control = chance_control(sae, seed)
-        found, chance = (score_activations(join(each, truth)) for each in (sae, control))
-        return merge([found, as_control(chance)])
+        scores, chance = (score_activations(join(each, truth)) for each in (sae, control))
+        return merge([scores, as_control(chance)])

@@ -31,7 +31,7 @@ N_ADDED = 8
 ENTRIES = 2**24
 """Worths held at a time: 64 MB."""
 TOLERANCE = 1e-6
-"""On a worth. Float32 rounding stays below it, so a candidate is never found twice."""
+"""On a worth. Float32 rounding stays below it, so no candidate is added twice."""
 ALONE = -3.0
 """Worth of leaving a row unmatched, below every cosine: only a way out while candidates lack."""
 
@@ -79,10 +79,10 @@ def best_matching(blocks: Blocks, n_a: int, n_b: int, *, alone: float = ALONE) -
     while True:
         match, worth = _solve(pairs, n_a, n_b, alone)
         prices = _prices(pairs, match, worth, n_b)
-        found = _gaining(blocks, worth - prices[match], prices[:n_b])
-        if not len(found.rows):
+        added = _gaining(blocks, worth - prices[match], prices[:n_b])
+        if not len(added.rows):
             return Matched(match, worth)
-        pairs = Pairs(*(np.concatenate(both) for both in zip(pairs, found, strict=True)))
+        pairs = Pairs(*(np.concatenate(both) for both in zip(pairs, added, strict=True)))
 
 
 def _blocks(a: Tensor, b: Tensor, absolute: bool) -> Iterator[tuple[int, Tensor]]:
@@ -111,13 +111,13 @@ def _solve(
 
     Column n_b + i stands for leaving row i alone.
     """
-    own = np.arange(n_a)
-    rows, columns = np.append(pairs.rows, own), np.append(pairs.columns, n_b + own)
+    every_row = np.arange(n_a)
+    rows, columns = np.append(pairs.rows, every_row), np.append(pairs.columns, n_b + every_row)
     costs = 2 - np.append(pairs.worths, np.full(n_a, alone))  # above 0: no entry drops out
     table = csr_matrix((costs, (rows, columns)), shape=(n_a, n_b + n_a))
     matched, match = min_weight_full_bipartite_matching(table)
     match = match[np.argsort(matched)].astype(np.int64)
-    return match, 2 - np.asarray(table[own, match]).ravel()
+    return match, 2 - np.asarray(table[every_row, match]).ravel()
 
 
 def _prices(
@@ -149,7 +149,7 @@ def _gaining(
     blocks: Blocks, profits: Float[np.ndarray, " n_a"], prices: Float[np.ndarray, " n_b"]
 ) -> Pairs:
     """Return the pairs that gain more than TOLERANCE over a row's profit: the N_ADDED largest."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for start, worths in blocks():
         p, q = (torch.from_numpy(part).to(worths) for part in (profits, prices))
         gain = worths - q
@@ -158,5 +158,5 @@ def _gaining(
         top = gain[rows].topk(min(N_ADDED, len(q)), dim=1)
         i, j = (top.values > TOLERANCE).nonzero(as_tuple=True)
         rows, columns = rows[i], top.indices[i, j]
-        found.append(((rows + start).cpu(), columns.cpu(), worths[rows, columns].double().cpu()))
-    return Pairs(*(torch.cat(parts).numpy() for parts in zip(*found, strict=True)))
+        parts.append(((rows + start).cpu(), columns.cpu(), worths[rows, columns].double().cpu()))
+    return Pairs(*(torch.cat(parts).numpy() for parts in zip(*parts, strict=True)))

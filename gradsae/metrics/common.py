@@ -17,8 +17,8 @@ from gradsae.stats.bootstrap import percentiles, resampled_means
 
 PASS_ENTRIES = 2**24
 """Rows times latents of one pass: 64 MB where the codes are dense."""
-KEPT_VALUES = 2**24
-"""Most stored values of one SAE's codes that are kept for the next metric."""
+STORED_VALUES = 2**24
+"""Most stored values of one SAE's codes that are stored for the next metric."""
 N_BLOCKS = 512
 """Most units that a bootstrap resamples."""
 
@@ -41,17 +41,17 @@ def held_out(source: Source, n: int, seed: int) -> HeldOut:
 def encode(sae: Dictionary, x: Float[Tensor, "batch d_in"]) -> Iterator[Rows]:
     """Yield the codes of raw activations, some rows at a time, on the SAE's device.
 
-    Where metrics share (`once.py`), the first KEPT_VALUES are encoded once.
+    Where metrics share (`once.py`), the first STORED_VALUES are encoded once.
     """
-    kept: list[Rows] = once("codes", sae, x, make=list)
-    yield from kept
-    n_kept = sum(rows.codes.n_rows for rows in kept)
-    room = KEPT_VALUES - sum(rows.codes.values.numel() for rows in kept) if is_sharing() else 0
+    stored: list[Rows] = once("codes", sae, x, make=list)
+    yield from stored
+    n_kept = sum(rows.codes.n_rows for rows in stored)
+    room = STORED_VALUES - sum(rows.codes.values.numel() for rows in stored) if is_sharing() else 0
     for start, chunk in _chunks(sae, x, n_kept):
         rows = Rows(start, sae.codes(chunk))
         room -= rows.codes.values.numel()
         if room >= 0:
-            kept.append(rows)
+            stored.append(rows)
         yield rows
 
 
@@ -76,7 +76,7 @@ def _chunks(
 
 
 def count_fired(sae: Dictionary, x: Float[Tensor, "batch d_in"]) -> Int[Tensor, " d_sae"]:
-    """Return on how many rows each latent is open; on the CPU."""
+    """Return the number of rows on which each latent fires; on the CPU."""
     counts = torch.zeros(sae.d_sae, dtype=torch.int64)
     for _, codes in encode(sae, x):
         counts += codes.fired().cpu()
@@ -125,7 +125,7 @@ def _renamed(named: dict[str, Value], control: str) -> dict[str, Value]:
 
 
 def _union(named: Sequence[dict[str, Value]]) -> dict[str, Value]:
-    return {name: value for one in named for name, value in one.items()}
+    return {name: value for part in named for name, value in part.items()}
 
 
 def ratio_interval(

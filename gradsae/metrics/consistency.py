@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from gradsae.interfaces import Scores
 from gradsae.metrics.common import control_name
 from gradsae.metrics.matching import BLOCK, max_cosines, one_to_one
-from gradsae.metrics.selection import RULES, Run, n_kept, ranked, rules_for
+from gradsae.metrics.selection import RULES, Run, n_top, ranked, rules_for
 from gradsae.sae.directions import random_directions
 from gradsae.seeds import make_generator
 from gradsae.stats.bootstrap import LEVEL
@@ -38,40 +38,43 @@ SELECTIONS = {
 SERIES = "consistency/selection"
 
 
-class Found(NamedTuple):
-    """How well some latents of one run are found in another."""
+class Overlap(NamedTuple):
+    """How well another run holds some latents of one run."""
 
     share: float
-    """With a cosine above TAU to some live latent."""
+    """Share of these latents with a cosine above TAU to some live latent of the other run."""
     cosine: float
     """Mean of the largest cosines."""
 
 
-Table = dict[tuple[str, float], Found]
+Table = dict[tuple[str, float], Overlap]
 """By rule and top share."""
 
 
 def pair_table(first: Run, second: Run) -> Table:
-    """How the latents of one run that a rule ranks first are found in the other; both ways, mean.
+    """Compare the latents that each rule ranks first with the other run; means of both directions.
 
-    A rule picks latents on one side; the other side always offers all its live latents.
+    A rule picks latents on one side; the other side offers all its live latents.
     """
     best = max_cosines(first.directions[first.live], second.directions[second.live])
     table = {}
     for rule in rules_for((first, second)):
-        sides = [run[ranked(of, rule)].double() for of, run in ((first, best.a), (second, best.b))]
+        sides = [
+            cosines[ranked(run, rule)].double()
+            for run, cosines in ((first, best.a), (second, best.b))
+        ]
         for alpha in ALPHAS:
-            kept = [cosine[: n_kept(len(cosine), alpha)] for cosine in sides]
-            table[rule, alpha] = Found(
-                share=sum((cosine > TAU).double().mean().item() for cosine in kept) / 2,
-                cosine=sum(cosine.mean().item() for cosine in kept) / 2,
+            chosen = [cosines[: n_top(len(cosines), alpha)] for cosines in sides]
+            table[rule, alpha] = Overlap(
+                share=sum((cosines > TAU).double().mean().item() for cosines in chosen) / 2,
+                cosine=sum(cosines.mean().item() for cosines in chosen) / 2,
             )
     return table
 
 
 def pair_scores(first: Run, second: Run, table: Table) -> dict[str, float]:
     """Return every score of one pair of runs."""
-    everything = table["act", 1.0]  # by any rule: all latents are kept
+    everything = table["act", 1.0]  # the share 1 is all latents, by any rule
     live = [run.directions[run.live] for run in (first, second)]
     return {
         MCS: everything.share,
@@ -102,14 +105,14 @@ def over_pairs(values: dict[tuple[int, int], float], n_runs: int) -> Estimate:
         return Estimate(mean, None)
     without = []
     for run in range(n_runs):
-        left = [value for pair, value in values.items() if run not in pair]
-        without.append(sum(left) / len(left))
+        remaining = [value for pair, value in values.items() if run not in pair]
+        without.append(sum(remaining) / len(remaining))
     centre = sum(without) / n_runs
     variance = (n_runs - 1) / n_runs * sum((value - centre) ** 2 for value in without)
     return Estimate(mean, variance**0.5)
 
 
-def own_cosines(run: Run) -> Float[Tensor, " n_live"]:
+def self_cosines(run: Run) -> Float[Tensor, " n_live"]:
     """Return the largest cosine of each live latent with another of its own run; -1 if alone."""
     W = normalize(run.directions[run.live], dim=1)
     best = []
@@ -120,16 +123,16 @@ def own_cosines(run: Run) -> Float[Tensor, " n_live"]:
     return torch.cat(best).double()
 
 
-def own_scores(runs: Sequence[Run]) -> dict[str, float]:
-    """Return what a run would score against itself if no latent might match itself; means."""
-    cosines = [own_cosines(run) for run in runs]
+def self_scores(runs: Sequence[Run]) -> dict[str, float]:
+    """Return the scores of each run against itself, no latent matched with itself; means."""
+    cosines = [self_cosines(run) for run in runs]
     shares = [(cosine > TAU).double().mean().item() for cosine in cosines]
     means = [cosine.mean().item() for cosine in cosines]
     return {f"{MCS}/own": sum(shares) / len(runs), f"{COSINE}/own": sum(means) / len(runs)}
 
 
 def score_pairs(runs: Sequence[Run]) -> Scores:
-    """All consistency scores of some runs, none of them a control."""
+    """Return all consistency scores of some runs, without controls."""
     pairs = list(combinations(range(len(runs)), 2))
     tables = {(i, j): pair_table(runs[i], runs[j]) for i, j in pairs}
     scored = {(i, j): pair_scores(runs[i], runs[j], tables[i, j]) for i, j in pairs}
@@ -149,46 +152,42 @@ def selection_series(tables: Sequence[Table]) -> dict[str, list[Any]]:
     """Return columns rule, alpha, share and cosine: means over pairs."""
     columns: dict[str, list[Any]] = {"rule": [], "alpha": [], "share": [], "cosine": []}
     for rule, alpha in tables[0]:
-        found = [table[rule, alpha] for table in tables]
+        overlaps = [table[rule, alpha] for table in tables]
         columns["rule"].append(rule)
         columns["alpha"].append(alpha)
-        columns["share"].append(sum(one.share for one in found) / len(found))
-        columns["cosine"].append(sum(one.cosine for one in found) / len(found))
+        columns["share"].append(sum(overlap.share for overlap in overlaps) / len(overlaps))
+        columns["cosine"].append(sum(overlap.cosine for overlap in overlaps) / len(overlaps))
     return columns
 
 
 def random_run(run: Run, generator: torch.Generator) -> Run:
-    """Return as many random unit directions as a run has live latents; no latent ranks higher."""
+    """Return a run of random unit directions, as many as there are live latents, of one rank."""
     n, d_in = int(run.live.sum()), run.directions.shape[1]
-    none = torch.zeros(n)
+    zeros = torch.zeros(n)
     return Run(
         name=run.name,
         directions=random_directions(n, d_in, generator),
         live=torch.ones(n, dtype=torch.bool),
-        **dict.fromkeys(RULES.values(), none),
+        **dict.fromkeys(RULES.values(), zeros),
     )
 
 
 def consistency(runs: Sequence[Run], seed: int) -> Scores:
-    """How much of what one SAE found the others found, over all pairs of `runs`.
+    """Score how much the dictionaries of `runs` have in common, over all pairs.
 
-    - `consistency/mcs_0.9` in [0, 1], up: share of the live latents of one run whose largest signed
-      cosine with the live latents of another is above 0.9; mean over ordered pairs of runs
-      (GBA paper, 2506.14002, v1 figure 5: max cosine similarity).
-    - `.../top_RULE_1`, `.../top_RULE_5`: the same share among the 1 % and 5 % of each run's live
-      latents that a rule ranks first, at least one latent. Rules, over the held-out rows: `act`,
-      largest peak (value times norm of the direction); `z`, Z-score (`selection.z_scores`);
-      `rate`, firing rate; `mean`, mean of value times norm over the rows where the latent fires.
-    - `consistency/max_cosine` in [-1, 1], up: mean of those largest cosines over all live latents.
-    - `consistency/pw_mcc` in [-1, 1], up: signed cosines of the best one-to-one matching of two
-      runs' live latents, summed, over the larger number of live latents; mean over pairs. With
-      equal numbers this is PW-MCC (Song et al. 2025, https://arxiv.org/abs/2505.20254); a latent
-      without a partner counts 0 here.
-    - `/chance` of all three: random unit directions, as many as each run has live latents. A rule
-      picks among random directions at random, so the first stands for every selection.
-    - `mcs_0.9/own`, `max_cosine/own`: the same of each run against itself, no latent matching
-      itself; mean over runs. A dictionary whose directions crowd (around the mean activation, say)
-      is found in any other that crowds likewise: what seeds share is consistency beyond this.
+    `Consistency` declares the scores. Only live latents count; cosines are signed. MCS is the
+    maximum cosine similarity of the GBA paper (2506.14002, v1 figure 5). With as many latents on
+    both sides, `pw_mcc` is PW-MCC (Song et al. 2025, https://arxiv.org/abs/2505.20254).
+
+    - `mcs_0.9/top_RULE_1`, `/top_RULE_5`: the share among the 1 % and 5 % of each run's latents
+      that a rule ranks first, at least one latent. Rules, over the held-out rows: `act`, largest
+      peak (value times norm of the direction); `z`, Z-score (`selection.z_scores`); `rate`, firing
+      rate; `mean`, mean of value times norm over the rows where the latent fires.
+    - `/chance`: random unit directions, as many as each run has live latents. A rule picks among
+      random directions at random, so `mcs_0.9/chance` stands for every selection.
+    - `mcs_0.9/own`, `max_cosine/own`: each run against itself, no latent matched with itself; mean
+      over runs. Directions that crowd around one vector match those of any other dictionary that
+      crowds there. Seeds agree only as far as they exceed this.
     - series `consistency/selection`: by rule and top share alpha, the share above 0.9 and the mean
       largest cosine; means over pairs, both ways.
 
@@ -205,17 +204,17 @@ def consistency(runs: Sequence[Run], seed: int) -> Scores:
         reason = f"no latent of {', '.join(silent)} fires on the held-out rows"
         return Scores(scores={}, skipped=dict.fromkeys((MCS, *SELECTIONS, COSINE, PW_MCC), reason))
     generator = make_generator(seed, "eval random directions")
-    found = score_pairs(runs)
+    scores = score_pairs(runs)
     control = score_pairs([random_run(run, generator) for run in runs])
     chance = {control_name(k): control.scores[k] for k in CONTROLLED}
-    own = own_scores(runs)
-    n = found.n | dict.fromkeys(chance, len(runs) * (len(runs) - 1) // 2)
-    n |= dict.fromkeys(own, len(runs))
-    unranked = [name for name in SELECTIONS if name not in found.scores]
+    against_self = self_scores(runs)
+    n = scores.n | dict.fromkeys(chance, len(runs) * (len(runs) - 1) // 2)
+    n |= dict.fromkeys(against_self, len(runs))
+    unranked = [name for name in SELECTIONS if name not in scores.scores]
     return Scores(
-        scores=found.scores | chance | own,
-        intervals=found.intervals,
+        scores=scores.scores | chance | against_self,
+        intervals=scores.intervals,
         n=n,
-        series=found.series,
+        series=scores.series,
         skipped=dict.fromkeys(unranked, "a Z-score needs a linear encoder, and this SAE has none"),
     )

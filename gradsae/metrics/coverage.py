@@ -23,7 +23,7 @@ DECADES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 class PerFeature(NamedTuple):
-    """What one SAE makes of each true feature; NaN where the held-out rows cannot tell."""
+    """How one SAE does on each true feature; NaN where the held-out rows cannot tell."""
 
     cosine: Float[Tensor, " n_features"]
     """Largest signed cosine with a latent, dead or alive."""
@@ -58,7 +58,7 @@ def in_bands(
 
 
 def score_coverage(
-    found: PerFeature,
+    features: PerFeature,
     rates: Float[Tensor, " n_features"],
     edges: Sequence[int | float],
     cosine: int | float,
@@ -66,24 +66,29 @@ def score_coverage(
 ) -> Scores:
     """Scores of `Coverage`, without control."""
     every = {
-        "cosine": torch.where(found.cosine.isnan(), torch.nan, (found.cosine > cosine).double()),
-        "f1": torch.where(found.f1.isnan(), torch.nan, (found.f1 > f1).double()),
-        "rate_error": found.rate_error.double(),
+        "cosine": _above(features.cosine, cosine),
+        "f1": _above(features.f1, f1),
+        "rate_error": features.rate_error.double(),
     }
     bands = {"": torch.ones(len(rates), dtype=torch.bool), **in_bands(rates, edges)}
-    scores, n, skipped = {}, {"coverage/rows": found.n_rows}, {}
+    scores, n, skipped = {}, {"coverage/rows": features.n_rows}, {}
     for band, members in bands.items():
         for kind, values in every.items():
             name = f"coverage/{kind}/{band}".rstrip("/")
-            known = values[members & ~values.isnan()]
-            if len(known):
-                scores[name], n[name] = known.mean().item(), len(known)
+            numbers = values[members & ~values.isnan()]
+            if len(numbers):
+                scores[name], n[name] = numbers.mean().item(), len(numbers)
             elif bool(members.any()):
                 skipped[name] = f"none of the {int(members.sum())} features is active on these rows"
             else:
                 span = f"{rates.min():.2g} to {rates.max():.2g}"
                 skipped[name] = f"no feature has a rate in this band; rates run from {span}"
     return Scores(scores=scores, n=n, skipped=skipped)
+
+
+def _above(values: Float[Tensor, " n"], level: int | float) -> Float[Tensor, " n"]:
+    """Return 1 where a value is above the level, 0 where it is not, NaN where there is none."""
+    return torch.where(values.isnan(), torch.nan, (values > level).double())
 
 
 @final
@@ -93,16 +98,9 @@ class Coverage(Metric):
 
     A feature that no latent comes near counts as not covered, so a small dictionary cannot score 1
     by holding the frequent features only. Each score is given over all features and for each band
-    of true rates, low <= rate < high, as `coverage/cosine/0.001-0.01`.
-
-    - `coverage/cosine` in [0, 1], up: share of features with a latent, dead or alive, whose signed
-      cosine is above `cosine`.
-    - `coverage/f1` in [0, 1], up: share of the features active on the held-out rows with a latent
-      whose F1, as the detector of "this feature is active", is above `f1`.
-    - `coverage/rate_error` in [0, 1], down: `recovery/rate_error` (one-to-one matching by cosine).
-    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`).
-
-    A band without a feature is skipped, with the rates there are.
+    of true rates, low <= rate < high, as `coverage/cosine/0.001-0.01`. A band without a feature is
+    skipped, with the rates there are. `/chance`: the same SAE with its directions drawn at random
+    (`Dictionary.chance`).
     """
 
     SCORES: ClassVar[tuple[Score, ...]] = (
@@ -113,8 +111,8 @@ class Coverage(Metric):
             low=0,
             high=1,
             meaning=(
-                "Share of all features with a latent whose signed cosine is above the field "
-                "`cosine`, 0.9 as a rule."
+                "Share of all features with a latent, dead or alive, whose signed cosine is above "
+                "the field `cosine`, 0.9 by default."
             ),
         ),
         Score(
@@ -124,8 +122,8 @@ class Coverage(Metric):
             low=0,
             high=1,
             meaning=(
-                "Share of all features with a latent whose F1, as a detector of the feature, is "
-                "above 0.8."
+                "Share of the features active on the held-out rows with a latent whose F1, as a "
+                "detector of the feature, is above the field `f1`, 0.8 by default."
             ),
         ),
         Score(
@@ -134,7 +132,7 @@ class Coverage(Metric):
             better="lower",
             low=0,
             high=1,
-            meaning=("The rate error of recovery over the features of a band of rates."),
+            meaning=("`recovery/rate_error`, also over the features of a band of rates."),
         ),
     )
 
@@ -162,8 +160,8 @@ class Coverage(Metric):
         assert isinstance(source, KnownSource)
         rates = source.rates().cpu()
         control = chance_control(sae, seed)
-        found, chance = (
+        scores, chance = (
             score_coverage(per_feature(each, truth), rates, self.edges, self.cosine, self.f1)
             for each in (sae, control)
         )
-        return merge([found, as_control(chance)])
+        return merge([scores, as_control(chance)])

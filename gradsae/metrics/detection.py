@@ -52,11 +52,11 @@ def shuffled_latents(
     return latent_of
 
 
-def open_keys(codes: Codes, column: Int[Tensor, " d_sae"], width: int) -> Int[Tensor, " nnz"]:
-    """Return row * width + column for every open entry whose latent has a column (not -1)."""
+def active_keys(codes: Codes, column: Int[Tensor, " d_sae"], width: int) -> Int[Tensor, " nnz"]:
+    """Return row * width + column of every active entry whose latent has a column (not -1)."""
     if isinstance(codes, SparseCodes):
-        wanted = (codes.values > 0) & (column[codes.latents] >= 0)
-        return codes.rows[wanted] * width + column[codes.latents[wanted]]
+        used = (codes.values > 0) & (column[codes.latents] >= 0)
+        return codes.rows[used] * width + column[codes.latents[used]]
     used = (column >= 0).nonzero().squeeze(1)
     rows, places = (codes.values[:, used] > 0).nonzero(as_tuple=True)
     return rows * width + column[used][places]
@@ -65,28 +65,28 @@ def open_keys(codes: Codes, column: Int[Tensor, " d_sae"], width: int) -> Int[Te
 def count_hits(
     codes: Codes, truth: SparseCodes, feature_of: Int[Tensor, " d_sae"]
 ) -> Int[Tensor, " n_features"]:
-    """Return on how many rows each feature is active while its latent is open.
+    """Return the number of rows on which each feature and its latent are both active.
 
     `feature_of` is the feature that each latent stands for, or -1. Works on the stored entries:
     no batch x d_sae and no batch x n_features matrix is made.
     """
     n, device = truth.d_sae, truth.values.device
-    true = open_keys(truth, torch.arange(n, device=device), n).sort().values
+    true = active_keys(truth, torch.arange(n, device=device), n).sort().values
     if len(true) == 0:
         return torch.zeros(n, dtype=torch.int64)
-    found = open_keys(codes, feature_of.to(codes.values.device), n).to(device)
-    place = torch.searchsorted(true, found).clamp_max(len(true) - 1)
-    hits = found[true[place] == found] % n
+    keys = active_keys(codes, feature_of.to(codes.values.device), n).to(device)
+    place = torch.searchsorted(true, keys).clamp_max(len(true) - 1)
+    hits = keys[true[place] == keys] % n
     return torch.bincount(hits, minlength=n).cpu()
 
 
 def slice_rows(codes: SparseCodes, start: int, stop: int) -> SparseCodes:
     """Return the codes of rows start to stop."""
     offsets = codes.offsets[start : stop + 1]
-    kept = slice(int(offsets[0]), int(offsets[-1]))
+    entries = slice(int(offsets[0]), int(offsets[-1]))
     return SparseCodes(
-        values=codes.values[kept],
-        latents=codes.latents[kept],
+        values=codes.values[entries],
+        latents=codes.latents[entries],
         offsets=offsets - offsets[0],
         d_sae=codes.d_sae,
     )
@@ -117,12 +117,13 @@ def score_hits(
     fired: Int[Tensor, " n_features"],
     active: Int[Tensor, " n_features"],
 ) -> Scores:
-    """Mean F1, precision and recall over the features that are `active` on some row.
+    """Return mean F1, precision and recall over the features that are `active` on some row.
 
-    `fired`: rows on which the feature's latent is open; 0 without one, which scores 0.
+    `fired` is the number of rows on which the feature's latent fires: 0 for a feature without one,
+    which scores 0.
     """
-    seen = active > 0
-    hits, fired, active = hits[seen], fired[seen], active[seen]
+    present = active > 0
+    hits, fired, active = hits[present], fired[present], active[present]
     each = {
         "detection/f1": 2 * hits / (fired + active),
         "detection/precision": hits / fired.clamp_min(1),
@@ -160,14 +161,11 @@ class Detection(OnMatched):
     """Each true feature's latent as a detector of "the feature is active" on held-out rows.
 
     The latent is the feature's partner in the one-to-one matching of largest summed signed cosine
-    with the latents that fire on those rows. All scores are in [0, 1], up, and are means over the
-    features that are active on at least one row; a feature without a partner counts 0.
+    with the latents that fire on those rows. A hit is a row on which both are active.
 
-    - `detection/f1` = 2 hits / (rows fired + rows active); `detection/precision` = hits / rows
-      fired; `detection/recall` = hits / rows active.
-    - `/chance`: the same score of the same SAE with its directions drawn at random
-      (`Dictionary.chance`), matched in the same way. An untrained SAE scores there.
-    - `/shuffled`: the SAE's own latents, assigned at random: what its firing rates alone give.
+    - `/chance`: the same SAE with its directions drawn at random (`Dictionary.chance`), matched in
+      the same way. An untrained SAE scores there.
+    - `/shuffled`: the SAE's latents, assigned at random: what its firing rates alone give.
 
     Not the F1 of SAELens (`sae_lens/synthetic/evals.py`), which is a mean over latents, each with
     its nearest feature: features that no latent is near cost nothing there.
@@ -181,8 +179,9 @@ class Detection(OnMatched):
             low=0,
             high=1,
             meaning=(
-                "Each feature's latent as a detector of the feature being active: mean F1 over "
-                "features; one without a latent counts 0."
+                "Each feature's latent as a detector of the feature being active: 2 hits over "
+                "(rows fired + rows active), mean over features active on the held-out rows; one "
+                "without a latent counts 0."
             ),
         ),
         Score(
@@ -208,10 +207,10 @@ class Detection(OnMatched):
         if isinstance(truth, Skipped):
             return truth
         lot = make_generator(seed, "eval shuffled latents")
-        found, chance = (
+        scores, chance = (
             score_detectors(each, truth.x, truth.codes, truth.features, lot, self.max_pairs)
             for each in (sae, chance_control(sae, seed))
         )
         rows = Scores(scores={}, n={"detection/rows": len(truth.x)})
-        shuffled = as_control(found["shuffled"], "shuffled")
-        return merge([found["matched"], as_control(chance["matched"]), shuffled, rows])
+        shuffled = as_control(scores["shuffled"], "shuffled")
+        return merge([scores["matched"], as_control(chance["matched"]), shuffled, rows])

@@ -17,7 +17,7 @@ SERIES = "grid/scores"
 @final
 @dataclass(frozen=True, kw_only=True)
 class Grid(Task):
-    """The method as it is, which is called the default, and the settings it is compared with."""
+    """The method as configured (the default) beside other settings of it."""
 
     name: ClassVar[str] = "grid"
     version: ClassVar[int] = 1
@@ -34,11 +34,11 @@ class Grid(Task):
     may_diverge: ClassVar[bool] = True
 
     settings: Sequence[Mapping[str, Any]] = ()
-    """Each names the fields that it sets and their values: `k`, `optim.lr` for a field inside."""
+    """Each has the fields that it sets and their values: `k`, `optim.lr` for a field inside."""
     only: Sequence[int] | None = None
     """Places in `settings`, from 0, of those that are trained beside the default; null for all."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    """Asked of the SAE of each setting."""
+    """Metrics of the SAE of each setting."""
 
     def __post_init__(self) -> None:
         check_metrics(self.metrics)
@@ -94,7 +94,7 @@ class Grid(Task):
         A setting that failed has a row without scores, and `skipped` says why under the row's
         number, from 0. At least one must not have failed.
         """
-        first, *others = [answer for answer in answers if isinstance(answer, Scores)]
+        first, *further = [answer for answer in answers if isinstance(answer, Scores)]
         columns: dict[str, list[Any]] = {
             name: [value_of(method, name) for method in methods] for name in self.names()
         }
@@ -110,7 +110,7 @@ class Grid(Task):
             default,
             series={SERIES: columns},
             skipped={**default.skipped, **self._failed(methods, answers)},
-            forward_equivalents=sum(answer.forward_equivalents for answer in [first, *others]),
+            forward_equivalents=sum(answer.forward_equivalents for answer in [first, *further]),
         )
 
     def _failed(
@@ -126,17 +126,17 @@ class Grid(Task):
 
 def changed(component: Any, values: Mapping[str, Any]) -> Any:
     """Return a component with other values in some fields: `lr` for its own, `optim.lr` inside."""
-    own = {name: value for name, value in values.items() if "." not in name}
+    outer = {name: value for name, value in values.items() if "." not in name}
     inner: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         first, _, rest = name.partition(".")
         if rest:
             inner.setdefault(first, {})[rest] = value
-    for name in [*own, *inner]:
+    for name in [*outer, *inner]:
         _check_field(component, name)
     for name, part in inner.items():
-        own[name] = changed(getattr(component, name), part)
-    return replace(component, **own)
+        outer[name] = changed(getattr(component, name), part)
+    return replace(component, **outer)
 
 
 def value_of(component: Any, name: str) -> Any:
@@ -147,7 +147,7 @@ def value_of(component: Any, name: str) -> Any:
 
 
 def _check_field(component: Any, name: str) -> None:
-    known = [field.name for field in fields(component)] if is_dataclass(component) else []
-    if name not in known:
+    names = [field.name for field in fields(component)] if is_dataclass(component) else []
+    if name not in names:
         kind = type(component).__name__
-        raise ValueError(f"{kind} has no field {name!r}; it has {', '.join(known) or 'none'}")
+        raise ValueError(f"{kind} has no field {name!r}; it has {', '.join(names) or 'none'}")

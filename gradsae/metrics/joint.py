@@ -1,4 +1,4 @@
-"""Codes beside the true coefficients of the same rows: what a latent does where a feature is on.
+"""Codes beside the true coefficients of the same rows.
 
 Everything here works on stored entries; a table of all pairs of features and latents is made some
 rows at a time only.
@@ -22,8 +22,8 @@ from gradsae.sae.codes import Codes, SparseCodes
 from gradsae.sae.dictionary import Dictionary
 
 MAX_ENTRIES = 2**25
-"""Most open entries held: 400 MB, and twice that while products are made. Reached only where a
-large share of the latents is open: 16,384 rows of 2,048."""
+"""Most active entries held: 400 MB, and twice that while products are made. Reached only where a
+large share of the latents is active: 2,048 on each of 16,384 rows."""
 
 FILLED = 0.25
 """Share of entries from which a factor is multiplied as a full matrix: up to 512 MB of them."""
@@ -32,7 +32,7 @@ SPARSE_PAIRS = 2**22
 
 
 class Joint(NamedTuple):
-    """What an SAE makes of the first rows of a truth; both hold open entries only."""
+    """Codes of the first rows of a truth, and the truth; both hold active entries only."""
 
     codes: SparseCodes
     """Values in normalised units, before the output scale."""
@@ -42,7 +42,7 @@ class Joint(NamedTuple):
 
 
 def join(sae: Dictionary, truth: Truth, max_entries: int = MAX_ENTRIES) -> Joint:
-    """Encode the rows of a truth, as many as fit `max_entries` open entries (at least one pass)."""
+    """Encode rows of a truth, as many as fit `max_entries` active entries (at least one pass)."""
     parts: list[Codes] = []
     n_entries = 0
     for _, codes in encode(sae, truth.x):
@@ -121,9 +121,9 @@ def partners(sae: Dictionary, joint: Joint, features: Float[Tensor, "n_features 
 
 
 def partner_values(joint: Joint, latent_of: Int[Tensor, " n_features"]) -> Float[Tensor, " nnz"]:
-    """Return, for each stored true coefficient, what its feature's latent holds on that row.
+    """Return, for each stored true coefficient, the value of its feature's latent on that row.
 
-    0 where the latent is closed or `latent_of` is -1 (no latent).
+    0 where the latent is not active or `latent_of` is -1 (no latent).
     """
     codes, truth, width = joint.codes, joint.truth, joint.codes.d_sae
     held = (codes.rows * width + codes.latents).sort()
@@ -131,8 +131,8 @@ def partner_values(joint: Joint, latent_of: Int[Tensor, " n_features"]) -> Float
     if len(held.values) == 0:
         return values
     partner = latent_of[truth.latents]
-    wanted = truth.rows * width + partner
-    place = torch.searchsorted(held.values, wanted).clamp_max_(len(held.values) - 1)
-    found = (held.values[place] == wanted) & (partner >= 0)
-    values[found] = codes.values[held.indices[place[found]]]
+    keys = truth.rows * width + partner
+    place = torch.searchsorted(held.values, keys).clamp_max_(len(held.values) - 1)
+    present = (held.values[place] == keys) & (partner >= 0)
+    values[present] = codes.values[held.indices[place[present]]]
     return values

@@ -18,18 +18,18 @@ from gradsae.sae.dictionary import Dictionary
 
 
 def latent_hits(joint: Joint, feature_of: Int[Tensor, " d_sae"]) -> Int[Tensor, " d_sae"]:
-    """Return on how many rows each latent fires while its feature is active."""
+    """Return the number of rows on which each latent and its feature are both active."""
     codes, truth = joint.codes, joint.truth
     active = (truth.rows * truth.d_sae + truth.latents).sort().values
     if len(active) == 0:
         return torch.zeros(codes.d_sae, dtype=torch.int64)
-    wanted = codes.rows * truth.d_sae + feature_of[codes.latents]
-    place = torch.searchsorted(active, wanted).clamp_max_(len(active) - 1)
-    return torch.bincount(codes.latents[active[place] == wanted], minlength=codes.d_sae)
+    keys = codes.rows * truth.d_sae + feature_of[codes.latents]
+    place = torch.searchsorted(active, keys).clamp_max_(len(active) - 1)
+    return torch.bincount(codes.latents[active[place] == keys], minlength=codes.d_sae)
 
 
 def score_latents(sae: Dictionary, truth: Truth) -> Scores:
-    """Scores of `Latents`, without control."""
+    """Return the scores of `Latents`, without control."""
     joint, latents = join(sae, truth), directions(sae)
     feature_of = near(truth.features.to(latents), latents, 1).nearest
     hits, fired = latent_hits(joint, feature_of), joint.codes.fired()
@@ -49,14 +49,11 @@ def score_latents(sae: Dictionary, truth: Truth) -> Scores:
 class Latents(Metric):
     """Each latent as a detector of the feature nearest to its decoder row, as SAELens has it.
 
-    The definitions of `ClassificationMetrics` (`sae_lens/synthetic/evals.py`), the F1 of published
-    SynthSAEBench tables: nearest by absolute cosine, several latents may share a feature, and the
-    mean is over all latents; one that never fires, or whose feature is never active, counts 0. All
-    in [0, 1], up. Features that no latent is near cost nothing here: `Detection` and `Coverage`
-    count them.
-
-    - `latents/f1`, `latents/precision`, `latents/recall`.
-    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`).
+    The definitions of `ClassificationMetrics` (`sae_lens/synthetic/evals.py`): nearest by absolute
+    cosine, several latents may share a feature, and the mean is over all latents; one that never
+    fires, or whose feature is never active, counts 0. `Detection` and `Coverage` count the features
+    that no latent is near. `/chance`: the same SAE with its directions drawn at random
+    (`Dictionary.chance`).
     """
 
     SCORES: ClassVar[tuple[Score, ...]] = (
@@ -102,5 +99,5 @@ class Latents(Metric):
         if isinstance(truth, Skipped):
             return truth
         control = chance_control(sae, seed)
-        found, chance = (score_latents(each, truth) for each in (sae, control))
-        return merge([found, as_control(chance)])
+        scores, chance = (score_latents(each, truth) for each in (sae, control))
+        return merge([scores, as_control(chance)])

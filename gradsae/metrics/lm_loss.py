@@ -57,24 +57,24 @@ class Window(NamedTuple):
 
 
 def splice(
-    acts: Float[Tensor, "batch pos d_in"], kept: Bool[Tensor, "batch pos"], replace: Replace
+    acts: Float[Tensor, "batch pos d_in"], replaced: Bool[Tensor, "batch pos"], replace: Replace
 ) -> Float[Tensor, "batch pos d_in"]:
-    """Return `acts` with the kept positions replaced; bit-equal where `replace` is the identity."""
+    """Return `acts` with some positions replaced; bit-equal where `replace` is the identity."""
     edited = acts.clone()
-    if bool(kept.any()):
-        edited[kept] = replace(acts[kept]).to(acts.dtype)
+    if bool(replaced.any()):
+        edited[replaced] = replace(acts[replaced]).to(acts.dtype)
     return edited
 
 
 def cross_entropy(logits: Float[Tensor, "1 pos vocab"], token_ids: Int[Tensor, "1 pos"]) -> float:
-    """Summed negative log-likelihood of tokens 1, 2, ... of a window, in nats."""
+    """Return the summed negative log-likelihood of tokens 1, 2, ... of a window, in nats."""
     return F.cross_entropy(logits[0, :-1], token_ids[0, 1:], reduction="none").double().sum().item()
 
 
 def kl_divergence(
     clean: Float[Tensor, "1 pos vocab"], other: Float[Tensor, "1 pos vocab"]
 ) -> float:
-    """Summed KL(clean || other) in nats over the positions that predict a token of the window."""
+    """Return KL(clean || other) in nats, summed over the positions that predict a token."""
     log_p, log_q = clean[0, :-1].log_softmax(-1), other[0, :-1].log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).double().sum().item()
 
@@ -83,22 +83,22 @@ def ablate(
     lm: LM,
     site: Site,
     token_ids: Int[Tensor, "1 pos"],
-    kept: Bool[Tensor, "1 pos"],
+    replaced: Bool[Tensor, "1 pos"],
     mean: Float[Tensor, " d_in"],
 ) -> Ablated:
-    """Run one window with zeros, and with the mean, at the kept positions.
+    """Run one window with zeros, and with the mean, at the replaced positions.
 
-    Many SAEs are measured on the same windows, so what went in is remembered with what came out.
+    Many SAEs are measured on the same windows, so the sums are remembered by their inputs.
     """
     key = sha256(f"{lm.weights_id} {lm.dtype} {lm.device} {site} {mean.dtype}".encode())
-    for tensor in (token_ids, kept, mean):
+    for tensor in (token_ids, replaced, mean):
         key.update(tensor.cpu().numpy().tobytes())
     name = key.hexdigest()
     if name not in _ablated:
 
         def loss(value: Tensor) -> float:
             fill: Replace = lambda acts: value.to(acts).expand_as(acts)  # noqa: E731
-            edited = lm.logits(token_ids, edit=(site, lambda acts: splice(acts, kept, fill)))
+            edited = lm.logits(token_ids, edit=(site, lambda acts: splice(acts, replaced, fill)))
             return cross_entropy(edited, token_ids)
 
         if len(_ablated) >= N_REMEMBERED:
@@ -116,19 +116,19 @@ def run_window(
     reconstruct: Replace,
     mean: Float[Tensor, " d_in"],
 ) -> Window:
-    """Run one window four times: clean, reconstruction spliced in, kept positions 0, and mean."""
-    seen: list[Tensor] = []
+    """Run one window four times: clean, and with the reconstruction, zeros and the mean put in."""
+    clean_acts: list[Tensor] = []
 
     def keep(acts: Tensor) -> Tensor:
-        seen.append(acts)
+        clean_acts.append(acts)
         return acts
 
     clean = lm.logits(token_ids, edit=(site, keep))
-    kept = ~dropped(token_ids, seen[0])
-    spliced = lm.logits(token_ids, edit=(site, lambda acts: splice(acts, kept, reconstruct)))
+    replaced = ~dropped(token_ids, clean_acts[0])
+    spliced = lm.logits(token_ids, edit=(site, lambda acts: splice(acts, replaced, reconstruct)))
     kl, ce_spliced = kl_divergence(clean, spliced), cross_entropy(spliced, token_ids)
     del spliced
-    zero, mean_ablated = ablate(lm, site, token_ids, kept, mean)
+    zero, mean_ablated = ablate(lm, site, token_ids, replaced, mean)
     return Window(
         clean=cross_entropy(clean, token_ids),
         spliced=ce_spliced,
@@ -136,12 +136,12 @@ def run_window(
         mean=mean_ablated,
         kl=kl,
         n_tokens=token_ids.shape[1] - 1,
-        n_dropped=int((~kept).sum()),
+        n_dropped=int((~replaced).sum()),
     )
 
 
 def score_windows(windows: list[Window], seed: int) -> Scores:
-    """The scores of `LMLoss` from the sums of its windows; each window is one bootstrap unit."""
+    """Return the scores of `LMLoss` from sums of windows; each window is one bootstrap unit."""
     columns = torch.tensor(windows, dtype=torch.float64).T
     clean, spliced, zero, mean, kl, tokens, dropped = columns
     ratios = {
@@ -181,18 +181,10 @@ class LMLoss(Metric):
 
     At the source's site every position gets the reconstruction, except those that an SAE of this
     source never saw (special tokens, outliers; `lm/dropped` counts them): they keep the model's
-    own activation in every variant. Cross-entropies are means over all next-token predictions of
-    the held-out windows, in nats; intervals are 95 % bootstraps over windows.
-
-    - `lm/ce_clean`, `lm/ce_spliced`, `lm/ce_zero`, `lm/ce_mean`: of the untouched model, and with
-      the reconstruction, zeros, and the mean of the source's held-out rows (no outliers).
-    - `lm/ce_recovered`, at most about 1, up: 1 - (spliced - clean) / (zero - clean). 1: nothing
-      lost, 0: no better than zeros; an SAE can do worse.
-    - `lm/ce_recovered/mean`: the same against the mean, which is the harder baseline.
-    - `lm/ce_delta` in nats, down: spliced - clean.
-    - `lm/kl` in nats, 0 or more (to rounding), down: mean KL(clean || spliced) per prediction.
-
-    A reconstruction equal to the activation gives exactly 1, 1, 0 and 0.
+    activation in every variant. Cross-entropies are means over all next-token predictions of the
+    held-out windows; intervals are 95 % bootstraps over windows. The mean activation is that of the
+    source's held-out rows without outliers. A reconstruction equal to the activation gives exactly
+    `ce_recovered` 1, `ce_delta` 0 and `kl` 0.
     """
 
     SCORES: ClassVar[tuple[Score, ...]] = (
@@ -203,8 +195,8 @@ class LMLoss(Metric):
             high=1,
             over="windows",
             meaning=(
-                "Cross-entropy with the reconstruction spliced in: 1 is that of the untouched "
-                "model, 0 that with zeros in its place; an SAE can do worse."
+                "1 - (spliced - clean) / (zeros - clean) of cross-entropies: 1 is that of the "
+                "untouched model, 0 that with zeros; an SAE can do worse."
             ),
         ),
         Score(
@@ -271,7 +263,8 @@ class LMLoss(Metric):
             over="windows",
             detail=True,
             meaning=(
-                "KL from the model's next-token distribution to that with the reconstruction."
+                "KL from the model's next-token distribution to that with the reconstruction, mean "
+                "over predictions."
             ),
         ),
     )

@@ -22,22 +22,22 @@ BINS_PER_DECADE = 4
 
 
 class Rebuilt(NamedTuple):
-    """What the forward passes over some rows leave, on the CPU, in float64."""
+    """Sums and counts of forward passes over some rows, on the CPU, in float64."""
 
     error: Float[Tensor, " batch"]
     """Squared error of each row, in raw units."""
     cosine: Float[Tensor, " batch"]
     """Cosine of each row with its reconstruction; 0 where either is zero."""
     n_open: Int[Tensor, " batch"]
-    """Open latents of each row."""
+    """Active latents of each row."""
     fired: Int[Tensor, " d_sae"]
-    """Rows on which each latent is open."""
+    """Number of rows on which each latent fires."""
 
 
 def rebuild(sae: Dictionary, x: Float[Tensor, "batch d_in"]) -> Rebuilt:
     """Pass every row through the SAE once."""
-    none = torch.zeros(0, dtype=torch.float64)
-    errors, cosines, n_open = [none], [none], [none.long()]
+    empty = torch.zeros(0, dtype=torch.float64)
+    errors, cosines, n_open = [empty], [empty], [empty.long()]
     fired, start = torch.zeros(sae.d_sae, dtype=torch.int64), 0
     for out in forward(sae, x):
         recon = out.recon.double().cpu()
@@ -51,13 +51,13 @@ def rebuild(sae: Dictionary, x: Float[Tensor, "batch d_in"]) -> Rebuilt:
 
 
 def deviations(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, " batch"]:
-    """Squared distance of each row from the mean of these rows; their sum is the variance."""
+    """Return the squared distance of each row from the mean; their sum is the variance."""
     x = x.double()
     return (x - x.mean(0)).square().sum(1)
 
 
 def density(fired: Int[Tensor, " d_sae"], n_rows: int) -> dict[str, list[float] | list[int]]:
-    """Histogram of log10(firing rate) over the latents that fire: left edges and counts.
+    """Return a histogram of log10(firing rate) over the latents that fire: left edges and counts.
 
     Bins are a quarter of a decade wide, from 1e-6 on (lower rates fall into the lowest); the last
     one ends at rate 1, which it includes. Latents that never fire are in no bin.
@@ -72,7 +72,7 @@ def density(fired: Int[Tensor, " d_sae"], n_rows: int) -> dict[str, list[float] 
 
 
 def score_sparsity(rebuilt: Rebuilt) -> Scores:
-    """l0, shares of dead and dense latents, and the density histogram."""
+    """Return l0, shares of dead and dense latents, and the density histogram."""
     n_rows = len(rebuilt.n_open)
     rate = rebuilt.fired.double() / n_rows
     scores = {
@@ -91,7 +91,7 @@ def score_fvu(
     deviation: Float[Tensor, " batch"],
     seed: int,
 ) -> Scores:
-    """Fraction of variance unexplained under `name`, with its interval over rows."""
+    """Return the fraction of variance unexplained as `name`, with its interval over rows."""
     total = deviation.sum().item()
     if not total > 0:
         return Scores(scores={}, skipped={name: "the rows do not vary"})
@@ -104,7 +104,7 @@ def score_fvu(
 
 
 def score_cosine(rebuilt: Rebuilt, x: Float[Tensor, "batch d_in"]) -> Scores:
-    """Mean cosine between a row and its reconstruction, over the rows that are not zero."""
+    """Return the mean cosine of rows with their reconstructions, over rows that are not zero."""
     name, nonzero = "reconstruction/cosine", x.norm(dim=1) > 0
     if not bool(nonzero.any()):
         return Scores(scores={}, skipped={name: "all rows are zero"})
@@ -115,20 +115,12 @@ def score_cosine(rebuilt: Rebuilt, x: Float[Tensor, "batch d_in"]) -> Scores:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction(Metric):
-    """Held-out rows through the SAE. All scores leave out rows that the source flags as outliers
-    (the SAE never saw their like), except the one that says otherwise.
+    """Held-out rows through the SAE, in raw units.
 
-    - `reconstruction/fvu`, 0 or more, down: summed squared error over summed squared distance from
-      the mean of the same rows (1: as good as that mean). Interval: 95 % bootstrap over up
-      to 512 blocks of consecutive rows, the mean held fixed.
-    - `reconstruction/fvu/with_outliers`: the same over all rows, with the mean of all rows.
-    - `reconstruction/cosine` in [-1, 1], up: mean over rows of the cosine between row and
-      reconstruction, in raw units, no mean removed; rows that are exactly zero are left out.
-    - `sparsity/l0` in [0, d_sae]: mean number of open latents per row.
-    - `sparsity/dead` in [0, 1], down: share of all latents that never fire on these n rows (a
-      latent rarer than 1 / n may count as dead).
-    - `sparsity/dense_share` in [0, 1]: share of all latents that fire on more than 10 % of rows.
-    - series `sparsity/density`: see `density`; n["sparsity/never_fired"] counts the other latents.
+    Rows that the source flags as outliers are left out (the SAE never saw their like), except from
+    the score that says otherwise. FVU's interval: 95 % bootstrap over up to 512 blocks of
+    consecutive rows, the mean held fixed. A latent rarer than 1 / n_rows may count as dead. Series
+    `sparsity/density`: see `density`; n["sparsity/never_fired"] counts the latents in no bin.
     """
 
     SCORES: ClassVar[tuple[Score, ...]] = (
@@ -138,8 +130,8 @@ class Reconstruction(Metric):
             better="lower",
             low=0,
             meaning=(
-                "Fraction of variance unexplained on held-out activations. A good value is no "
-                "sign of recovery."
+                "Fraction of variance unexplained: summed squared error over summed squared "
+                "distance from the mean of the same rows. A good value is no sign of recovery."
             ),
         ),
         Score(
@@ -175,7 +167,7 @@ class Reconstruction(Metric):
             better="lower",
             low=0,
             high=1,
-            meaning=("Share of latents that never fire on held-out activations."),
+            meaning=("Share of all latents that never fire on held-out activations."),
         ),
         Score(
             name="sparsity/dense_share",

@@ -29,7 +29,7 @@ N_CURVE = 41
 
 
 def frr(best: Float[Tensor, " n_features"], tau: float) -> float:
-    """Share of true features whose best latent has a signed cosine above `tau`; in [0, 1], up.
+    """Return the share of true features whose best latent has a signed cosine above `tau`.
 
     Feature recovery rate of Chen et al. 2025, https://arxiv.org/abs/2506.14002.
     """
@@ -37,7 +37,7 @@ def frr(best: Float[Tensor, " n_features"], tau: float) -> float:
 
 
 def frr_area(best: Float[Tensor, " n_features"]) -> float:
-    """Area under FRR(tau) for tau from 0 to 1; in [0, 1], up.
+    """Return the area under FRR(tau) for tau from 0 to 1; in [0, 1], higher is better.
 
     That integral is exactly the mean over true features of the best cosine, negative ones as 0.
     """
@@ -57,7 +57,7 @@ def score_cosines(
     p: Float[Tensor, " d_sae"],
     features: Float[Tensor, "n_features d_in"],
 ) -> Scores:
-    """FRR, its area, its curve, and the precision of the latents that fire (p > 0)."""
+    """Return FRR, its area, its curve, and the precision of the latents that fire (p > 0)."""
     best = max_cosines(features, latents).a
     scores = {f"recovery/frr_{tau}": frr(best, tau) for tau in TAUS}
     scores["recovery/frr_area"] = frr_area(best)
@@ -80,7 +80,7 @@ def score_mcc(
     features: Float[Tensor, "n_features d_in"],
     max_pairs: int = MAX_PAIRS,
 ) -> Scores:
-    """MCC over all true features, and the variant that other libraries report."""
+    """Return MCC over all true features, and the variant that other libraries report."""
     names = ("recovery/mcc", "recovery/mcc/matched")
     signed = one_to_one(features, latents, max_pairs=max_pairs)
     absolute = one_to_one(features, latents, max_pairs=max_pairs, absolute=True)
@@ -119,7 +119,7 @@ def score_rates(
     f: Float[Tensor, " n_features"] | None,
     max_pairs: int = MAX_PAIRS,
 ) -> Scores:
-    """Firing-rate errors of the latents that fire, matched one to one with the features."""
+    """Return the rate errors of the latents that fire, matched one to one with the features."""
     names = ("recovery/rate_error", "recovery/rate_error/absolute")
     reason = None
     if f is None:
@@ -142,7 +142,7 @@ def score_dictionary(
     features: Float[Tensor, "n_features d_in"],
     max_pairs: int = MAX_PAIRS,
 ) -> Scores:
-    """All recovery scores of an SAE, without controls, given held-out rows."""
+    """Return all recovery scores of an SAE on held-out rows, without controls."""
     latents = directions(sae)
     features = features.to(latents)
     p = count_fired(sae, x) / len(x)
@@ -161,28 +161,14 @@ def score_dictionary(
 class Recovery(OnMatched):
     """How close the latents' directions, and how often they fire, come to the true features.
 
-    The cosine is signed: a latent that points the other way recovers nothing. Denominators: all
-    true features, except where another is named.
+    The cosine is signed: a latent that points the other way recovers nothing. The feature recovery
+    rate (FRR) and its maximum over all latents, also dead ones, are those of the GBA paper. Rates
+    are of the same held-out rows, and a feature's latent is its partner in the best one-to-one
+    matching with the latents that fire.
 
-    - `recovery/frr_0.8`, `_0.9`, `_0.95` in [0, 1], up: share of true features with a latent, dead
-      or alive, whose cosine is above tau (the GBA paper's maximum is over all neurons, too).
-    - `recovery/frr_area` in [0, 1], up: area under FRR(tau), tau from 0 to 1.
-    - `recovery/mcc` in [-1, 1], up: sum of the cosines of the best one-to-one matching with all
-      latents, over the number of true features; a feature left without a latent counts 0.
-    - `recovery/mcc/matched` in [0, 1], up: mean absolute cosine over the matched pairs only, which
-      is the MCC of SAELens (`sae_lens/synthetic/evals.py`): with 4,096 latents for 16,384
-      features, the 12,288 features without a latent cost nothing there.
-    - `recovery/precision_0.9` in [0, 1], up: share of the latents that fire on the held-out rows
-      with a true feature at cosine above 0.9.
-    - `recovery/rate_error` in [0, 1], down: mean over the features active on the held-out rows of
-      |p - f| / max(p, f): p the firing rate of the feature's latent (one-to-one matching with the
-      latents that fire; 0 without one), f the feature's own rate on the same rows.
-    - `recovery/rate_error/absolute` in [0, 1], down: the same with |p - f|. Where features are
-      rare, an SAE that never fires scores well here; not so above.
-
-    Each has a control, `/chance` (`_chance` on a variant): the same score of the same SAE with its
-    directions drawn at random (`Dictionary.chance`). An untrained SAE scores there, exactly so if
-    its biases do not depend on its directions (all but GBA with bias_init=quantile).
+    Each score has a control, `/chance` (`_chance` on a variant): the same SAE with its directions
+    drawn at random (`Dictionary.chance`). An untrained SAE scores there, exactly so if its biases
+    do not depend on its directions (all but GBA with bias_init=quantile).
     """
 
     SCORES: ClassVar[tuple[Score, ...]] = (
@@ -228,8 +214,8 @@ class Recovery(OnMatched):
             low=-1,
             high=1,
             meaning=(
-                "Mean cosine of each true feature with its latent in the best one-to-one "
-                "matching; a feature left without a latent counts 0."
+                "Signed cosines of the best one-to-one matching with all latents, summed over the "
+                "number of true features; a feature without a latent counts 0."
             ),
         ),
         Score(
@@ -260,8 +246,8 @@ class Recovery(OnMatched):
             high=1,
             detail=True,
             meaning=(
-                "Mean over features of |p - f| / max(p, f), with p the firing rate of the "
-                "feature's latent and f its own."
+                "Mean over the features active on the held-out rows of |p - f| / max(p, f), with p "
+                "the firing rate of the feature's latent (0 without one) and f that of the feature."
             ),
         ),
         Score(
@@ -283,9 +269,9 @@ class Recovery(OnMatched):
         x, truth, _ = held_out(source, self.n_rows, seed)
         features = source.features()
         control_sae = chance_control(sae, seed)
-        found = score_dictionary(sae, x, truth, features, self.max_pairs)
+        scores = score_dictionary(sae, x, truth, features, self.max_pairs)
         control = score_dictionary(control_sae, x, truth, features, self.max_pairs)
-        curve, chance = (part.series["recovery/frr_curve"] for part in (found, control))
+        curve, chance = (part.series["recovery/frr_curve"] for part in (scores, control))
         curve["chance"] = chance["frr"]
         rows = Scores(scores={}, n={"recovery/rows": len(x)})
-        return merge([found, as_control(control), rows])
+        return merge([scores, as_control(control), rows])

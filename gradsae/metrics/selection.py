@@ -1,7 +1,7 @@
-"""Which latents does a run of consistency offer, and which of them does a rule rank first?
+"""What consistency compares: the live latents of a run, and their order by each rule.
 
 The GBA paper (2506.14002, v1 figure 5) asks how consistent the top share of the latents is, by
-maximum activation, by Z-score and by others; of its rules we have seen the names of these two.
+maximum activation, by Z-score and by others; these two are named there.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def z_scores(
 
     How far its best row stands out. Biases shift max and mean alike and drop out, so this is also
     the Z-score of the pre-activation. A projection that does not vary has Z-score 0. The GBA paper
-    (2506.14002, v1 figures 5 to 7) selects by a Z-score whose formula we have not seen; this is
+    (2506.14002, v1 figures 5 to 7) selects by a Z-score without its formula; this one is
     ours.
     """
     parts = []
@@ -93,6 +93,6 @@ def ranked(run: Run, rule: str) -> Int[Tensor, " n_live"]:
     return getattr(run, RULES[rule])[run.live].argsort(descending=True, stable=True)
 
 
-def n_kept(n_live: int, alpha: float) -> int:
+def n_top(n_live: int, alpha: float) -> int:
     """Return how many latents the top share `alpha` holds: the nearest number, at least one."""
     return max(1, round(alpha * n_live))

@@ -28,7 +28,7 @@ def written_ratios(
 
 
 def score_shrinkage(sae: Dictionary, truth: Truth, cosine: int | float, seed: int) -> Scores:
-    """Scores of `Shrinkage`, without control."""
+    """Return the scores of `Shrinkage`, without control."""
     joint = join(sae, truth)
     near = partners(sae, joint, truth.features)
     values = partner_values(joint, near.latent_of)
@@ -36,32 +36,30 @@ def score_shrinkage(sae: Dictionary, truth: Truth, cosine: int | float, seed: in
     written = values * length[joint.truth.latents] * joint.scale[joint.truth.rows]
     ratios = written_ratios(joint.truth, written, values > 0)
     close = (near.latent_of >= 0) & (near.cosine > cosine)
-    known = ratios[close & ~ratios.isnan()]
+    counted = ratios[close & ~ratios.isnan()]
     name = "shrinkage/ratio"
-    if len(known) == 0:
+    if len(counted) == 0:
         reason = f"no latent at a cosine above {cosine:g} fires where its feature is active"
         return Scores(scores={}, skipped={name: reason})
-    interval = ratio_interval(known, torch.ones_like(known), seed)
+    interval = ratio_interval(counted, torch.ones_like(counted), seed)
     return Scores(
-        scores={name: known.mean().item()},
+        scores={name: counted.mean().item()},
         intervals={} if interval is None else {name: interval},
-        n={name: len(known)},
+        n={name: len(counted)},
     )
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Shrinkage(Metric):
-    """A latent's output along its feature over the feature's true coefficient, where both are on.
+    """A latent's output along its feature over the feature's coefficient, where both are active.
 
-    - `shrinkage/ratio`, 1 is right: below 1 the code is shrunk (an l1 penalty does that), above 1
-      the latent writes for others too. For each feature the sum of z (d . v) over the sum of h,
-      over held-out rows with both on: z and d the value and the decoder row of its partner in the
-      one-to-one matching by cosine (as in Detection), in raw units, v and h the feature's direction
-      and coefficient. Then the mean over the features whose partner has a cosine above `cosine`.
-      Interval: 95 % bootstrap over features.
-    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`), at
-      any cosine, since none of its latents comes near a feature.
+    For each feature the sum of z (d . v) over the sum of h, over held-out rows with both active: z
+    and d the value and the decoder row of its partner in the one-to-one matching by cosine (as in
+    Detection), in raw units, v and h the feature's direction and coefficient. Then the mean over
+    the features whose partner has a cosine above `cosine`. An l1 penalty shrinks. Interval: 95 %
+    bootstrap over features. `/chance`: the same SAE with its directions drawn at random
+    (`Dictionary.chance`), at any cosine, since none of its latents comes near a feature.
 
     Not the shrinkage of SAELens (`sae_lens/synthetic/evals.py`), the mean over rows of |x_hat| /
     |x|: that one does not tell a shrunk code from a missing feature, and counts the bias.
@@ -76,7 +74,8 @@ class Shrinkage(Metric):
             ceiling=1,
             meaning=(
                 "A latent's output along its feature over the feature's coefficient, where both "
-                "are on: below 1 the code is shrunk; mean over features."
+                "are active; mean over features. Below 1 the code is shrunk, above 1 the latent "
+                "writes for other features too."
             ),
         ),
     )
@@ -93,5 +92,5 @@ class Shrinkage(Metric):
         if isinstance(truth, Skipped):
             return truth
         control = chance_control(sae, seed)
-        found = score_shrinkage(sae, truth, self.cosine, seed)
-        return merge([found, as_control(score_shrinkage(control, truth, -1, seed))])
+        scores = score_shrinkage(sae, truth, self.cosine, seed)
+        return merge([scores, as_control(score_shrinkage(control, truth, -1, seed))])

@@ -18,7 +18,7 @@ from gradsae.sae.dictionary import Dictionary
 
 
 class Near(NamedTuple):
-    """Who is near whom among two sets of directions, on the CPU."""
+    """Neighbours among two sets of directions, on the CPU."""
 
     n_above: Int[Tensor, " n_a"]
     """For each row of a: rows of b at a signed cosine above the level."""
@@ -55,12 +55,12 @@ def score_splitting(
     split: int | float,
     duplicate: int | float,
 ) -> Scores:
-    """Scores of `Splitting`, without control."""
+    """Return the scores of `Splitting`, without control."""
     d_sae = len(latents)
     names = ("splitting/split", "splitting/duplicate", "splitting/uniqueness")
     covered, nearest = near(features, latents, split)
-    others = near(latents, latents, duplicate).n_above - 1  # without itself
-    counts = ((covered > 1).sum(), (others > 0).sum(), nearest.unique().numel())
+    copies = near(latents, latents, duplicate).n_above - 1  # without itself
+    counts = ((covered > 1).sum(), (copies > 0).sum(), nearest.unique().numel())
     n = dict(zip(names, (len(features), d_sae, d_sae), strict=True))
     scores = {name: int(count) / n[name] for name, count in zip(names, counts, strict=True)}
     n |= {"splitting/split_features": int(counts[0]), "splitting/duplicate_latents": int(counts[1])}
@@ -70,18 +70,13 @@ def score_splitting(
 @final
 @dataclass(frozen=True, kw_only=True)
 class Splitting(Metric):
-    """How latents share the true features out, by the directions they write. No rows are needed,
-    so latents that never fire count.
+    """How latents share the true features out, by the directions they write.
 
-    - `splitting/split` in [0, 1], down: share of true features with two or more latents at a signed
-      cosine above `split`. n["splitting/split_features"] is their number.
-    - `splitting/duplicate` in [0, 1], down: share of latents with another latent at a signed cosine
-      above `duplicate`. n["splitting/duplicate_latents"] is their number. A latent that writes
-      nothing duplicates none.
-    - `splitting/uniqueness` in (0, 1], up: distinct features that are the nearest (largest absolute
-      cosine) of some latent, over the number of latents; `feature_uniqueness` of SAELens
-      (`sae_lens/synthetic/evals.py`). Random latents score high, too: mind `/chance`.
-    - `/chance`: of the same SAE with its directions drawn at random (`Dictionary.chance`).
+    No rows are needed, so latents that never fire count. A latent that writes nothing duplicates
+    none. `splitting/uniqueness` is `feature_uniqueness` of SAELens (`sae_lens/synthetic/evals.py`);
+    random latents score high, too: mind `/chance`, of the same SAE with its directions drawn at
+    random (`Dictionary.chance`). n["splitting/split_features"] and n["splitting/duplicate_latents"]
+    are the numbers behind the shares.
     """
 
     SCORES: ClassVar[tuple[Score, ...]] = (
@@ -91,7 +86,10 @@ class Splitting(Metric):
             better="lower",
             low=0,
             high=1,
-            meaning=("Share of true features with two or more latents near them."),
+            meaning=(
+                "Share of true features with two or more latents at a signed cosine above the "
+                "field `split`, 0.7 by default."
+            ),
         ),
         Score(
             name="splitting/duplicate",
@@ -99,7 +97,10 @@ class Splitting(Metric):
             better="lower",
             low=0,
             high=1,
-            meaning=("Share of latents with another latent near them."),
+            meaning=(
+                "Share of latents with another latent at a signed cosine above the field "
+                "`duplicate`, 0.9 by default."
+            ),
         ),
         Score(
             name="splitting/uniqueness",
@@ -108,7 +109,8 @@ class Splitting(Metric):
             low=0,
             high=1,
             meaning=(
-                "Distinct features that are the nearest of some latent, over the number of latents."
+                "Distinct features that are the nearest (largest absolute cosine) of some latent, "
+                "over the number of latents."
             ),
         ),
     )
@@ -125,10 +127,10 @@ class Splitting(Metric):
             return unknown(source)
         features = source.features()
         control = chance_control(sae, seed)
-        found, chance = (
+        scores, chance = (
             score_splitting(
                 directions(each), features.to(sae.device, sae.dtype), self.split, self.duplicate
             )
             for each in (sae, control)
         )
-        return merge([found, as_control(chance)])
+        return merge([scores, as_control(chance)])

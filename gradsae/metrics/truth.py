@@ -1,4 +1,4 @@
-"""What is known of a source's held-out rows: features and coefficients, or why there are none."""
+"""The true features and coefficients of held-out rows, or why there are none."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class Truth(NamedTuple):
 
 
 def unknown(source: Source) -> Skipped:
-    """Return what is said of a source whose features nobody knows."""
+    """Return the reason for a source whose true features are not known."""
     return Skipped(f"the true features of {source.name} are not known")
 
 
@@ -39,7 +39,7 @@ def known_rows(source: Source, n_rows: int, seed: int) -> Truth | Skipped:
 
 
 def joined(parts: list[Codes], d_sae: int) -> SparseCodes:
-    """Return the open entries of several codes, rows one after the other, on the CPU."""
+    """Return the active entries of several codes, rows one after the other, on the CPU."""
     values, latents, n_open = [torch.zeros(0)], [torch.zeros(0).long()], [torch.zeros(1).long()]
     for codes in parts:
         if isinstance(codes, SparseCodes):
