@@ -13,7 +13,14 @@ from safetensors import SafetensorError
 
 from gradsae.errors import UserError
 from gradsae.storage.cache import cache_root, cached_folder
-from gradsae.storage.fetch import Wheel, bytes_in, fetch_wheel, wheel_from
+from gradsae.storage.fetch import (
+    Wheel,
+    _pip_failed,
+    bytes_in,
+    fetch_snapshot,
+    fetch_wheel,
+    wheel_from,
+)
 
 META = "Metadata-Version: 2.1\nName: shipped-text\nVersion: 1.0\n"
 TAGS = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -141,7 +148,7 @@ def test_members_that_match_nothing_are_named(cache, sha256):
 
 def test_a_truncated_file_is_named_with_sizes_and_the_folder_to_delete(fetched, sha256):
     (fetched / "shipped_text/data/one.txt").write_text("the")
-    with pytest.raises(UserError, match=r"one\.txt: it is truncated: 3 bytes, expected 14") as info:
+    with pytest.raises(UserError, match=r"one\.txt: it has 3 bytes, expected 14") as info:
         fetch_wheel(shipped(sha256))
     assert f"delete the folder {fetched}" in str(info.value)
 
@@ -179,6 +186,19 @@ def test_a_full_disk_is_a_user_error_and_leaves_nothing(cache, error: Exception)
     with pytest.raises(UserError, match=r"No space left.*GRADSAE_CACHE"):
         cached_folder(cache / "models" / "x", build)
     assert not [path for path in (cache / "models").iterdir() if path.is_dir()]
+
+
+def test_a_full_disk_during_a_download_is_not_called_a_failed_fetch(monkeypatch):
+    import huggingface_hub
+
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(UserError, match=r"cannot write to the cache .*No space left.*HF_HOME"):
+        fetch_snapshot("owner/name", None, ["*"])
+    words = _pip_failed(shipped("0" * 64), "ERROR: [Errno 28] No space left on device")
+    assert words.startswith("cannot write to the cache folder") and "GRADSAE_CACHE" in words
 
 
 def test_a_cache_that_cannot_be_made_is_a_user_error(tmp_path, monkeypatch):

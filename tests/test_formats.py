@@ -370,7 +370,7 @@ def transcoder(folder: Path) -> None:
         (cut(gemma_scope, "params.npz"), "damaged weights"),
         (cut(sparsify, "sae.safetensors"), "damaged weights"),
         (cut(dictionary_relu, "ae.pt"), "damaged, or more than"),
-        (not_finite, "b_enc holds non-finite numbers"),
+        (not_finite, "b_enc must hold finite numbers, 16 of 16 are not"),
         (too_narrow, "the weights do not fit each other"),
         (transcoder, "affine_skip_connection has no counterpart"),
     ],

@@ -176,9 +176,9 @@ def test_what_sae_lens_has_no_word_for_cannot_be_exported(tmp_path):
         ({"architecture": "temporal"}, "architecture='temporal' has no counterpart"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations='layer_norm'"),
         ({"reshape_activations": "hook_z"}, "reshape_activations='hook_z'"),
-        ({"d_sae": 25}, "weights do not fit cfg.json"),
+        ({"d_sae": 25}, r"cfg\.json: d_sae=25, but sae_weights\.safetensors holds .* d_sae=24"),
         ({"d_in": None}, "d_in missing"),
-        ({"architecture": "batchtopk"}, "'topk_threshold' is missing"),
+        ({"architecture": "batchtopk"}, "topk_threshold missing"),
     ],
 )
 def test_foreign_folders_are_refused_with_a_reason(change, message, trained, tmp_path):

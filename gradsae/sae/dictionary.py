@@ -25,6 +25,9 @@ from gradsae.sae.directions import random_rotation
 from gradsae.sae.kernels.gates.gate import Gate
 from gradsae.sae.kernels.precision import Precision
 from gradsae.sae.normalise import Mode, Normaliser
+from gradsae.storage.files import write_whole
+from gradsae.storage.sealed import sealed
+from gradsae.storage.tensors import save_tensors
 
 FORMAT = 1
 """Version of the checkpoint folder: `sae.safetensors` and `sae.json`."""
@@ -181,14 +184,14 @@ class Dictionary(nn.Module, ABC):
         return {"d_in": self.d_in, "d_sae": self.d_sae, "gate": None}
 
     def save(self, folder: Path, extra: dict[str, Any]) -> None:
-        """Write `sae.safetensors` and `sae.json` (architecture and `extra`) into `folder`."""
-        from safetensors.torch import save_file
+        """Write `sae.safetensors` and `sae.json` (architecture and `extra`) into `folder`.
 
+        Both hold a checksum, which `gradsae.sae.model.load` compares.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        save_file(tensors, folder / "sae.safetensors")
+        save_tensors(self.state_dict(), folder / "sae.safetensors")
         meta = {"format": FORMAT, "architecture": self.architecture(), "extra": extra}
-        (folder / "sae.json").write_text(json.dumps(meta, indent=1))
+        write_whole(folder / "sae.json", json.dumps(sealed(meta), indent=1))
 
 
 @final

@@ -1,6 +1,5 @@
 """The SAE with a linear encoder and a gate: weights, and how checkpoints of any kind are loaded."""
 
-import json
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,6 +21,9 @@ from gradsae.sae.kernels.gates.gate import Gate
 from gradsae.sae.kernels.precision import Precision
 from gradsae.sae.normalise import MODES, Mode
 from gradsae.sae.pursuit import CODERS, blank_coder
+from gradsae.sae.weights import check_numbers
+from gradsae.storage.sealed import read_object, unsealed
+from gradsae.storage.tensors import read_tensors
 
 OF_ALL_GATES = ("k", "bandwidth", "to_input", "tolerance")
 """Settings that files of version 0.1 name for every gate: null or false where it has no such."""
@@ -171,9 +173,11 @@ def load(
 
     Raises UserError, naming the file, for a missing, damaged or foreign checkpoint.
     """
-    meta = read_meta(folder)
+    architecture, path = read_meta(folder)["architecture"], folder / "sae.safetensors"
+    tensors = read_tensors(path, own=True)
     try:
-        sae = _blank_of(meta["architecture"], blank)
+        _check_width(architecture, tensors, folder)
+        sae = _blank_of(architecture, blank)
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{folder / 'sae.json'}: bad architecture: {error}") from None
     if sae is None:
@@ -181,16 +185,28 @@ def load(
             f"{folder}: this SAE has an encoder of its own, which only its method can rebuild; "
             "load it as the checkpoint of that method"
         )
-    tensors = _read_tensors(folder / "sae.safetensors")
+    return _loaded(sae, tensors, path).to(device)
+
+
+def _loaded(sae: Dictionary, tensors: dict[str, Tensor], path: Path) -> Dictionary:
+    """Return the SAE with the tensors of a checkpoint."""
     for name, tensor in tensors.items():
         if name.startswith("state_"):
             sae.register_buffer(name, torch.zeros_like(tensor))
+    held = sae.state_dict()
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            check_numbers(name, tensor, path)
+        if name in held and tensor.is_floating_point() != held[name].is_floating_point():
+            raise UserError(f"{path}: {name} must hold {held[name].dtype}, got {tensor.dtype}")
     try:
         sae.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:
         message = " ".join(str(error).split())
-        raise UserError(f"{folder}: weights do not fit the architecture: {message}") from None
-    return sae.to(device)
+        raise UserError(f"{path.parent}: weights do not fit the architecture: {message}") from None
+    if isinstance(sae, Normalised) and not bool(sae.scale > 0):
+        raise UserError(f"{path}: scale must be above 0, got {sae.scale.item():g}")
+    return sae
 
 
 def _blank_of(architecture: dict[str, Any], blank: Blank | None) -> Dictionary | None:
@@ -221,38 +237,33 @@ def check_rebuilt(sae: Dictionary, blank: Blank) -> None:
         )
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
-    """Return the content of `sae.json`; raise UserError if it is absent, damaged or of another
-    format."""
-    path = folder / "sae.json"
-    try:
-        meta = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no SAE here (sae.json is missing)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged JSON ({error})") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        written = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+def _check_width(architecture: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> None:
+    """Raise UserError for another shape than that of the weights, before so much is allocated."""
+    W_enc = tensors.get("W_enc")
+    stated = [architecture["d_sae"], architecture["d_in"]]
+    if architecture["gate"] is not None and W_enc is not None and stated != [*W_enc.shape]:
         raise UserError(
-            f"{path}: checkpoint format must be {FORMAT}, got {written!r}: it is of another version"
+            f"{folder}: weights do not fit the architecture: W_enc has shape {[*W_enc.shape]}, "
+            f"sae.json says [d_sae, d_in] = {stated}"
         )
-    return meta
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Return `format`, `architecture` and `extra` of `sae.json`.
 
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: weights are missing") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged weights ({error})") from None
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            n_bad = int((~tensor.isfinite()).sum())
-            raise UserError(
-                f"{path}: {name} must hold finite numbers, {n_bad} of {tensor.numel()} are not"
-            )
-    return tensors
+    Raises UserError if it is absent, damaged or of another format.
+    """
+    path = folder / "sae.json"
+    if not path.exists():
+        raise UserError(f"{folder}: no SAE here (sae.json is missing)")
+    meta = read_object(path)
+    if meta.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: checkpoint format must be {FORMAT}, got {meta.get('format')!r}: it is of "
+            "another version"
+        )
+    rest = unsealed(meta, path)
+    extra = rest.setdefault("extra", {})
+    if rest.keys() != {"format", "architecture", "extra"} or not isinstance(extra, dict):
+        raise UserError(f"damaged file {path}: it must hold format, architecture and extra")
+    return rest

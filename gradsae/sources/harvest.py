@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.lm.model import LM
 from gradsae.lm.sites import Site
@@ -32,13 +33,15 @@ from gradsae.sources.store import (
     Shard,
     is_complete,
     mapped,
-    read_json,
+    read_note,
     read_shard,
 )
-from gradsae.storage.files import check_writable, write_whole
+from gradsae.storage.files import PARTIAL, check_writable, replacing, write_whole
+from gradsae.storage.sealed import sealed
 
 SHARD_TOKENS = 32_768
 """Tokens read for one shard: what a kill can cost (13 s at 2,600 tokens/s)."""
+REMEDY = "delete it and run again"
 CALIBRATION_WINDOWS = 64
 """First training windows, whose median norm decides what an outlier is."""
 
@@ -116,7 +119,7 @@ class Harvest:
         if not note.is_file() or not (self.folder / f"{part.name}.safetensors").is_file():
             return None
         shard = read_shard(note)
-        shard.check(self.folder, trusted_before=0)
+        shard.check(self.folder)
         return shard
 
     def _check_space(self, missing: Sequence[Part]) -> None:
@@ -148,9 +151,13 @@ class Harvest:
             batches = [self._read(token_ids) for token_ids in windows]
             self._calibration.update(zip(map(_key, windows), batches, strict=True))
             median = torch.cat([batch.norm[~batch.special] for batch in batches]).median()
-            write_whole(path, json.dumps({"median_norm": median.item()}) + "\n")
-        remedy = "delete it and run again"
-        return float(read_json(path, ["median_norm"], remedy)["median_norm"])
+            write_whole(path, json.dumps(sealed({"median_norm": median.item()})) + "\n")
+        median_norm = read_note(path, ["median_norm"], REMEDY)["median_norm"]
+        try:
+            checks.number("median_norm", median_norm, above=0)
+        except ValueError as error:
+            raise UserError(f"damaged file {path}: {error}; {REMEDY}") from None
+        return float(median_norm)
 
     def _read(self, token_ids: Int[Tensor, "n_windows pos"]) -> Batch:
         x = self.lm.read(self.site, token_ids.to(self.lm.device)).cpu().flatten(0, 1)
@@ -210,10 +217,9 @@ class Harvest:
             n_special=n_special,
             n_outliers=n_outliers,
         )
-        partial = self.folder / f"{name}.partial"
-        partial.write_bytes(data)
-        partial.replace(self.folder / shard.file)
-        write_whole(self.folder / f"{name}.json", json.dumps(asdict(shard)) + "\n")
+        with replacing(self.folder / shard.file) as fresh:
+            fresh.write_bytes(data)
+        write_whole(self.folder / f"{name}.json", json.dumps(sealed(asdict(shard))) + "\n")
         return shard
 
     def _finish(self, parts: Sequence[Part], shards: Mapping[str, Shard], median: float) -> None:
@@ -238,7 +244,7 @@ class Harvest:
             if counts["n_rows"] == 0:
                 raise UserError(f"no {split} rows are left after the filters: {counts}")
             meta[split] = {"counts": counts, "shards": [asdict(shard) for shard in own[split]]}
-        write_whole(self.folder / META, json.dumps(meta, indent=1) + "\n")
+        write_whole(self.folder / META, json.dumps(sealed(meta), indent=1) + "\n")
 
     def _means(self, shards: Sequence[Shard]) -> dict[str, Any]:
         """Return mean and mean squared norm of the stored training rows."""
@@ -283,5 +289,5 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _remove_partial(folder: Path) -> None:
-    for partial in folder.glob("*.partial"):
+    for partial in folder.glob(f"*{PARTIAL}"):
         partial.unlink()

@@ -14,19 +14,28 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from gradsae.errors import UserError
+from gradsae.sae.weights import check_sizes, check_weights
 from gradsae.sources.forest import Forest, spread_generator
 from gradsae.sources.world.laws import folded_normal
 from gradsae.sources.world.parts import Trees, World
+from gradsae.storage.sealed import read_object
+from gradsae.storage.tensors import read_tensors
 
 CONFIG = "synthetic_model_config.json"
 WEIGHTS = "synthetic_model.safetensors"
 HIERARCHY = "hierarchy.json"
+FACTOR = "correlation_factor"
+LAYOUT = {
+    "feature_vectors": ("n_features", "d_in"),
+    "bias": ("d_in",),
+    "firing_probabilities": ("n_features",),
+    FACTOR: ("n_features", "rank"),
+}
 
 
 def files(folder: Path) -> list[Path]:
@@ -34,7 +43,13 @@ def files(folder: Path) -> list[Path]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a saved world: it has no {name}")
-    return [path for name in (CONFIG, WEIGHTS, HIERARCHY) if (path := folder / name).is_file()]
+    has_trees = (folder / HIERARCHY).is_file()
+    if not has_trees and read_object(folder / CONFIG).get("hierarchy") is not None:
+        raise UserError(
+            f"{folder} is not a whole saved world: {CONFIG} describes trees of features, but "
+            f"{HIERARCHY}, which holds them, is missing"
+        )
+    return [folder / name for name in (CONFIG, WEIGHTS, *([HIERARCHY] if has_trees else []))]
 
 
 def load(folder: Path) -> World:
@@ -44,30 +59,39 @@ def load(folder: Path) -> World:
     a law of magnitudes that is unknown or was drawn without a seed.
     """
     has_trees = len(files(folder)) == 3
+    config, path = read_object(folder / CONFIG), folder / WEIGHTS
+    roots = read_object(folder / HIERARCHY).get("roots") if has_trees else []
+    tensors = read_tensors(path)
+    layout = LAYOUT if FACTOR in tensors else {k: v for k, v in LAYOUT.items() if k != FACTOR}
+    sizes = check_weights(tensors, layout, path)
+    stated = {"n_features": config.get("num_features"), "d_in": config.get("hidden_dim")}
+    stated = {name: size for name, size in stated.items() if size is not None}
+    check_sizes(stated, {name: sizes[name] for name in stated}, folder / CONFIG, path)
+    n = sizes["n_features"]
+    weights = {name: tensors[name].float() for name in layout}
+    vectors = weights["feature_vectors"]
+    # Directions have norm 1 here, so a vector's length counts with its magnitude.
+    lengths = vectors.norm(dim=1)
+    if bool((lengths == 0).any()):
+        first = int((lengths == 0).nonzero()[0])
+        raise UserError(f"{path}: feature_vectors of feature {first} is 0, which is no direction")
     try:
-        config = json.loads((folder / CONFIG).read_text())
-        weights = {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
-        nodes = json.loads((folder / HIERARCHY).read_text())["roots"] if has_trees else []
-        vectors = weights["feature_vectors"]
-        n = len(vectors)
-        lengths = vectors.norm(dim=1)
-        # Directions have norm 1 here, so a vector's length counts with its magnitude.
         return World(
             directions=normalize(vectors, dim=1),
             bias=weights["bias"],
             probabilities=weights["firing_probabilities"].double(),
-            factor=weights.get("correlation_factor", torch.zeros(n, 0)),
+            factor=weights.get(FACTOR, torch.zeros(n, 0)),
             means=lengths * _magnitudes(config, "mean_firing_magnitudes", n, 1.0, 2),
             spreads=lengths * _magnitudes(config, "std_firing_magnitudes", n, 0.0, 1),
-            trees=read_trees(nodes, n),
+            trees=read_trees(roots, n),
         )
     except KeyError as error:
         raise UserError(f"the saved world in {folder} has no entry {error}") from error
-    except (ValueError, TypeError, AttributeError, SafetensorError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"the saved world in {folder} cannot be read: {error}") from error
 
 
-def read_trees(roots: list[dict[str, Any]], n_features: int) -> Trees:
+def read_trees(roots: Any, n_features: int) -> Trees:
     """Return the trees of nested nodes. A node without a feature hands its parent on."""
     parent = torch.full((n_features,), -1)
     group, scaled = parent.clone(), torch.zeros(n_features, dtype=torch.bool)

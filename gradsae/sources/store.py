@@ -10,17 +10,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.records.record import content_id
 from gradsae.sources.corpora import SPLITS, Split
-from gradsae.storage.cache import sha256_file
+from gradsae.storage.cache import file_hash
 from gradsae.storage.files import write_whole
+from gradsae.storage.sealed import read_object, sealed, unsealed
+from gradsae.storage.tensors import read_tensors
 
 VERSION = 1
 """Of the harvest: goes up when the same recipe would give other rows."""
@@ -84,39 +87,50 @@ class Shard:
     n_outliers: int
     """Outlier rows: left out of the training split, flagged in the evaluation split."""
 
-    def check(self, folder: Path, *, trusted_before: int) -> None:
-        """Raise UserError if the file differs; older ones (time in ns) are checked by size only."""
+    def check(self, folder: Path) -> None:
+        """Raise UserError if the file is missing or differs from its size or checksum.
+
+        The checksum is computed once in a process for each file as it then is.
+        """
         path = folder / self.file
         if not path.is_file():
             raise UserError(f"activation shard {path} is missing; run again to harvest it again")
-        stat = path.stat()
-        if stat.st_size != self.bytes:
-            problem = f"it has {stat.st_size} bytes, expected {self.bytes}"
-        elif stat.st_mtime_ns >= trusted_before and (sha256 := sha256_file(path)) != self.sha256:
-            problem = f"its sha256 is {sha256[:12]}..., expected {self.sha256[:12]}..."
-        else:
-            return
-        raise UserError(damaged(path, problem))
+        if (n_bytes := path.stat().st_size) != self.bytes:
+            raise UserError(damaged(path, f"it has {n_bytes} bytes, expected {self.bytes}"))
+        digest = file_hash(path)
+        if digest != self.sha256:
+            problem = f"its sha256 is {digest[:12]}..., expected {self.sha256[:12]}..."
+            raise UserError(damaged(path, problem))
 
 
-def read_json(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
-    """Return the object in a JSON file.
+def read_note(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
+    """Return the object in a JSON file of a store, without its checksum.
 
-    Raises UserError, naming file and remedy, if it cannot be read or has not just these keys.
+    Raises UserError, naming file and remedy, if it is damaged or has not just these keys.
     """
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}); {remedy}") from None
-    if not isinstance(value, dict) or value.keys() != set(keys):
+    values = unsealed(read_object(path, remedy), path, remedy)
+    if values.keys() != set(keys):
         raise UserError(f"damaged file {path}: it must hold {', '.join(keys)}; {remedy}")
-    return value
+    return values
 
 
 def read_shard(path: Path) -> Shard:
     """Read the JSON beside a shard."""
-    keys = [field.name for field in fields(Shard)]
-    return Shard(**read_json(path, keys, "delete it and run again: its shard is harvested again"))
+    remedy = "delete it and run again: its shard is harvested again"
+    return _shard(read_note(path, [field.name for field in fields(Shard)], remedy), path, remedy)
+
+
+def _shard(values: Any, path: Path, remedy: str) -> Shard:
+    """Return what a store says of one shard; UserError where that is not of the right types."""
+    try:
+        shard = Shard(**values)
+        for name in ("bytes", "n_rows", "n_special", "n_outliers"):
+            checks.whole(name, getattr(shard, name), 0)
+        if Path(shard.file).name != shard.file or len(shard.sha256) != 64:
+            raise ValueError(f"file or sha256 of {shard.file!r:.60}")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"damaged file {path}: {error}; {remedy}") from None
+    return shard
 
 
 @final
@@ -132,6 +146,10 @@ class Rows:
     def __len__(self) -> int:
         return self._n_rows
 
+    @property
+    def d_in(self) -> int:
+        return self._shards[0].shape[1]
+
     def gather(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_in"]:
         """Return the rows at `index` in float32, in that order."""
         shard_of = torch.searchsorted(self._starts, index, right=True) - 1
@@ -144,13 +162,10 @@ class Rows:
 
 def mapped(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a shard, which are read from disk when they are used."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(damaged(path, str(error))) from None
+        return read_tensors(path, "rows")
+    except UserError as error:
+        raise UserError(damaged(path, str(error).removeprefix(f"{path}: "))) from None
 
 
 def damaged(path: Path, problem: str) -> str:
@@ -193,7 +208,7 @@ def is_complete(folder: Path) -> bool:
     if not (folder / META).is_file():
         return False
     meta = _read_meta(folder)
-    return all((folder / shard["file"]).is_file() for s in SPLITS for shard in meta[s]["shards"])
+    return all((folder / shard.file).is_file() for s in SPLITS for shard in meta.shards[s])
 
 
 def is_of(folder: Path, weights_id: str, changed_ns: int) -> bool:
@@ -207,37 +222,71 @@ def is_of(folder: Path, weights_id: str, changed_ns: int) -> bool:
         return False
     note = folder / NOTE
     if note.is_file():
-        return (
-            read_json(note, ["weights_id"], "delete it and run again")["weights_id"] == weights_id
-        )
+        named = read_note(note, ["weights_id"], "delete it and run again")["weights_id"]
+        return named == weights_id
     if (folder / META).stat().st_mtime_ns <= changed_ns:
         return False
     with suppress(OSError):  # a store that cannot be written is asked again
-        write_whole(note, json.dumps({"weights_id": weights_id}) + "\n")
+        write_whole(note, json.dumps(sealed({"weights_id": weights_id})) + "\n")
     return True
 
 
 def open_store(folder: Path) -> Store:
     """Open a complete store.
 
-    Raises UserError, naming the file, for a missing, truncated or altered one. A shard that was
-    last written before meta.json is checked by its size, any other by its sha256.
+    Raises UserError, naming the file, for a missing, truncated or altered one: every shard is
+    compared with its checksum, once in a process.
     """
     meta = _read_meta(folder)
-    finished = (folder / META).stat().st_mtime_ns
     paths: dict[Split, list[Path]] = {}
     for split in SPLITS:
-        shards = [Shard(**shard) for shard in meta[split]["shards"]]
-        for shard in shards:
-            shard.check(folder, trusted_before=finished)
-        paths[split] = [folder / shard.file for shard in shards]
+        for shard in meta.shards[split]:
+            shard.check(folder)
+        paths[split] = [folder / shard.file for shard in meta.shards[split]]
+    rows: dict[Split, Rows] = {split: Rows(paths[split]) for split in SPLITS}
+    _check_rows(meta, rows)
     return Store(
-        meta=meta,
-        train=Rows(paths["train"]),
-        eval=Rows(paths["eval"]),
+        meta=meta.values,
+        train=rows["train"],
+        eval=rows["eval"],
         eval_outlier=torch.cat([mapped(path)["outlier"] for path in paths["eval"]]),
     )
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
-    return read_json(folder / META, META_KEYS, "delete it and run again: finished shards are kept")
+class _Meta(NamedTuple):
+    values: dict[str, Any]
+    """As they stand in meta.json."""
+    shards: dict[Split, list[Shard]]
+
+
+def _read_meta(folder: Path) -> _Meta:
+    path, remedy = folder / META, "delete it and run again: finished shards are kept"
+    values = read_note(path, META_KEYS, remedy)
+    shards: dict[Split, list[Shard]] = {}
+    try:
+        for split in SPLITS:
+            notes = values[split]["shards"]
+            shards[split] = [_shard(note, path, remedy) for note in notes]
+            n_rows = values[split]["counts"]["n_rows"]
+            if not notes or n_rows != sum(shard.n_rows for shard in shards[split]):
+                raise ValueError(f"n_rows={n_rows!r:.40} is not that of the {split} shards")
+        for name in ("median_norm", "mean_square_norm"):
+            checks.number(name, values[name], low=0)
+        if (factor := values["recipe"]["outlier_factor"]) is not None:
+            checks.number("outlier_factor", factor, above=0)
+        for number in values["mean"]:
+            checks.number("mean", number)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"damaged file {path}: {error}; {remedy}") from None
+    return _Meta(values, shards)
+
+
+def _check_rows(meta: _Meta, rows: Mapping[Split, Rows]) -> None:
+    """Raise UserError where the shards hold other rows than meta.json says."""
+    for split, held in rows.items():
+        expected = [sum(shard.n_rows for shard in meta.shards[split]), len(meta.values["mean"])]
+        if [len(held), held.d_in] != expected:
+            raise UserError(
+                f"the {split} shards hold rows of shape {[len(held), held.d_in]}, {META} says "
+                f"{expected}; delete the store's folder and run again"
+            )

@@ -8,8 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,6 +18,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from gradsae.errors import UserError
+from gradsae.storage.files import PARTIAL, remove, replacing
+from gradsae.storage.sealed import read_object, sealed, unsealed
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -69,8 +69,7 @@ def check_folder(folder: Path, *, verify: bool) -> dict[str, Any]:
         if size is None:
             raise _damaged(file, "it is missing", folder)
         if size != entry["size"]:
-            word = "truncated" if size < entry["size"] else "too long"
-            raise _damaged(file, f"it is {word}: {size} bytes, expected {entry['size']}", folder)
+            raise _damaged(file, f"it has {size} bytes, expected {entry['size']}", folder)
         if verify and (got := sha256_file(file)) != entry["sha256"]:
             raise _damaged(file, f"sha256 is {got}, expected {entry['sha256']}", folder)
     return manifest
@@ -102,7 +101,7 @@ def file_hash(file: Path, *, as_json: bool = False) -> str:
     return _file_hash(file, stamp, as_json)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _file_hash(file: Path, stamp: tuple[int, ...], as_json: bool) -> str:
     if as_json:
         try:
@@ -118,10 +117,10 @@ def sha256_text(text: str) -> str:
 
 
 def _build(target: Path, build: Callable[[Path], dict[str, Any]]) -> None:
-    for left_over in target.parent.glob(f"{target.name}.*.partial"):
-        shutil.rmtree(left_over)  # of a process that was killed: we hold the lock
-    work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent))
-    try:
+    for left_over in target.parent.glob(f"{target.name}.*{PARTIAL}"):
+        remove(left_over)  # of a process that was killed: we hold the lock
+    with replacing(target) as work:
+        work.mkdir()
         made_from = build(work)
         files = sorted(file for file in work.rglob("*") if file.is_file())
         entries = {
@@ -132,23 +131,21 @@ def _build(target: Path, build: Callable[[Path], dict[str, Any]]) -> None:
             for file in files
         }
         manifest = {"schema": SCHEMA, "made_from": made_from, "files": entries}
-        (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        work.chmod(0o755)  # mkdtemp makes it private; a shared cache should be readable
-        work.replace(target)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+        (work / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1) + "\n")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     try:
-        manifest = json.loads(file.read_text())
-        if manifest["schema"] == SCHEMA and isinstance(manifest["files"], dict):
-            return manifest
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise _damaged(file, f"it is not a manifest of schema {SCHEMA}", folder)
+        manifest = unsealed(read_object(file), file)
+    except UserError as error:
+        raise _damaged(file, f"it is not a manifest of schema {SCHEMA} ({error})", folder) from None
+    entries = manifest.get("files")
+    entries = list(entries.values()) if isinstance(entries, dict) else [None]
+    whole = all(isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in entries)
+    if manifest.get("schema") != SCHEMA or not whole:
+        raise _damaged(file, f"it is not a manifest of schema {SCHEMA}", folder)
+    return manifest
 
 
 def _damaged(file: Path, what: str, folder: Path) -> UserError:
@@ -172,18 +169,31 @@ def _writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except (OSError, SafetensorError) as error:
-        reason = _unwritable(error)
+        reason = unwritable(error)
         if reason is None:
             raise
-        raise UserError(
-            f"cannot write to the cache folder {folder}: {reason}. Free some space there, or set "
-            "GRADSAE_CACHE to a folder that can be written."
-        ) from error
+        raise UserError(cannot_write(folder, reason, "GRADSAE_CACHE")) from error
 
 
-def _unwritable(error: Exception) -> str | None:
+def cannot_write(folder: Path, reason: str, variable: str) -> str:
+    """Return what a user is told of a cache that is full or cannot be written.
+
+    `variable` of the environment names another folder.
+    """
+    return (
+        f"cannot write to the cache folder {folder}: {reason}. Free some space there, or set "
+        f"{variable} to a folder that can be written."
+    )
+
+
+def unwritable(error: Exception) -> str | None:
     """Return why nothing could be written, or None if the error is another one."""
-    if isinstance(error, OSError):
-        return error.strerror if error.errno in UNWRITABLE else None
-    full = os.strerror(errno.ENOSPC)  # safetensors raises its own for a full disk
-    return full if full in str(error) else None
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return error.strerror
+    return said_full(str(error))  # safetensors raises its own for a full disk
+
+
+def said_full(text: str) -> str | None:
+    """Return the system's words for a full disk where a text has them."""
+    texts = (os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
+    return next((words for words in texts if words in text), None)

@@ -20,7 +20,15 @@ from typing import Any, final
 from tqdm import tqdm
 
 from gradsae.errors import UserError
-from gradsae.storage.cache import cache_root, cached_folder, sha256_file, sha256_text
+from gradsae.storage.cache import (
+    cache_root,
+    cached_folder,
+    cannot_write,
+    said_full,
+    sha256_file,
+    sha256_text,
+    unwritable,
+)
 
 POLL_SECONDS = 0.2
 
@@ -95,6 +103,10 @@ def fetch_snapshot(hub_id: str, revision: str | None, patterns: Sequence[str]) -
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
+        if reason := unwritable(error):
+            from huggingface_hub.constants import HF_HUB_CACHE
+
+            raise UserError(cannot_write(Path(HF_HUB_CACHE), reason, "HF_HOME")) from error
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
             f"cannot fetch {hub_id} (revision {revision or 'main'}) from the hub: {reason} Check "
@@ -158,6 +170,8 @@ def bytes_in(folder: Path) -> int:
 
 
 def _pip_failed(wheel: Wheel, output: str) -> str:
+    if full := said_full(output):
+        return cannot_write(cache_root(), full, "GRADSAE_CACHE")
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines
     reason = errors[-1] if errors else "pip downloaded no wheel"

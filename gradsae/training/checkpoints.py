@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
+from gradsae import checks
 from gradsae.about import plain
 from gradsae.errors import UserError
 from gradsae.interfaces import Method, ModelSource, Source, Trainer
@@ -191,18 +192,30 @@ def _load(folder: Path, request: Request) -> Checkpoint:
     try:
         extra = saes.read_meta(folder)["extra"]
         if extra.get("id") != name:
-            raise UserError(f"{folder}: this checkpoint says it is {extra.get('id')!r}")
+            raise UserError(f"{folder}: this checkpoint says it is {extra.get('id')!r:.60}")
+        _check_cost(extra, folder)
         sae = saes.load(folder, request.device, blank=request.method.blank)
     except UserError as error:  # one that was trained here can be trained again
         raise UserError(f"{error}; delete {folder} to retrain") from error
     return Checkpoint(id=name, sae=sae, seconds=extra["seconds"], curve=extra["curve"], found=True)
 
 
+def _check_cost(extra: dict[str, Any], folder: Path) -> None:
+    """Raise UserError unless a checkpoint says what its training took, and its curve."""
+    path, curve = folder / "sae.json", extra.get("curve")
+    try:
+        checks.number("seconds", extra.get("seconds"), low=0)
+    except ValueError as error:
+        raise UserError(f"damaged file {path}: {error}") from None
+    columns = curve.values() if isinstance(curve, dict) and "step" in curve else ()
+    lengths = {len(each) if isinstance(each, list) else -1 for each in columns}
+    if len(lengths) != 1 or -1 in lengths:
+        raise UserError(
+            f"damaged file {path}: curve must hold lists of one length, one of them step"
+        )
+
+
 def _write(sae: Dictionary, folder: Path, extra: dict[str, Any]) -> None:
     """Make the folder whole or not at all."""
-    fresh = folder.with_suffix(".partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    with writing("a trained SAE", folder, leaving=fresh):
+    with writing("a trained SAE", folder) as fresh:
         sae.save(fresh, extra)
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.replace(folder)

@@ -21,11 +21,14 @@ from gradsae.errors import DivergedError, UserError
 from gradsae.interfaces import Kind, Progress, Stream, Trainer
 from gradsae.sae.kernels.precision import PRECISIONS, Precision
 from gradsae.storage.files import writing
+from gradsae.storage.tensors import first_line, read_tensors, save_tensors
+from gradsae.training.state import check_state
 from gradsae.training.stopwatch import Stopwatch
 
 SERIAL_BELOW = 1 << 27
 """Multiply-adds of an encoder product (about 5 ms) under which training stays on one thread."""
 
+STATE = "state.safetensors"
 Log = Callable[[int, int, dict[str, float]], None]
 """log(index of the SAE, step, parts)."""
 
@@ -102,8 +105,6 @@ class Training(Generic[Kind]):
 
     def save(self, stream: Stream) -> None:
         """Write weights, buffers, Adam's moments and the stream's position, whole or not at all."""
-        from safetensors.torch import save_file
-
         if self.state_dir is None:
             return
         tensors = {"done": torch.tensor(self.done), "seconds": torch.tensor(self.seconds).double()}
@@ -114,29 +115,29 @@ class Training(Generic[Kind]):
         tensors |= {f"sae/{name}": t for name, t in self.sae.state_dict().items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam/{i}/{name}": t for name, t in moments.items()}
-        fresh = self.state_dir / "state.partial"
-        with writing("the state of a training", self.state_dir, leaving=fresh):
-            self.state_dir.mkdir(parents=True, exist_ok=True)
-            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, fresh)
-            fresh.replace(self.state_dir / "state.safetensors")
+        with writing("the state of a training", self.state_dir / STATE) as fresh:
+            save_tensors(tensors, fresh)
 
-    def resume(self) -> dict[str, Tensor]:
-        """Take over the saved state, if there is one; return the stream's position in it."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    def resume(self, steps: int) -> dict[str, Tensor]:
+        """Take over the saved state, if there is one; return the stream's position in it.
 
-        path = self.state_dir / "state.safetensors" if self.state_dir else None
+        Raises UserError for a damaged state, or one that is not of a training of `steps` steps.
+        """
+        path = self.state_dir / STATE if self.state_dir else None
         if path is None or not path.exists():
             return {}
         try:
-            tensors = load_file(path)
+            tensors = read_tensors(path, "training state", own=True)
+            weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+            check_state(tensors, self.sae.state_dict(), weights, steps)
             self._restore(tensors)
         except torch.OutOfMemoryError:
             raise
-        except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-            first = str(error).splitlines()[0]
+        except UserError as error:
+            raise UserError(f"{error}; delete it to restart") from None
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
             raise UserError(
-                f"{path}: damaged training state ({first}); delete it to restart"
+                f"{path}: damaged training state ({first_line(error)}); delete it to restart"
             ) from None
         return _under("stream/", tensors)
 
@@ -164,7 +165,7 @@ def fit(
     the reason in its `error`, and its last saved state stays as it was; the reason is raised only
     if no training is left.
     """
-    start = _resume(trainings, stream)
+    start = _resume(trainings, stream, settings.steps)
     title = "train" if len(trainings) == 1 else f"train {len(trainings)} SAEs"
     bar = tqdm(
         range(start, settings.steps),
@@ -253,12 +254,18 @@ def threads_for(multiply_adds: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _resume(trainings: Sequence[Training[Any]], stream: Stream) -> int:
+def _resume(trainings: Sequence[Training[Any]], stream: Stream, steps: int) -> int:
     """Take over saved states and return the step to go on with: that of the hindmost."""
-    positions = [training.resume() for training in trainings]
+    positions = [training.resume(steps) for training in trainings]
     last = min(range(len(trainings)), key=lambda i: trainings[i].done)
     if positions[last]:
-        stream.restore(positions[last])
+        try:
+            stream.restore(positions[last])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{trainings[last].state_dir}: damaged training state (the place in its stream: "
+                f"{first_line(error)}); delete it to restart"
+            ) from None
     return trainings[last].done
 
 

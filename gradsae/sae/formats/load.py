@@ -9,7 +9,7 @@ from gradsae.errors import UserError
 from gradsae.lm.sites import parse_site
 from gradsae.sae import model as saes
 from gradsae.sae.formats import dictionary_learning, gemma_scope, saelens, sparsify
-from gradsae.sae.formats.released import Place, Released
+from gradsae.sae.formats.released import Config, Place, Released, parse
 from gradsae.storage.cache import file_hash, sha256_text
 from gradsae.storage.fetch import fetch_snapshot
 
@@ -23,11 +23,18 @@ class Format(NamedTuple):
     read: Callable[[Path], Released]
 
 
+class Ours(Config):
+    """What our own checkpoint says of its place; older ones say nothing."""
+
+    model: str | None = None
+    site: str | None = None
+
+
 def _ours(folder: Path) -> Released:
-    extra = saes.read_meta(folder).get("extra", {})
-    said = extra.get("place", {})  # of older checkpoints nothing is known
-    site = parse_site(said["site"]) if "site" in said else None
-    place = Place(said.get("model"), site and site.kind, site and site.layer)
+    extra = saes.read_meta(folder)["extra"]
+    given = parse(Ours, extra.get("place") or {}, folder / "sae.json")
+    site = parse_site(given.site) if given.site is not None else None
+    place = Place(given.model, site and site.kind, site and site.layer)
     return Released(saes.load(folder), place)
 
 

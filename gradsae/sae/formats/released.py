@@ -1,16 +1,15 @@
-"""What the formats share: an SAE out of somebody's files, and for which place they say it is."""
+"""What the formats share: how their configs are read, and for which place an SAE says it is."""
 
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gradsae.errors import UserError
 from gradsae.sae.dictionary import Dictionary
-from gradsae.sae.model import SAE
+from gradsae.sae.model import SAE, make_sae
+from gradsae.storage.sealed import read_object
 
 
 class Place(NamedTuple):
@@ -28,6 +27,13 @@ class Released(NamedTuple):
     place: Place
 
 
+class Config(BaseModel):
+    """Keys of a config that a loader reads, of the types they must have; it may have others."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+Kind = TypeVar("Kind", bound=Config)
 KINDS = {
     **{"hook_resid_post": "resid_post", "output": "resid_post", "": "resid_post"},
     **{"hook_mlp_out": "mlp_out", "mlp": "mlp_out", "mlp.output": "mlp_out"},
@@ -39,7 +45,7 @@ KINDS = {
 
 def place_of(hook: str | None, model: str | None = None) -> Place:
     """Read a hook name: `blocks.9.hook_resid_post`, `model.layers.9.output`, `layers.9.mlp`."""
-    found = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)\.?(.*)$", hook or "")
+    found = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d{1,6})\.?(.*)$", hook or "")
     if not found:
         return Place(model)
     layer, rest = int(found[1]), found[2]
@@ -48,53 +54,28 @@ def place_of(hook: str | None, model: str | None = None) -> Place:
     return Place(model, KINDS.get(rest, rest), layer)
 
 
-def assemble(sae: SAE, weights: Mapping[str, Tensor], folder: Path) -> SAE:
-    """Return the SAE with these weights, in float32; UserError where they are not finite or unfit.
+def read_config(kind: type[Kind], path: Path) -> Kind:
+    """Return the keys of a JSON config; UserError naming one that is missing or of another type."""
+    return parse(kind, read_object(path), path)
 
-    The tensors become the SAE's own, since a copy of a wide one takes gigabytes.
-    """
-    ours = {name: tensor.float().contiguous() for name, tensor in weights.items()}
-    for name, tensor in ours.items():
-        if not bool(tensor.isfinite().all()):
-            raise UserError(f"{folder}: {name} holds non-finite numbers")
+
+def parse(kind: type[Kind], values: dict[str, Any], path: Path) -> Kind:
+    """Return the keys of a config that was read from `path`."""
     try:
-        sae.load_state_dict(ours | {"mean": sae.mean, "scale": sae.scale}, assign=True)
-    except RuntimeError as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"{folder}: the weights do not fit each other: {message}") from None
-    return sae
+        return kind.model_validate(values)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        field = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            raise UserError(f"{path}: {field} missing") from None
+        given = repr(first["input"])
+        shown = given if len(given) <= 60 else f"{given[:60]}..."
+        raise UserError(f"{path}: {field}={shown}: {first['msg'].lower()}") from None
 
 
-def threshold_of(level: Tensor, d_sae: int) -> Tensor:
-    """Return a threshold per latent, of one for all or one for each; at least 0.
-
-    These formats clip codes at zero as well as at the threshold, which a threshold of 0 says.
-    """
-    level = level.float().clamp_min(0).reshape(-1)
-    return level.expand(d_sae) if len(level) == 1 else level
-
-
-def need(found: Mapping[str, Any], names: tuple[str, ...], path: Path) -> list[Any]:
-    """Return the values of some keys; UserError with those that are missing."""
-    missing = [name for name in names if found.get(name) is None]
-    if missing:
-        raise UserError(f"{path}: {', '.join(missing)} missing")
-    return [found[name] for name in names]
-
-
-def shape_of(W_enc: Tensor, path: Path) -> tuple[int, int]:
-    if W_enc.dim() != 2:
-        raise UserError(f"{path}: the encoder must be a matrix, got shape {tuple(W_enc.shape)}")
-    return W_enc.shape[0], W_enc.shape[1]
-
-
-def read_json(path: Path) -> dict[str, Any]:
+def blank(path: Path, **settings: Any) -> SAE:
+    """Return an SAE of zeros (see `make_sae`); UserError naming the file and what does not fit."""
     try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path.parent}: {path.name} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: must hold a JSON object, got a {type(found).__name__}")
-    return found
+        return make_sae(**settings)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -14,12 +14,22 @@ from torch import Tensor
 
 from gradsae.errors import UserError
 from gradsae.sae.dictionary import Dictionary
-from gradsae.sae.formats.released import Released, need, place_of, read_json, threshold_of
-from gradsae.sae.formats.tensors import read_safetensors
+from gradsae.sae.formats.released import Config, Released, blank, parse, place_of
 from gradsae.sae.kernels.gates.gated import GatedGate
 from gradsae.sae.kernels.gates.jumprelu import JumpReLUGate
-from gradsae.sae.model import SAE, make_sae
-from gradsae.storage.files import check_writable, writing
+from gradsae.sae.model import SAE
+from gradsae.sae.weights import (
+    Layout,
+    check_sizes,
+    check_weights,
+    direction_norms,
+    fill,
+    level_of,
+    refuse_others,
+)
+from gradsae.storage.files import check_writable, write_whole, writing
+from gradsae.storage.sealed import read_object
+from gradsae.storage.tensors import read_tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 THEIRS = {
@@ -55,11 +65,9 @@ def to_saelens(sae: Dictionary, folder: Path, about: dict[str, Any] | None = Non
         raise UserError(f"gate={kind} cannot be exported: sae-lens has no such architecture")
     tensors, config = _their_weights(sae), _their_config(sae, about or {})
     check_writable(folder)
-    fresh = folder / f"{WEIGHTS}.partial"
-    with writing("an exported SAE", folder, leaving=fresh):
+    with writing("an exported SAE", folder / WEIGHTS) as fresh:
         save_file({k: t.float().cpu().contiguous() for k, t in tensors.items()}, fresh)
-        fresh.replace(folder / WEIGHTS)
-        (folder / CONFIG).write_text(json.dumps(config, indent=1))
+        write_whole(folder / CONFIG, json.dumps(config, indent=1))
 
 
 def _their_config(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
@@ -118,114 +126,162 @@ def _their_weights(sae: SAE) -> dict[str, Tensor]:
     return weights
 
 
+class Lens(Config):
+    """A config as sae-lens 6 writes it."""
+
+    architecture: str
+    d_in: int
+    d_sae: int
+    normalize_activations: str
+    apply_b_dec_to_input: bool = True
+    rescale_acts_by_decoder_norm: bool = False
+    k: int | float | None = None
+    reshape_activations: str = "none"
+    activation_fn: str = "relu"
+    finetuning_scaling_factor: bool = False
+
+    @property
+    def gate(self) -> str:
+        return OURS[self.architecture]
+
+    @property
+    def is_per_token(self) -> bool:
+        return self.normalize_activations == PER_TOKEN
+
+
+class Older(Config):
+    """The keys of older configs, and of the metadata of newer ones, whose type matters here."""
+
+    normalize_activations: bool | str | None = None
+    activation_fn: str | None = None
+    activation_fn_str: str | None = None
+    activation_fn_kwargs: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    hook_name: str | None = None
+    hook_point: str | None = None
+    model_name: str | None = None
+    sae_lens_version: str | None = None
+
+
+ALLOWED = {
+    "architecture": (*OURS,),
+    "normalize_activations": ("none", "expected_average_only_in", PER_TOKEN),
+    "reshape_activations": ("none",),
+    "activation_fn": ("relu", "topk"),
+    "finetuning_scaling_factor": (False,),
+}
+"""The values that have a counterpart here."""
+
+
+def read(folder: Path) -> Released:
+    """Return the SAE of a folder and the place that its config names."""
+    about = _about(read_object(folder / CONFIG), folder / CONFIG)
+    return Released(from_saelens(folder), place_of(_hook(about), about.model_name))
+
+
 def from_saelens(folder: Path) -> SAE:
     """Return the SAE that sae-lens saved in `folder`, for training or for inference.
 
     Raises UserError, naming the file, for what is damaged or cannot be said here.
     """
-    config, theirs = _read_config(folder / CONFIG), _read_weights(folder / WEIGHTS)
-    per_token = config["normalize_activations"] == PER_TOKEN
-    d_in, gate = config["d_in"], OURS[config["architecture"]]
-    settings = {"topk": {"k": config.get("k")}, "jumprelu": {"bandwidth": 0.0}}
-    sae = make_sae(
-        d_in=d_in,
-        d_sae=config["d_sae"],
-        gate=gate,
-        pre_bias=config.get("apply_b_dec_to_input", True),
-        normalise="token" if per_token else "none",
-        **settings.get(gate, {}),
+    path, weights_path = folder / CONFIG, folder / WEIGHTS
+    config = _read_config(path)
+    tensors = _read_weights(weights_path)
+    layout = _layout(config.gate)
+    sizes = check_weights(tensors, layout, weights_path)
+    check_sizes({"d_in": config.d_in, "d_sae": config.d_sae}, sizes, path, weights_path)
+    settings = {"topk": {"k": config.k}, "jumprelu": {"bandwidth": 0.0}}
+    sae = blank(
+        path,
+        **sizes,
+        gate=config.gate,
+        pre_bias=config.apply_b_dec_to_input,
+        normalise="token" if config.is_per_token else "none",
+        **settings.get(config.gate, {}),
     )
-    unit = math.sqrt(d_in) if per_token else 1.0
-    try:
-        weights = _our_weights(theirs, config, unit)
-        sae.load_state_dict(weights | {"mean": sae.mean, "scale": sae.scale})
-    except KeyError as error:
-        raise UserError(f"{folder / WEIGHTS}: {error} is missing") from None
-    except RuntimeError as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"{folder}: weights do not fit {CONFIG}: {message}") from None
-    return sae
+    return fill(sae, _our_weights(tensors, config, weights_path), weights_path)
 
 
-def _our_weights(
-    theirs: dict[str, Tensor], config: dict[str, Any], unit: float
-) -> dict[str, Tensor]:
-    """Return the weights under our names; `unit` is their norm of a row over ours."""
-    gate = OURS[config["architecture"]]
-    norm = theirs["W_dec"].norm(dim=1) if config.get("rescale_acts_by_decoder_norm") else 1.0
+def _layout(gate: str) -> Layout:
+    latents = ("b_gate", "b_mag", "r_mag") if gate == "gated" else ("b_enc",)
+    matrices = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "b_dec": ("d_in",)}
+    return {**matrices, **{name: ("d_sae",) for name in latents}}
+
+
+def _our_weights(theirs: dict[str, Tensor], config: Lens, path: Path) -> dict[str, Tensor]:
+    """Return the weights under our names."""
+    unit = math.sqrt(config.d_in) if config.is_per_token else 1.0  # norm of a row: theirs over ours
+    norm: Tensor | float = 1.0
+    if config.rescale_acts_by_decoder_norm:
+        norm = direction_norms(theirs["W_dec"], path, "rescale_acts_by_decoder_norm=true")
     weights = {
         "W_enc": theirs["W_enc"].mT * _column(norm) * unit,
-        "b_enc": theirs["b_gate" if gate == "gated" else "b_enc"] * norm,
+        "b_enc": theirs["b_gate" if config.gate == "gated" else "b_enc"] * norm,
         "W_dec": theirs["W_dec"] / _column(norm) / unit,
         "b_dec": theirs["b_dec"] / unit,
     }
-    if gate == "gated":
+    if config.gate == "gated":
         weights |= {"r_mag": theirs["r_mag"], "b_mag": theirs["b_mag"]}
-    if gate == "jumprelu":
-        trained = config["architecture"] == "jumprelu"
-        level = theirs["threshold" if trained else "topk_threshold"]
-        weights["threshold"] = threshold_of(level, len(weights["b_enc"]))
-    return {name: tensor.float().contiguous() for name, tensor in weights.items()}
+    if config.gate == "jumprelu":
+        name = "threshold" if config.architecture == "jumprelu" else "topk_threshold"
+        weights["threshold"] = level_of(theirs, name, config.d_sae, path)
+    return weights
 
 
 def _column(norm: Tensor | float) -> Tensor | float:
     return norm[:, None] if isinstance(norm, Tensor) else norm
 
 
-def read(folder: Path) -> Released:
-    """Return the SAE of a folder and the place that its config names."""
-    config = read_json(folder / CONFIG)
-    about = {**config, **(config.get("metadata") or {})}
-    hook = about.get("hook_name") or about.get("hook_point")
-    return Released(from_saelens(folder), place_of(hook, about.get("model_name")))
-
-
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> Lens:
     if not path.exists():
         raise UserError(f"{path.parent}: no sae-lens SAE here ({path.name} is missing)")
-    config = _renewed(read_json(path))
-    need(config, ("architecture", "d_in", "d_sae", "normalize_activations"), path)
-    allowed = {
-        "architecture": (*OURS,),
-        "normalize_activations": ("none", "expected_average_only_in", PER_TOKEN),
-        "reshape_activations": ("none",),
-        "activation_fn": ("relu", "topk"),
-        "finetuning_scaling_factor": (False,),
-    }
-    for name, options in allowed.items():
-        if config.get(name, options[0]) not in options:
+    config = parse(Lens, _renewed(read_object(path), path), path)
+    for name, options in ALLOWED.items():
+        if (value := getattr(config, name)) not in options:
             raise UserError(
-                f"{path}: {name}={config[name]!r} has no counterpart here; "
+                f"{path}: {name}={value!r} has no counterpart here; "
                 f"known are {', '.join(map(str, options))}"
             )
     return config
 
 
-def _renewed(config: dict[str, Any]) -> dict[str, Any]:
+def _about(config: dict[str, Any], path: Path) -> Older:
+    """Return what a config says of itself, in its metadata or, if it is old, beside the rest."""
+    metadata = parse(Older, config, path).metadata or {}
+    return parse(Older, {**config, **metadata, "metadata": None}, path)
+
+
+def _hook(about: Older) -> str:
+    return about.hook_name or about.hook_point or ""
+
+
+def _renewed(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return a config from before sae-lens 6 as version 6 would write it, and others as they are.
 
     The old ones leave out what was the default then, and name TopK only as an activation function.
     """
-    about = {**config, **(config.get("metadata") or {})}
-    version = str(about.get("sae_lens_version") or "0").partition(".")[0]
-    if version.isdecimal() and int(version) >= 6:
+    about, old = _about(config, path), parse(Older, config, path)
+    version = (about.sae_lens_version or "0").partition(".")[0]
+    if version.isdecimal() and int(version[:6]) >= 6:
         return config
-    hook = str(about.get("hook_name") or about.get("hook_point") or "")
-    normalise = config.get("normalize_activations") or "none"
-    old = {
+    normalise = old.normalize_activations or "none"
+    renewed = {
         "architecture": "standard",
-        "reshape_activations": "hook_z" if "hook_z" in hook else "none",
+        "reshape_activations": "hook_z" if "hook_z" in _hook(about) else "none",
         **config,
         "normalize_activations": "expected_average_only_in" if normalise is True else normalise,
-        "activation_fn": config.get("activation_fn_str") or config.get("activation_fn") or "relu",
+        "activation_fn": old.activation_fn_str or old.activation_fn or "relu",
     }
-    if old["activation_fn"] == "topk":
-        old |= {"architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
-    return old
+    if renewed["activation_fn"] == "topk":
+        renewed |= {"architecture": "topk", "k": (old.activation_fn_kwargs or {}).get("k")}
+    return renewed
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    found = {name: tensor.double() for name, tensor in read_safetensors(path).items()}
-    if bool((found.get("scaling_factor", torch.ones(())) != 1).any()):
+    """Return the weights in float64, in which they are scaled."""
+    tensors = read_tensors(path)
+    known = (*_layout("gated"), "b_enc", "threshold", "topk_threshold", "scaling_factor")
+    refuse_others(tensors, known, path)
+    if bool((tensors.get("scaling_factor", torch.ones(())) != 1).any()):
         raise UserError(f"{path}: scaling_factor has no counterpart here")
-    return found
+    return {k: t.double() if t.is_floating_point() else t for k, t in tensors.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from gradsae.records.record import content_id
 from gradsae.seeds import make_generator
 from gradsae.storage.cache import cache_root, cached_folder
+from gradsae.storage.tensors import read_tensors
 
 VERSION = 1
 
@@ -69,5 +70,5 @@ def dictionary(
         return recipe
 
     folder = cache_root() / "dictionaries" / content_id(recipe)
-    cached_folder(folder, build)
-    return load_file(folder / "directions.safetensors")["directions"]
+    cached_folder(folder, build, verify=True)
+    return read_tensors(folder / "directions.safetensors")["directions"]

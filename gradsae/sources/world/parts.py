@@ -76,6 +76,9 @@ class World:
             raise ValueError("probabilities must lie between 0 and 1")
         if not bool((self.factor.square().sum(1) < 1).all()):
             raise ValueError("rows of the correlation factor must have a norm below 1")
+        for name in ("directions", "bias", "means", "spreads"):
+            if not bool(getattr(self, name).isfinite().all()):
+                raise ValueError(f"{name} must be finite")
         if not bool((self.spreads >= 0).all()):
             raise ValueError("spreads of magnitudes must be 0 or more")
         above = self.trees.parent[self.trees.scaled & (self.trees.parent >= 0)]
