@@ -14,7 +14,7 @@ from benchmarks.render.console import summary_table
 from benchmarks.results.reading import Entry
 from benchmarks.results.settings import make_settings
 from gradsae.about import About, Score
-from gradsae.bench.experiment import presented
+from gradsae.bench.declared import declarations
 from gradsae.errors import UserError
 from gradsae.influence.estimators.grad_times_act import GradTimesAct
 from gradsae.influence.estimators.mean_act import MeanAct
@@ -103,7 +103,7 @@ def test_the_writer_records_what_method_scores_and_estimators_say(tmp_path: Path
         prompts=CutPrompts(n_prompts=2, length=10), estimators=(GradTimesAct(), MeanAct())
     )
     method = TopK(d_sae=16, k=2, optim=example.OPTIM)
-    about = presented(
+    about = declarations(
         *(method, TwoSparsity(), task),
         ["influence/spearman/grad_times_act", "influence/n_active"],
     )

@@ -2,32 +2,22 @@
 
 import resource
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 
-from gradsae.about import Score, plain
+from gradsae.about import plain
 from gradsae.bench.cell import Cell
+from gradsae.bench.declared import declarations
 from gradsae.bench.tracking import MAX_KEYS, MAX_ROWS, Run
 from gradsae.errors import DivergedError, UserError
-from gradsae.influence.estimator import Estimator
-from gradsae.influence.truth import Truth
-from gradsae.interfaces import (
-    Candidate,
-    Method,
-    Metric,
-    ModelSource,
-    Scores,
-    Skipped,
-    Source,
-    Task,
-)
+from gradsae.interfaces import Candidate, ModelSource, Scores, Skipped
 from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
-from gradsae.records.shapes import Declared, TaskId
+from gradsae.records.shapes import TaskId
 from gradsae.storage.files import check_writable
 from gradsae.training import checkpoints
 from gradsae.training.checkpoints import Checkpoint, Request
@@ -55,8 +45,8 @@ def run(cell: Cell, checkout: Path | None = None) -> Outcome:
     path = cell.record_path()
     if path.exists() and not cell.force:
         load(path)  # a damaged record is an error, not done work
-        done = f"done before, force=true repeats it ({path.stem})"
-        return Outcome("found", f"{cell.title}: {done}", path)
+        text = f"{cell.title}: done before, force=true repeats it ({path.stem})"
+        return Outcome("found", text, path)
     cell.source.prepare()  # now, so that it is not timed as training
     started = time.perf_counter()
     with _track(cell, path.stem) as tracked:
@@ -113,7 +103,7 @@ def _train(cell: Cell, requests: Sequence[Request], tracked: Run) -> list[Checkp
                 raise
             reason = str(error)
             trained.append(Skipped(reason))
-    if all(isinstance(each, Skipped) for each in trained):
+    if all(isinstance(outcome, Skipped) for outcome in trained):
         raise UserError(
             f"{cell.title}: none of its {len(trained)} settings could be trained; last: {reason}"
         )
@@ -128,10 +118,10 @@ def _measure(
     cell: Cell, requests: Sequence[Request], trained: Sequence[Checkpoint | Skipped]
 ) -> Scores | Skipped:
     candidates = [
-        Candidate(request.method, each, {})
-        if isinstance(each, Skipped)
-        else Candidate(request.method, each.sae, each.curve)
-        for request, each in zip(requests, trained, strict=True)
+        Candidate(request.method, outcome, {})
+        if isinstance(outcome, Skipped)
+        else Candidate(request.method, outcome.sae, outcome.curve)
+        for request, outcome in zip(requests, trained, strict=True)
     ]
     return cell.task.measure_all(candidates, cell.source, cell.seeds.eval)
 
@@ -143,10 +133,10 @@ def _record(
     seconds: float,
     checkout: Path | None,
 ) -> Record:
-    source, own = cell.source, trained[0]
-    made = [each for each in trained if isinstance(each, Checkpoint)]
+    source, first = cell.source, trained[0]
+    checkpoints_made = [outcome for outcome in trained if isinstance(outcome, Checkpoint)]
     if cell.task.measures_training:  # the cost of the method, whenever it was paid
-        seconds += sum(each.seconds for each in made if each.found)
+        seconds += sum(made.seconds for made in checkpoints_made if made.found)
     return Record(
         task=TaskId(**cell.versioned_task()),
         config=cell.config(),
@@ -159,50 +149,16 @@ def _record(
         cost={
             "seconds": round(seconds, 2),
             "forward_equivalents": answer.forward_equivalents,
-            "tokens": len(made) * cell.fit.steps * cell.fit.batch_size,
+            "tokens": len(checkpoints_made) * cell.fit.steps * cell.fit.batch_size,
             "peak_bytes": _peak_bytes(cell.device),
         },
         provenance=provenance(str(cell.device), checkout, **source.provenance()),
-        about=presented(cell.method, cell.source, cell.task, answer.scores),
+        about=declarations(cell.method, cell.source, cell.task, answer.scores),
         artifacts={
-            "checkpoint": own.id if isinstance(own, Checkpoint) else None,
+            "checkpoint": first.id if isinstance(first, Checkpoint) else None,
             "activations": source.activations_id() if isinstance(source, ModelSource) else None,
         },
     )
-
-
-def presented(method: Method[Any], source: Source, task: Task, scores: Iterable[str]) -> Declared:
-    """Return what the method, the source, the given scores and their variants say of themselves.
-
-    Tables and figures take their words from here where a component is not of this package.
-    """
-    parts = [task, *_parts(task)]
-    declared = {score.name: score for part in parts for score in _declared(part)}
-    variants = dict(task.REFERENCES)
-    variants |= {part.name: part.about for part in parts if isinstance(part, (Estimator, Truth))}
-    given = {name for score in scores for name in (score, score.rpartition("/")[0])}
-    return {
-        "method": asdict(method.about),
-        "source": asdict(source.about),
-        "scores": {name: asdict(score) for name, score in declared.items() if name in given},
-        "variants": {name: asdict(about) for name, about in variants.items()},
-    }
-
-
-def _parts(value: Any) -> list[Any]:
-    """Return the components inside a component, at any depth."""
-    if is_dataclass(value):
-        inner = [getattr(value, field.name) for field in fields(value)]
-        return [part for each in inner for part in ([each, *_parts(each)])]
-    if isinstance(value, Mapping):
-        return [part for each in value.values() for part in ([each, *_parts(each)])]
-    if isinstance(value, list | tuple):
-        return [part for each in value for part in ([each, *_parts(each)])]
-    return []
-
-
-def _declared(part: Any) -> tuple[Score, ...]:
-    return part.declared() if isinstance(part, (Metric, Task)) else ()
 
 
 def _peak_bytes(device: torch.device) -> int:
