@@ -1,14 +1,17 @@
 """Any encoder goes through training, checkpoints and every task: toys of ISTA and of pursuit."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import test_masking
 import test_steering_budget
 import test_steering_task
 import torch
 from own_encoders import IstaSAE, MatchingPursuitSAE, OwnEncoder
+from scipy.stats import entropy
 from tiny_prompts import Windows, tiny_lm
 from torch import Tensor, nn
 from toy import OPTIM, ToyStream, held_out_fvu, no_log, start, train
@@ -185,22 +188,127 @@ def test_influence_measures_it_and_a_gradient_ranks_its_latents_better_than_acti
     assert scores[f"{kind}/grad_times_act"] > max(0.5, scores[f"{kind}/mean_act"])
 
 
-@pytest.mark.parametrize("method", METHODS, ids=ids)
-def test_steering_measures_it(method, source):
-    task_scores(test_steering_task.steering(), of_model(method, source.lm()), source)
+class Hooked:
+    """A model whose block 1 writes without, or with, some latents: by a plain hook, outside of
+    everything that the tasks share."""
+
+    def __init__(self, lm, sae: Dictionary, token_ids: Tensor) -> None:
+        self.lm, self.sae, self.token_ids = lm, sae, token_ids
+        self.codes = torch.zeros(0)
+        self.clean = self.log_probs(lambda codes: codes)
+
+    @torch.no_grad()
+    def log_probs(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Log-probabilities after each token, with the codes changed at all positions but 0."""
+
+        def hook(module, args, output):
+            x = output[0] if isinstance(output, tuple) else output
+            self.codes = self.sae(x[0]).codes.to_dense()
+            difference = change(self.codes.clone()) - self.codes
+            difference[0] = 0.0
+            edited = x + (difference @ self.sae.get_parameter("D"))[None]
+            return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+        handle = self.lm.model.model.layers[1].register_forward_hook(hook)
+        logits = self.lm.model(self.token_ids[None]).logits[0]
+        handle.remove()
+        return logits.double().log_softmax(-1)
+
+    def seen_codes(self) -> Tensor:
+        """The clean codes, without those of position 0, which no task sees."""
+        self.log_probs(lambda codes: codes)
+        return torch.cat([torch.zeros_like(self.codes[:1]), self.codes[1:]])
+
+    def most_active(self, k: int) -> list[int]:
+        """The latents with the largest mean code, the largest first."""
+        return self.seen_codes().mean(0).topk(k).indices.tolist()
+
+    def without(self, latents: list[int]) -> Tensor:
+        def off(codes: Tensor) -> Tensor:
+            codes[:, latents] = 0.0
+            return codes
+
+        return self.log_probs(off)
+
+    def with_added(self, latent: int, dose: float) -> Tensor:
+        size = dose * self.seen_codes()[:, latent].max()
+
+        def add(codes: Tensor) -> Tensor:
+            codes[:, latent] += size
+            return codes
+
+        return self.log_probs(add)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=ids)
-def test_steering_on_a_budget_measures_it(method, source):
-    task_scores(test_steering_budget.task(), of_model(method, source.lm()), source)
+def test_steering_it_does_what_a_plain_hook_does(method, source):
+    task, sae, lm = test_steering_task.steering(), of_model(method, source.lm()), source.lm()
+    trials = task_scores(task, sae, source).series["steering/trials"]
+    rows = list(zip(*(trials[c] for c in ("prompt", "selector", "mode", "dose")), strict=True))
+    for prompt, window in enumerate(source.eval_windows(3, 0)):
+        hooked = Hooked(lm, sae, window[:10])
+        target = int(hooked.clean[-1].argmax())
+        latents = hooked.most_active(task.k)
+        expected = hooked.without(latents)[-1, target] - hooked.clean[-1, target]
+        found = trials["effect"][rows.index((prompt, "mean_act", "scale", 0.0))]
+        assert found == pytest.approx(float(expected), abs=1e-4)
+        assert abs(found) > 1e-3
+
+
+def ends_at(budget: float, kl: list[float], effect: list[float]) -> float:
+    """The effect where the KL first reaches the budget, on a line over the root of the KL."""
+    stop = next((i for i, value in enumerate(kl) if value > budget), len(kl) - 1) + 1
+    roots = np.sqrt([0.0, *kl[:stop]])
+    return float(np.interp(np.sqrt(budget), roots[-2:], [0.0, *effect[:stop]][-2:]))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_steering_it_on_a_budget_ends_where_a_plain_hook_spends_the_budget(method, source):
+    task, sae, lm = test_steering_budget.task(), of_model(method, source.lm()), source.lm()
+    table = task_scores(task, sae, source).series["budget/latents"]
+    windows = source.eval_windows(3, 0)
+    found, expected = [], []
+    for prompt, latent, effect_at_kl in zip(
+        table["prompt"], table["latent"], table["effect_at_kl"], strict=True
+    ):
+        hooked = Hooked(lm, sae, windows[prompt][:10])
+        clean = hooked.clean[-1]
+        target = int(clean.argmax())
+        steered = [hooked.with_added(latent, dose)[-1] for dose in task.doses]
+        rest = [np.delete(row.exp().numpy(), target) for row in (clean, *steered)]
+        kl = [float(entropy(rest[0], row)) for row in rest[1:]]  # it makes both sum to 1
+        effect = [float(row[target] - clean[target]) for row in steered]
+        found.append(effect_at_kl)
+        expected.append(ends_at(task.kl_budget, kl, effect))
+    assert len(found) == 3 * task.n_single
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert max(map(abs, found)) > 0.01
 
 
 right = test_masking.right
 
 
 @pytest.mark.parametrize("method", METHODS, ids=ids)
-def test_masking_measures_it(method, source, right):
-    task_scores(test_masking.task(), of_model(method, source.lm()), source)
+def test_masking_it_takes_from_the_answer_what_a_plain_hook_takes(method, source, right):
+    task, sae, lm = test_masking.task(), of_model(method, source.lm()), source.lm()
+    scores = task_scores(task, sae, source)
+    drops = []
+    for question in task.questions.draw(source, 0).questions:
+        hooked, n = Hooked(lm, sae, question.token_ids), len(question.answer_ids)
+
+        def answer(log_probs: Tensor, ids=question.answer_ids, n=n) -> float:
+            return sum(float(log_probs[j - n, token]) for j, token in enumerate(ids))
+
+        clean = answer(hooked.clean)
+        drops.append(clean - answer(hooked.without(hooked.most_active(int(task.main_k)))))
+        if len(drops) == task.n_pages:  # the page of the first question
+            table = scores.series["masking/latents"]
+            expected = [clean - answer(hooked.without([latent])) for latent in table["latent"]]
+            assert table["oracle"] == pytest.approx(expected, abs=1e-4)
+            assert max(expected) > 0.01
+    assert len(drops) == 2
+    found = scores.scores["masking/drop/mean_act"]
+    assert found == pytest.approx(sum(drops) / 2, abs=1e-4)
 
 
 class WithRows(Windows):
