@@ -13,6 +13,7 @@ from gradsae.influence.estimators.random import Random
 from gradsae.influence.estimators.released_gradsae import ReleasedGradSAE
 from gradsae.influence.target import Answer, NextToken
 from gradsae.interfaces import Scores, Skipped
+from gradsae.lm.decoder import Decoder
 from gradsae.masking import answers, curves
 from gradsae.masking.interplay import interplay
 from gradsae.masking.masked import masks, masks_later, run, score, unique_rows
@@ -169,7 +170,7 @@ def test_written_answers_are_those_of_whole_passes_with_hooks(source, monkeypatc
     lm = source.lm()
     question = put(lm, Candidate(0, "abcdefgh", "ijk", (answer,)), SHORT)
     if not cached:  # as with a model that takes no key-value cache
-        monkeypatch.setattr("gradsae.lm.rerun.empty_cache", lambda model: None)
+        monkeypatch.setattr(Decoder, "empty_cache", lambda self: None)
     seen = see_from(source, SAE, question.token_ids)
     kept = (torch.rand(9, seen.n_active, generator=make_generator(3, "test")) < 0.6).float()
     kept[0] = 1.0

@@ -14,7 +14,7 @@ from gradsae.bench.cell import Cell
 from gradsae.bench.declared import declarations
 from gradsae.bench.tracking import MAX_KEYS, MAX_ROWS, Run
 from gradsae.errors import DivergedError, UserError
-from gradsae.interfaces import Candidate, ModelSource, Scores, Skipped
+from gradsae.interfaces import Candidate, ModelSource, ModelTask, Scores, Skipped
 from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
 from gradsae.records.shapes import TaskId
@@ -152,13 +152,23 @@ def _record(
             "tokens": len(checkpoints_made) * cell.fit.steps * cell.fit.batch_size,
             "peak_bytes": _peak_bytes(cell.device),
         },
-        provenance=provenance(str(cell.device), checkout, **source.provenance()),
+        provenance=provenance(
+            str(cell.device), checkout, **source.provenance(), **_model_notes(cell)
+        ),
         about=declarations(cell.method, cell.source, cell.task, answer.scores),
         artifacts={
             "checkpoint": first.id if isinstance(first, Checkpoint) else None,
             "activations": source.activations_id() if isinstance(source, ModelSource) else None,
         },
     )
+
+
+def _model_notes(cell: Cell) -> dict[str, list[str]]:
+    """Return what was slower on the cell's model than on others, where its task ran the model."""
+    if not isinstance(cell.task, ModelTask) or not isinstance(cell.source, ModelSource):
+        return {}
+    notes = cell.source.lm().decoder.notes
+    return {"notes": list(notes)} if notes else {}
 
 
 def _peak_bytes(device: torch.device) -> int:

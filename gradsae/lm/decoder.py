@@ -8,9 +8,11 @@ Two other files change the model for a while: `rerun` replaces the `forward` of 
 `attention` switches the attention implementation.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from inspect import signature
 from typing import Any, final
 
@@ -26,6 +28,8 @@ Edit = tuple[Site, Callable[[Tensor], Tensor]]
 # Largest relative misfit of "block output = input + attn_out + mlp_out" that rounding explains.
 ADDITIVE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 3e-2}
 N_PROBE_TOKENS = 8
+CACHE_WORDS = ("cache", "past_key_values")
+"""What versions of transformers call the key-value cache of a forward pass."""
 
 
 class _Stop(Exception):  # noqa: N818  not an error
@@ -45,6 +49,38 @@ class Decoder:
     max_context: int
     _checked: set[int] = field(default_factory=set, repr=False)
     """Layers whose block output was found to be input + attention + MLP."""
+    notes: list[str] = field(default_factory=list, repr=False)
+    """What is slower on this model than on others, and why; records keep it."""
+
+    @cached_property
+    def cache_word(self) -> str | None:
+        """The keyword under which the model takes a cache and fills it; None if it does not.
+
+        The model is asked by a pass over one token: names in a signature differ between versions,
+        and a keyword that is not known may be swallowed.
+        """
+        token = torch.zeros(1, 1, dtype=torch.long, device=next(self.model.parameters()).device)
+        for word in CACHE_WORDS:
+            cache = _new_cache()
+            with suppress(Exception), torch.no_grad():  # another word, or a cache of another kind
+                self.model(input_ids=token, use_cache=False, **{word: cache})
+                if n_cached(cache) == 1:
+                    return word
+        return None
+
+    def empty_cache(self) -> Any:
+        """Return an empty transformers cache, or None if the model takes none.
+
+        The cache is made without a config, so it keeps every position in every block. The masks of
+        blocks with a sliding window read the config themselves.
+        """
+        return None if self.cache_word is None else _new_cache()
+
+    def note(self, text: str) -> None:
+        """Say something about this model on stderr, once, and keep it for records."""
+        if text not in self.notes:
+            self.notes.append(text)
+            sys.stderr.write(f"{self.name}: {text}\n")
 
     def module(self, site: Site) -> nn.Module:
         """Return the module whose output is the site's activation."""
@@ -135,7 +171,7 @@ class Decoder:
         outside the prompt, or logits that are not finite.
         """
         self._check_tokens(token_ids)
-        n_past = 0 if cache is None else cache.get_seq_length()
+        n_past = 0 if cache is None else n_cached(cache)
         whole_mask = torch.ones_like(token_ids[:, :1]).expand(-1, n_past + token_ids.shape[1])
         mask = whole_mask if attention_mask is None else attention_mask
         if not bool(mask[:, 0].all()):
@@ -149,7 +185,7 @@ class Decoder:
             positions is None or "logits_to_keep" not in signature(self.model.forward).parameters
         )
         extra = {} if whole else {"logits_to_keep": keep}
-        extra |= {} if cache is None else {"past_key_values": cache}
+        extra |= {} if cache is None else {self.cache_word: cache}
         logits = self.model(
             input_ids=token_ids, attention_mask=mask, use_cache=False, **extra
         ).logits.float()
@@ -231,3 +267,14 @@ def _keeping(seen: dict[str, Any], name: str, *, stop: bool) -> Callable[..., No
             raise _Stop
 
     return hook
+
+
+def n_cached(cache: Any) -> int:
+    """Return the number of positions that a transformers cache holds, in any of its blocks."""
+    return max((layer.get_seq_length() for layer in cache.layers), default=0)
+
+
+def _new_cache() -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache()

@@ -4,27 +4,13 @@ With them a rerun begins in the middle of a prompt, and writing goes on after it
 """
 
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any, final
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 Pair = tuple[Float[Tensor, "_rows _heads _pos _d_key"], Float[Tensor, "_rows _heads _pos _d_value"]]
 """Keys and values of one block. Blocks may differ in rows and positions."""
-
-
-def empty_cache(model: nn.Module) -> Any:
-    """Return an empty transformers cache, or None if the model takes none.
-
-    The cache is made without a config, so it keeps every position in every block. The masks of
-    blocks with a sliding window read the config themselves.
-    """
-    if "past_key_values" not in signature(model.forward).parameters:
-        return None
-    from transformers import DynamicCache
-
-    return DynamicCache()
 
 
 @final

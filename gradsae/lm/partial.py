@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradsae.lm.attention import Heads, watched
 from gradsae.lm.decoder import first
-from gradsae.lm.key_values import KeyValues, empty_cache, read_cache
+from gradsae.lm.key_values import KeyValues, read_cache
 from gradsae.lm.rerun import Rerun
 
 
@@ -36,7 +36,7 @@ def run_one_position(
     rows = rerun.clean.repeat(len(activation), 1, 1)
     rows[:, at] = activation.to(rows.dtype)
     start, cache = rerun.cache_before(at, len(rows))
-    cache = empty_cache(rerun.decoder.model) if cache is None else cache
+    cache = rerun.decoder.empty_cache() if cache is None else cache
     block, n_before = rerun.decoder.block(layer), rerun.site.layer + 1
     with rerun.from_site(rows, start, at + 1) as token_ids:
         outputs = rerun.decoder.capture(

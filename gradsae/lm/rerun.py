@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradsae.lm.decoder import Decoder, first, with_first
-from gradsae.lm.key_values import KeyValues, empty_cache, read_cache
+from gradsae.lm.key_values import KeyValues, read_cache
 from gradsae.lm.sites import Site
 
 REUSE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -110,7 +110,7 @@ class Rerun:
         if self._clean_key_values is None:
             return self._logits(activation, positions, 0, None), None
         start, cache = self.cache_before(start, len(activation))
-        cache = empty_cache(self.decoder.model) if cache is None else cache
+        cache = self.decoder.empty_cache() if cache is None else cache
         logits = self._logits(activation, positions, start, cache)
         return logits, self._read(cache)
 
@@ -176,24 +176,31 @@ class Rerun:
 
     @cached_property
     def _clean_key_values(self) -> KeyValues | None:
-        """Keys and values of the clean pass.
+        """Keys and values of the clean pass; None, with a note, where they cannot be reused."""
+        key_values, reason = self._keep_clean()
+        if reason:
+            self.decoder.note(f"reruns begin at the first position, which takes longer: {reason}")
+        return key_values
 
-        None unless a run of the last position on them gives the clean logits.
+    @torch.no_grad()
+    def _keep_clean(self) -> tuple[KeyValues | None, str]:
+        """Return the clean pass's keys and values, or why there are none that can be reused.
+
+        They can be if a run of the last position on them gives the clean logits.
         """
         n_pos = len(self.clean)
-        cache = empty_cache(self.decoder.model)
+        cache = self.decoder.empty_cache()
         if cache is None:
-            return None
-        with torch.no_grad():
-            whole = self._run(self.clean[None], 0, cache, [-1])
-            key_values = self._read(cache)
-            if key_values is None:
-                return None
-            reused = key_values.cache(n_pos - 1, 1)
-            again = self._run(self.clean[None], n_pos - 1, reused, [-1])
-        misfit = (again - whole).abs().max()
-        fits = misfit <= REUSE_TOLERANCE[self.clean.dtype] * whole.abs().max()
-        return key_values if bool(fits) else None
+            return None, "the model fills no key-value cache of transformers"
+        whole = self._run(self.clean[None], 0, cache, [-1])
+        key_values = self._read(cache)
+        if key_values is None:
+            return None, "its key-value cache does not hold each position of each block"
+        again = self._run(self.clean[None], n_pos - 1, key_values.cache(n_pos - 1, 1), [-1])
+        misfit = float((again - whole).abs().max() / whole.abs().max())
+        if not misfit <= REUSE_TOLERANCE[self.clean.dtype]:
+            return None, f"a run on its cached keys and values differs by {misfit:.1g}"
+        return key_values, ""
 
     def _read(self, cache: Any) -> KeyValues | None:
         """Return the keys and values of the blocks after the site's, from a filled cache."""

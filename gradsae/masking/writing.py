@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradsae.interfaces import ModelSource
-from gradsae.lm.key_values import KeyValues, empty_cache, read_cache
+from gradsae.lm.key_values import KeyValues, read_cache
 from gradsae.prompts.questions.question import Format, Question
 from gradsae.sae.dictionary import Dictionary
 
@@ -128,7 +128,7 @@ class Writer:
     def _before(self) -> KeyValues | None:
         """Keys and values of the clean question in all blocks, by one forward pass."""
         lm = self.source.lm()
-        cache, question_ids = empty_cache(lm.model), self.question.asked_ids.to(lm.device)
+        cache, question_ids = lm.decoder.empty_cache(), self.question.asked_ids.to(lm.device)
         if cache is None:
             return None
         with torch.no_grad():

@@ -170,6 +170,8 @@ class Provenance(TypedDict):
     """The language model: name, revision, how its weights were rounded."""
     corpus: NotRequired[dict[str, Any]]
     activations: NotRequired[dict[str, Any]]
+    notes: NotRequired[list[str]]
+    """What was slower on this model than on others, and why."""
 
 
 class Declared(TypedDict, total=False):
