@@ -11,6 +11,7 @@ from suitability_worlds import truth, world
 from torch.nn.functional import normalize
 
 from benchmarks import suitability
+from benchmarks.launch import command as launch
 from gradsae.interfaces import Scores, Skipped
 from gradsae.sae.codes import from_dense
 from gradsae.sae.model import make_sae
@@ -220,10 +221,9 @@ def command(monkeypatch, results: Path, *words: str) -> int:
     monkeypatch.setattr(suitability, "failed", [])
     GlobalHydra.instance().clear()
     try:
-        suitability.main()
+        return launch.command(suitability.main)
     except SystemExit as stop:
         return int(stop.code or 0)
-    return 0
 
 
 SMALL = ("source=superposition", "source.n_features=32", "source.width=16")
