@@ -63,7 +63,7 @@ def report(cell: "Cell", cfg: DictConfig, words: list[str]) -> str:
     from gradsae.suitability.study import study
 
     trainer = references.trainer_of(cfg.d_sae, cfg.k, cfg.lr)
-    found = study(cell.source, trainer, cell.fit, cell.seeds, cell.device, tell=_tell)
+    found = study(cell.source, trainer, cell.fit, cell.seeds, cell.device, log=_tell)
     return "\n\n".join(
         [
             _heading(cell, found.families, found.raw),

@@ -286,8 +286,8 @@ def test_weights_that_make_no_finite_logits_are_an_error():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"also": ("log_prob",)}, "scalars must be there once each"),
-        ({"truths": (Entry(), Entry())}, "truths must be there once each"),
+        ({"also": ("log_prob",)}, "scalars must not repeat"),
+        ({"truths": (Entry(), Entry())}, "truths must not repeat"),
     ],
 )
 def test_scalars_and_truths_are_there_once(changes, message):

@@ -153,10 +153,10 @@ def test_a_control_that_cannot_be_matched_is_skipped_and_the_rest_is_scored(sour
         ({"batch_rows": 1}, "batch_rows must be a whole number from 2, got 1"),
         ({"selectors": ["mean_act"]}, "selectors must be a list with grad_times_act in it"),
         ({"selectors": [MAIN, "best"]}, "one of grad_times_act, mean_act, random_m.*; got 'best'"),
-        ({"selectors": [MAIN, MAIN]}, "selectors must be there once each"),
+        ({"selectors": [MAIN, MAIN]}, "selectors must not repeat"),
         ({"scale_doses": [0.5, 1]}, r"scale_doses must hold 0 .off., got \[0.5, 1\]"),
         ({"scale_doses": [0, -1]}, "must be a number from 0, got -1.0"),
-        ({"set_doses": [1, 1]}, "doses must be there once each"),
+        ({"set_doses": [1, 1]}, "doses must not repeat"),
     ],
 )
 def test_bad_fields_are_rejected(changes, message):

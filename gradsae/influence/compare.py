@@ -12,7 +12,7 @@ from gradsae.stats import agreement
 
 Agreement = dict[str, float | Skipped]
 Scored = Mapping[str, Float[Tensor, " units"] | Skipped]
-"""Estimates by the name of the estimator, or why one says nothing."""
+"""Estimates by the name of the estimator, or the reason why there are none."""
 Measure = Callable[[Tensor, Tensor], float | Skipped]
 
 OVER_ALL: dict[str, Measure] = {
@@ -47,11 +47,11 @@ def compare(
     whole: bool,
     only: Sequence[str] | None = None,
 ) -> dict[str, Agreement]:
-    """Return by measure ("precision_at_10") what it says of each estimate, by its name.
+    """Compute every measure ("precision_at_10") of every estimate, by its name.
 
-    `whole` says that every unit was measured: the top of a part is not the top of all. Estimates
-    not in units of the target have no measure of size; one that says nothing says why once, under
-    the first measure.
+    `whole` is True if every unit was measured: the top of a part is not the top of all. Estimates
+    that are not in units of the target have no measures of size. The reason of a skipped estimate
+    stands once, under the first measure.
     """
     measures: dict[str, tuple[str, Measure]] = {
         name: (name, measure) for name, measure in (OVER_ALL | IN_UNITS).items()

@@ -96,7 +96,7 @@ class Panel:
         return gaps
 
     def unreliable(self, scores: Scored) -> dict[str, float | Skipped]:
-        """Return the share of latents whose gradient is in doubt, by estimators that judge it."""
+        """Return the share of unreliable gradients, by each estimator that judges them."""
         shares: dict[str, float | Skipped] = {}
         first_order = scores.get(FIRST_ORDER)
         if first_order is None or isinstance(first_order, Skipped):

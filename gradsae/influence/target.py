@@ -47,7 +47,7 @@ class Target(ABC):
     """A differentiable scalar of the logits at some positions; larger = more of the answer."""
 
     token: int
-    """The token asked about (the first, if the answer has several)."""
+    """The token that is explained (the first, if the answer has several)."""
 
     @property
     @abstractmethod

@@ -62,17 +62,17 @@ class Influence(ModelTask):
     prompts: PromptSet
     estimators: Sequence[Estimator]
     scalar: AnyScalar = "log_prob"
-    """What of the target token is explained; of all its tokens where prompts have whole answers."""
+    """The scalar of the target that is explained, over all tokens of a whole answer."""
     also: Sequence[AnyScalar] = field(default=(), metadata=LATER)
     """Further scalars of the same ablation runs; their scores are named measure.scalar/E."""
     truths: Sequence[Truth] = field(default=(), metadata=LATER)
     """Measured besides ablation at all positions. Their scores are named measure.truth/E, and those
     of further scalars measure.truth.scalar/E. "ablation" then stands among the estimators."""
     also_max_cost: float | None = field(default=None, metadata=LATER)
-    """Estimators that cost more forward-equivalents than this answer the usual question alone; None
-    for no limit. What they cost falls due for each scalar and truth anew, unlike ablation."""
+    """Estimators that cost more forward-equivalents than this have no scores for further scalars
+    and truths; None for no limit. Each of these costs their runs again, but no new ablations."""
     ks: Sequence[int] = (10,)
-    """Of precision_at_k."""
+    """Values of k of the measures of the first k latents."""
     batch_rows: int = 32
     """Prompts run at once, one of them unedited: the memory budget."""
     max_latents: int | None = None
@@ -100,7 +100,9 @@ class Influence(ModelTask):
         if not names or len(set(names)) < len(names):
             raise ValueError(f"estimators must be at least one, each once; got {names}")
         if SINGLES in names:
-            raise ValueError(f"{SINGLES} is the truth's own name, no estimator's; got {names}")
+            raise ValueError(
+                f"{SINGLES} is the name of the truth, so no estimator may have it; got {names}"
+            )
 
     def declared(self) -> tuple[Score, ...]:
         truths = [truth.name for truth in self.truths]
@@ -176,4 +178,4 @@ class Influence(ModelTask):
 
 def _once(field: str, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
-        raise ValueError(f"{field} must be there once each, got {names}")
+        raise ValueError(f"{field} must not repeat, got {names}")

@@ -81,7 +81,7 @@ class PreparedTruth(ABC):
     def predict_from_ablation(
         self, effect: Float[Tensor, " active"]
     ) -> Float[Tensor, " units"] | None:
-        """Return what effects of plain ablation predict for each unit; None if they say nothing."""
+        """Return what effects of plain ablation predict for each unit; None for no prediction."""
         return None
 
 

@@ -1,1 +1,1 @@
-"""Masking: how much of an answer goes when the latents that a ranking names are switched off?"""
+"""Masking: how much of an answer is lost when the latents that a ranking names are off?"""

@@ -5,7 +5,7 @@ With d(S) the drop of the answer's score when the latents of S are off:
     additivity       d(S) / sum of d(i);  above 1: the latents stand in for each other, so that
                      one alone is not missed; below 1: they need each other
     interaction      d(i) + d(j) - d(ij);  negative where one stands in for the other
-    backup           i that does more once the others are gone: d(S) - d(S without i) > d(i)
+    backup           i that does more once the others are off: d(S) - d(S without i) > d(i)
 """
 
 from itertools import combinations

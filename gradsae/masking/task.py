@@ -69,7 +69,7 @@ class Masking(ModelTask):
     """What its scores name besides estimators, by name."""
     SCORES: ClassVar[tuple[Score, ...]] = scores.SCORES
     COUNT: ClassVar[str] = "masking/questions"
-    """What `n` of a record calls the questions that were asked."""
+    """Name of the number of questions in `n` of a record."""
 
     questions: Questions
     rankings: Sequence[Estimator]

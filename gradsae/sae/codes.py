@@ -1,11 +1,11 @@
 """Codes: what an SAE's encoder returns. Sparse by default, dense where most latents are open.
 
-Both classes answer the same questions, so a trainer or a metric never asks which one it holds.
+Both classes have the same methods, so a trainer or a metric need not know which one it has.
 A latent is *open* (fires) on a row when its stored value is above zero; a sparse code may store
 closed entries (a TopK row whose k-th value was negative keeps a zero).
 
-What a training step asks of either class, it answers without waiting for the device: no size that
-only the device knows is read (no boolean index, `bincount` or `nonzero`).
+Methods that a training step calls never wait for the device: they read no size that only the device
+knows (no boolean index, `bincount` or `nonzero`).
 """
 
 from dataclasses import dataclass, field, replace

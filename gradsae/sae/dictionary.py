@@ -53,7 +53,7 @@ class Pass:
 
     @cached_property
     def recon_in(self) -> Float[Tensor, "batch d_in"]:
-        """Reconstruction; made when first asked for, since not every loss needs it."""
+        """Reconstruction, computed at first use, because not every loss needs it."""
         return self.decode()
 
     @property
@@ -109,7 +109,7 @@ class Dictionary(nn.Module, ABC):
         precision: Precision = "fp32",
         gate: Gate | None = None,
     ) -> Pass:
-        """Encode raw activations; the pass decodes them when its reconstruction is asked for."""
+        """Encode raw activations; the pass decodes them when its reconstruction is first used."""
         if precision != "fp32" or gate is not None:
             raise UserError(
                 f"{type(self).__name__} has an encoder of its own, which computes in fp32 and "

@@ -1,4 +1,4 @@
-"""Steering on a budget: what does a choice of latents achieve before something else gives way?"""
+"""Steering on a budget: what does a choice of latents achieve within limits on side effects?"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,8 +38,8 @@ class SteeringBudget(ModelTask):
     the rest or the perplexity of unrelated text passes its budget.
 
     Scores of a selector S, an estimator's top k or a control, are named `budget/SCORE/S`: means
-    over prompts, 95 % bootstrap. `predicts` and its kin are over single latents that are steered
-    alone (see `prediction`). `gradsae.steering.scores` says what each means.
+    over prompts, 95 % bootstrap. `predicts` and the scores like it are over single latents that are
+    steered alone (see `prediction`). `gradsae.steering.scores` says what each means.
 
     Series: ladder (means by selector and dose), trials (a row per prompt and selector), latents (a
     row per prompt and latent; `prediction` makes its statistics from it).

@@ -37,7 +37,7 @@ def match(
     """Return an unused, not chosen column of nearly the same strength for each chosen column.
 
     The strongest come first, because those have the fewest peers. Each takes one of the `n_nearest`
-    in log strength at random, so that the control does not hang on a single odd latent.
+    in log strength at random, so that the control does not depend on one unusual latent.
     """
     k, n_active = len(chosen), len(strengths)
     if n_active < 2 * k:

@@ -48,7 +48,7 @@ def check_selectors(selectors: Sequence[str]) -> None:
     for name in selectors:
         checks.one_of("selectors", name, (*ESTIMATORS, *CONTROLS))
     if len(set(selectors)) < len(selectors):
-        raise ValueError(f"selectors must be there once each, got {list(selectors)}")
+        raise ValueError(f"selectors must not repeat, got {list(selectors)}")
 
 
 def top(scores: Float[Tensor, " active"], k: int) -> Int[Tensor, " k"]:

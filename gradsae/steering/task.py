@@ -91,7 +91,7 @@ class Steering(ModelTask):
         if OFF not in self.interventions():
             raise ValueError(f"scale_doses must hold 0 (off), got {list(self.scale_doses)}")
         if len(set(self.interventions())) < len(self.interventions()):
-            raise ValueError(f"doses must be there once each: {self.scale_doses} {self.set_doses}")
+            raise ValueError(f"doses must not repeat, got {self.scale_doses} and {self.set_doses}")
 
     def interventions(self) -> list[Intervention]:
         """Return what is done to the latents, in the order of the dose-response."""

@@ -16,7 +16,7 @@ CLOSE = 0.8
 """Two features above this cosine are one for the recovery rate at tau = .8, the loosest reported:
 whatever finds one is counted as finding the other."""
 FULL = 0.9
-"""A family that uses this share of what it may use says nothing of what lies beyond."""
+"""A family that uses this share of its ceiling gives no evidence about what lies beyond."""
 
 
 class Finding(NamedTuple):

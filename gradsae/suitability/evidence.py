@@ -41,7 +41,7 @@ class Evidence:
 def merged(evidence: Evidence) -> Evidence:
     """Return the evidence with unused atoms dropped and near duplicates added to one atom.
 
-    Atoms are gone through from the most used to the least; one that has a cosine above DUPLICATE
+    Atoms are taken from the most used to the least; one that has a cosine above DUPLICATE
     with an earlier one that was kept joins the nearest such one.
     """
     fired = evidence.codes.fired()

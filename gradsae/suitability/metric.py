@@ -47,7 +47,7 @@ def scores(evidence: Evidence, raw: Raw) -> Scores:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Suitability(Metric):
-    """What the recovery theorem asks of data, counted on the latents of an SAE: circular.
+    """The conditions of the recovery theorem, counted on the latents of an SAE: circular.
 
     Reference: Chen et al. 2025, https://arxiv.org/abs/2506.14002, Definition 5.2, Theorem 6.1. The
     estimates are the SAE's (its width bounds n, its gate decides s), so compare SAEs of different

@@ -1,4 +1,4 @@
-"""The quantities that the theorem speaks of, each as a pure function of codes or directions."""
+"""The quantities of the theorem, each as a pure function of codes or directions."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ quarter of them is held at once: about 200 MB."""
 LEAST_COUNT = 30
 """Active rows under which a feature's own mean says too little (relative error above 1/5)."""
 LEAST_ROWS = 100
-"""Fewer rows say nothing of a 99th percentile."""
+"""Fewer rows cannot estimate a 99th percentile."""
 BLOCK = 2048
 N_BLOCKS = 8
 """Of rows, in the jackknife."""

@@ -51,18 +51,18 @@ def study(
     settings: FitSettings,
     seeds: Seeds,
     device: torch.device,
-    tell: Callable[[str], None] = _silent,
+    log: Callable[[str], None] = _silent,
 ) -> Study:
     """Judge every condition on held-out rows of a source.
 
     Where the true features are known they are used. Elsewhere two reference families are made: a
     TopK autoencoder (`trainer`, `settings`), and independent components (minutes on wide data).
-    `tell` hears what takes long before it is begun.
+    `log` is called with one line before each step that takes long.
 
     Raises:
         UserError: Too few rows, rows that are all equal, or a reference without features.
     """
-    x, families = _evidence(source, trainer, settings, seeds, device, tell)
+    x, families = _evidence(source, trainer, settings, seeds, device, log)
     raw = quantities.raw(x)
     views = {
         name: conditions.findings(evidence, raw, trainer.d_sae)
@@ -81,7 +81,7 @@ def _evidence(
     settings: FitSettings,
     seeds: Seeds,
     device: torch.device,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> tuple[Float[Tensor, "batch d_in"], dict[str, Evidence]]:
     """Return the rows that are judged, and the features that they are judged by."""
     width = source.held_out(1, seeds.eval).x.shape[1]
@@ -98,8 +98,8 @@ def _evidence(
         truth = references.known(source, sample, seeds.eval)
         if truth is not None:
             return x, {truth.family: truth}
-    tell(f"first reference family: a TopK autoencoder, {settings.steps} steps")
+    log(f"first reference family: a TopK autoencoder, {settings.steps} steps")
     learned = references.topk(source, x, trainer, settings, seeds, device)
     size = f"{x.shape[0]} rows of {x.shape[1]}"
-    tell(f"second: independent components of {size} (minutes)")
+    log(f"second: independent components of {size} (minutes)")
     return x, {"topk": learned, "ica": references.ica(x, seeds.eval)}

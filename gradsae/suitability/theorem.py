@@ -1,4 +1,4 @@
-"""What Theorem 6.1 of the GBA paper asks for, in numbers, and how a number becomes a verdict.
+"""The conditions of Theorem 6.1 of the GBA paper in numbers, and the verdict on a number.
 
 Reference: Chen et al. 2025, https://arxiv.org/abs/2506.14002. The theorem is asymptotic: its
 constants are not given, and here they are all 1. Where it only says "much less than" or "within a
@@ -25,7 +25,7 @@ ZETA = 0.1
 """Slack of the dimension term: 1 / zeta = 10 gradient steps."""
 LEAST_S = 3
 """At s = 1 the co-firing bound n^(-2 / s) lies below 1 / n, and at s = 2 on it: below 3 the
-formula has no room and says nothing."""
+formula has no room and gives no bound."""
 
 
 class Estimate(NamedTuple):

@@ -1,4 +1,4 @@
-"""AuxK: dead latents learn to explain what the living ones leave over."""
+"""AuxK: dead latents learn to explain the residual of the others."""
 
 from dataclasses import dataclass
 from typing import final
@@ -46,7 +46,7 @@ class AuxK:
     def loss(self, sae: SAE, out: Pass, error: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
         """Return the share of the residual's energy that dead latents leave; 0 where none is dead.
 
-        Not yet weighted. `error` is what all latents leave over; it gets no gradient from here.
+        Not yet weighted. `error` is the residual of the whole SAE; it gets no gradient from here.
         """
         n_dead = self._n_dead(sae) if self.aux_coefficient else 0
         if n_dead == 0:

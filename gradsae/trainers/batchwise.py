@@ -1,5 +1,5 @@
-"""What BatchTopK and Matryoshka share: latents compete over a whole batch, dead ones revive, and
-the SAE itself opens above one threshold."""
+"""The common part of BatchTopK and Matryoshka: latents compete over a whole batch, dead ones are
+revived, and the trained SAE has one threshold for all."""
 
 from dataclasses import dataclass, field
 from typing import final

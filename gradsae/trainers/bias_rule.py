@@ -1,6 +1,6 @@
 """GBA's rule: biases move towards target firing rates, group by group.
 
-A part that several architectures take, so that the rule and the architecture can be told apart.
+Several architectures can use it, so the effects of rule and architecture can be separated.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class BiasRule:
     """Targets spread over the latents from the highest to the lowest, instead of htf and ltf.
     `from_source`: the true rates, an oracle that only a source with known features allows."""
     rates_factor: float = 1.0
-    """Target over rate, where `rates` is set: the theorem asks for targets somewhat above."""
+    """Target over rate, where `rates` is set: the theorem wants targets above the rates."""
     bias_init: Literal["zero", "quantile"] = "zero"
     """quantile: each latent starts at its target rate on the sample (our extension)."""
     bias_every: int = 50

@@ -104,8 +104,8 @@ def fvu(
 class HostCount:
     """A count on its way from the device to the host.
 
-    To ask a GPU for a number is to wait until it has done all that was asked of it. A count that is
-    sent when it is made, and read a step later, waits for no more than the step before.
+    Reading a number from a GPU waits until all queued work is done. This count is sent when it is
+    made and read one step later, so it waits at most for the step before.
     """
 
     def __init__(self, count: Int[Tensor, ""]) -> None:

@@ -1,4 +1,4 @@
-"""Controls: dictionaries that nobody trained, seen through the same metrics as trained SAEs."""
+"""Controls: untrained dictionaries, measured like trained SAEs."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, final

@@ -70,7 +70,7 @@ class GBA(Trainer):
     rates: Rates = field(default=None, metadata=LATER)
     rates_factor: float = field(default=1.0, metadata=LATER)
     truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
-    """The source, where rates=from_source asks for it."""
+    """The source, where rates=from_source."""
     rule: BiasRule = field(init=False, repr=False, compare=False, metadata=HIDDEN)
     """Made of the fields of its names, which it checks."""
 

@@ -66,7 +66,7 @@ class JumpReLU(Trainer):
     """GBA's rule moves the thresholds (its bias is minus the threshold), in place of the gradient;
     coefficient and bandwidth must then be 0."""
     truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
-    """The source, where the rule asks for its rates."""
+    """The source, where the rule takes its rates from it."""
 
     def __post_init__(self) -> None:
         checks.whole("d_sae", self.d_sae, 1)

@@ -22,7 +22,7 @@ from gradsae.seeds import make_generator
 from gradsae.trainers.common import fvu, l0, squared_error
 
 NEVER = 1e9
-"""Threshold of a latent that is not there yet, far beyond any row."""
+"""Threshold of a latent that does not exist yet, far beyond any row."""
 NOISE_RATE = 0.1
 """Weight of the newest batch in the running estimate of the noise."""
 
@@ -32,23 +32,23 @@ NOISE_RATE = 0.1
 class Peel(Trainer[PeelCoder]):
     """Hard EM of spike-and-slab sparse coding, with a dictionary that grows.
 
-    The model: latent j is there with probability p_j and then has a size near m, the same for all;
-    what is left is noise of variance s^2 per dimension. A row is explained by the latent that
-    stands out most, and so on, each taken only where being there is the likelier of the two
+    The model: latent j is active with probability p_j and then has a size near m, the same for all;
+    the residual is noise of variance s^2 per dimension. Latents are taken one after another, the
+    one furthest above its threshold first, while being active is likelier than not
     (`gradsae.sae.kernels.peel`):
 
         threshold_j = m / 2 + s^2 / m * log((1 - p_j) / p_j)
 
-    p_j, m and s^2 are running means over the latest rows. A direction moves by the mean of what is
-    left over where its latent is open, a Newton step on the diagonal of the squared error. Only
-    b_dec is trained by gradient.
+    p_j, m and s^2 are running means over the latest rows. A direction moves by the mean
+    residual of the rows where its latent is active, a Newton step on the diagonal of the squared
+    error. Only b_dec is trained by gradient.
 
-    That features have much the same size is what this method presumes. With a size for each latent,
-    one latent for a parent and its child together explains more at once than one for each, and
+    The method presumes that features have about the same size. With a size for each latent, one
+    latent for a parent and its child together explains more at once than one for each, and
     absorption wins.
 
-    Training begins with few latents, which find what is frequent; their number doubles, and a new
-    one starts as what some row had left over. So does one that has died.
+    Training begins with few latents, which learn the frequent features. Their number doubles, and a
+    new one starts as the residual of some row. A dead latent is started again in the same way.
 
     Ours. Near relatives: binary sparse coding by EM (Henniges et al. 2010), online dictionary
     learning (Mairal et al. 2009, https://arxiv.org/abs/0908.0050).
@@ -62,17 +62,17 @@ class Peel(Trainer[PeelCoder]):
     first: int = 16
     """Latents at the start."""
     grow_share: float = 0.6
-    """Share of all steps after which all latents are there."""
+    """Share of all steps after which all latents exist."""
     memory: int = 50_000
     """Rows over which p_j and m are averaged."""
     eager: float = 15.0
     """Step of a direction at the start over its step at the end, which is batch / memory."""
     revive_every: int = 20
-    """Steps between looks for the dead."""
+    """Steps between searches for dead latents."""
     dead_below: int = 10
-    """Rows of `memory` on which a latent that is not dead is open."""
+    """A latent is dead if it is active on fewer of `memory` rows."""
     revive_share: float = 0.8
-    """Share of all steps after which the dead are left alone."""
+    """Share of all steps after which dead latents are no longer started again."""
     normalise: Mode = "unit"
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class Peel(Trainer[PeelCoder]):
         return True
 
     def size(self, progress: Progress) -> int:
-        """Return how many latents there are at a step."""
+        """Return the number of latents that exist at a step."""
         doublings = max(0, (self.d_sae - 1).bit_length() - (self.first - 1).bit_length())
         pace = max(1.0, self.grow_share * progress.n_steps) / max(1, doublings)
         return min(self.d_sae, self.first << min(doublings, int(progress.step / pace)))
@@ -152,7 +152,7 @@ class Peel(Trainer[PeelCoder]):
         residual: Float[Tensor, "batch d_in"],
         progress: Progress,
     ) -> None:
-        """Move every direction towards what is left over where its latent is open."""
+        """Move every direction towards the residual of the rows where its latent is active."""
         assert isinstance(codes, SparseCodes)
         pull = kernels.scatter_outer(codes, residual) / len(residual)
         pull /= sae.get_buffer("state_square").clamp_min(1e-9)[:, None]
@@ -169,7 +169,7 @@ class Peel(Trainer[PeelCoder]):
         residual: Float[Tensor, "batch d_in"],
         progress: Progress,
     ) -> None:
-        """Start latents as what is left over of rows, drawn by its energy, in the usual size."""
+        """Start latents as residuals of rows, drawn by their energy, in the usual size."""
         if len(latents) == 0:
             return
         energy = residual.square().sum(1).nan_to_num(0, 0, 0) + 1e-12
@@ -208,7 +208,7 @@ def mean_size(sae: PeelCoder) -> Float[Tensor, ""]:
 
 @torch.no_grad()
 def set_thresholds(sae: PeelCoder) -> None:
-    """Set from where on each latent is likelier there than not; NEVER if it has not been there."""
+    """Set the thresholds above which each latent is likelier active than not; NEVER at rate 0."""
     rate, size = sae.get_buffer("state_rate").clamp_max(0.5), mean_size(sae)
     odds = torch.log((1 - rate) / rate.clamp_min(1e-9))
     threshold = size / 2 + sae.get_buffer("state_noise") / size.clamp_min(1e-9) * odds

@@ -1,6 +1,6 @@
-"""An SAE that somebody released: its training is to be loaded.
+"""An SAE that somebody released, loaded from its files.
 
-It is a method that takes no step, like a control. Every task measures it the way it measures an SAE
+It is a method without training steps, like a control. Every task measures it as it measures an SAE
 that was trained here, and its checkpoint is found by the content of its file.
 """
 
@@ -27,7 +27,7 @@ from gradsae.sae.formats.released import Place
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Method[Dictionary]):
     """Gemma Scope, SAELens, dictionary_learning, sparsify or this project's own checkpoint folder,
-    from a folder or a hub repository; the format is told by the files (`gradsae.sae.formats`)."""
+    from a folder or a hub repository; the files say which format (`gradsae.sae.formats`)."""
 
     release: str
     """What it is called, for readers of a record."""
@@ -68,7 +68,7 @@ class Pretrained(Method[Dictionary]):
         return {"sha256": load.content_hash(self._folder())}
 
     def bind(self, source: Source) -> Method[Dictionary]:
-        """Return the method, told which language model is read; UserError for another site."""
+        """Return the method with the name of the language model; UserError for another site."""
         if not isinstance(source, ModelSource):
             return self
         model = source.names()["model"]["name"]

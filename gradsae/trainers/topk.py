@@ -48,7 +48,7 @@ class TopK(Trainer):
     rule: BiasRule | None = field(default=None, metadata=LATER)
     """GBA's rule moves b_enc, in place of the gradient."""
     truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
-    """The source, where the rule asks for its rates."""
+    """The source, where the rule takes its rates from it."""
     aux: AuxK = field(init=False, repr=False, compare=False, metadata=HIDDEN)
     """Made of the fields of its names, which it checks."""
 

@@ -175,20 +175,19 @@ def fit(
         disable=None,
     )
     watch = Stopwatch(trainings[0].sae.device)
-    seen = torch.zeros(
-        (), device=trainings[0].sae.device
-    )  # sum of all activations; a NaN stays in it
+    # The sum of all activations: a NaN stays in it.
+    total = torch.zeros((), device=trainings[0].sae.device)
     with threads_for(max(t.sae.d_sae * t.sae.d_in for t in trainings) * settings.batch_size), bar:
         for step in bar:
             x = stream.next()
-            seen += x.sum()
-            due = [i for i, t in enumerate(trainings) if t.done == step]
-            watch.lap([trainings[i] for i in due])
-            for i in due:
+            total += x.sum()
+            in_step = [i for i, t in enumerate(trainings) if t.done == step]
+            watch.lap([trainings[i] for i in in_step])
+            for i in in_step:
                 parts = trainings[i].step(x, Progress(step, settings.steps))
                 logs = step % settings.log_every == 0 or step == settings.steps - 1
                 saves = settings.save_every and (step + 1) % settings.save_every == 0
-                if (logs or saves) and _is_sound(trainings[i], parts, seen, step):
+                if (logs or saves) and _is_sound(trainings[i], parts, total, step):
                     if logs:
                         _log(trainings[i], parts, step, partial(log, i))
                     if saves:
@@ -206,7 +205,7 @@ def fit(
 
 
 def _is_sound(
-    training: Training, parts: dict[str, Tensor], seen: Float[Tensor, ""], step: int
+    training: Training, parts: dict[str, Tensor], total: Float[Tensor, ""], step: int
 ) -> bool:
     """Return whether the loss and the weights are finite; if not, stop the training."""
     weights = {name: p.detach() for name, p in training.sae.named_parameters()}
@@ -215,9 +214,9 @@ def _is_sound(
     if not bad:
         return True
     advice = f"(lr={training.trainer.optim.lr}); try a smaller optim.lr"
-    if not seen.isfinite():
+    if not total.isfinite():
         advice = "because the activations of its source are not all finite"
-    training.done = step  # never due again
+    training.done = step  # so it takes no further step
     training.error = DivergedError(
         f"training of {training.trainer.name} diverged at step {step}: {bad[0]} is not finite "
         f"{advice}"

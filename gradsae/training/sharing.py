@@ -1,7 +1,7 @@
-"""One stream for many SAEs: which of those that a sweep asks for are trained together, and when.
+"""One stream for many SAEs: which SAEs of a sweep are trained together, and when.
 
 Sharing is only a prefetch. Each SAE ends up as the checkpoint that its own cell would have made,
-so a cell finds it or, if anything went wrong here, trains it alone and says what is wrong.
+so a cell finds it or, if anything failed here, trains it alone and reports the error.
 """
 
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ BYTES_PER_WEIGHT = 4 * 4
 
 @final
 class Shared:
-    """The SAEs that are due in a sweep, by cell; trained in groups, shortly before they are used.
+    """The SAEs that a sweep has to train, by cell; trained in groups, shortly before they are used.
 
     A group is trained when the first cell that needs it comes up, so that records appear as a
     sweep goes on and an interrupted one has its first cells done.
     """
 
-    def __init__(self, due: Sequence[Sequence[Request]]) -> None:
-        self._cells = [{request.id() for request in cell} for cell in due]
+    def __init__(self, requests: Sequence[Sequence[Request]]) -> None:
+        self._cells = [{request.id() for request in cell} for cell in requests]
         self._groups: dict[str, dict[str, Request]] = {}
-        for request in (request for cell in due for request in cell):
+        for request in (request for cell in requests for request in cell):
             self._groups.setdefault(stream_key(request), {})[request.id()] = request
 
     def train_for(self, cell: int) -> list[str]:
-        """Train the groups that hold an SAE of this cell; return what to tell the user.
+        """Train the groups that hold an SAE of this cell; return notes for the user.
 
         A group is tried once. What it could not train is left to the cells.
         """
@@ -42,7 +42,7 @@ class Shared:
             try:
                 for part in split(missing):
                     notes += _train_together(part)
-            except Exception as error:  # a prefetch may fail for any reason, and harms nobody
+            except Exception as error:  # a prefetch may fail without harm
                 first = str(error).splitlines()[0] if str(error) else type(error).__name__
                 notes.append(f"shared training stopped, each cell goes on alone: {first}")
         return notes

@@ -1,4 +1,4 @@
-"""Whose time was it? Wall time on a CPU, device time on a GPU, without making the GPU wait."""
+"""Time shared out between trainings: wall time on a CPU, device time on a GPU, without a wait."""
 
 from collections.abc import Sequence
 from time import perf_counter

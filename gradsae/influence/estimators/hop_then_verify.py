@@ -75,7 +75,7 @@ class HopThenVerify(Estimator):
     short: float = 0.375
     """The same in the second half."""
     top: int = 10
-    """Number of first latents that are to be told from the rest."""
+    """Number of first latents whose boundary to the rest is checked."""
 
     def __post_init__(self) -> None:
         checks.number("max_cost", self.max_cost, above=1)

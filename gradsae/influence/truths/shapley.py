@@ -1,6 +1,6 @@
 """The Shapley share: a latent's mean effect over all orders in which the latents are removed.
 
-    share_c = mean over orders of m(before c goes) - m(after c went)
+    share_c = mean over orders of m(before c is removed) - m(after)
 
 Shares add up to m(all codes) - m(no codes), interactions and all. Sampled: orders are drawn in
 pairs, each with its reverse (antithetic: for a pairwise interaction the two halves cancel exactly),

@@ -25,7 +25,7 @@ WORK_PER_BLOCK = 1 << 18
 """About what a block of rows costs, in multiply-adds."""
 
 
-class Kin(NamedTuple):
+class Trees(NamedTuple):
     """Children in compressed form: those of i are starts[i] to starts[i + 1], by group.
 
     Exclusive features without a parent are children of an extra feature that always fires.
@@ -65,7 +65,7 @@ class Plan:
         )
         parent, group = as_numpy(world.trees.parent), as_numpy(world.trees.group)
         self.free = np.flatnonzero((parent < 0) & (group < 0))
-        self.kin = _kin(parent, group, as_numpy(world.trees.scaled))
+        self.trees = _trees(parent, group, as_numpy(world.trees.scaled))
         n_tiles = -(-len(self.free) // TILE)
         flat = np.zeros((n_tiles * TILE, world.factor.shape[1] + 1), np.float32)
         flat[:, -1] = NEVER
@@ -81,7 +81,7 @@ class Plan:
             latents = np.empty((n, self._capacity), np.int64)
             values = np.empty((n, self._capacity), np.float32)
             n_open = np.empty(n, np.int64)
-            fixed: tuple[Any, ...] = (self.free, self.tiles, self.kin, self.laws)
+            fixed: tuple[Any, ...] = (self.free, self.tiles, self.trees, self.laws)
             n_blocks = -(-n // BLOCK)
             work = n_blocks * WORK_PER_BLOCK
             in_parts(draw_blocks, even(n_blocks), work, seed, *fixed, latents, values, n_open)
@@ -101,10 +101,10 @@ class Plan:
         )
 
 
-def _kin(parent: np.ndarray, group: np.ndarray, scaled: np.ndarray) -> Kin:
+def _trees(parent: np.ndarray, group: np.ndarray, scaled: np.ndarray) -> Trees:
     n = len(parent)
     above = np.where((parent < 0) & (group >= 0), n, parent)
     children = np.flatnonzero(above >= 0)
     children = children[np.lexsort((children, group[children], above[children]))]
     starts = np.searchsorted(above[children], np.arange(n + 2))
-    return Kin(starts, children, group[children], scaled[children])
+    return Trees(starts, children, group[children], scaled[children])

@@ -7,7 +7,7 @@ z = sum of e_c d_c, random signs e: e_c d_c H z is d_c H d_c plus what the other
 random sign, and that averages out over probes. H z is a central difference of gradients, so nothing
 is differentiated twice (attention kernels cannot be).
 
-    reliability_c = |d_c H d_c| / (2 |g.d_c|)       above about 1/2 the gradient is in doubt
+    reliability_c = |d_c H d_c| / (2 |g.d_c|)       above about 1/2 the gradient is unreliable
 
 References: Hessian-vector correction and ratio: When Attribution Patching Lies,
 https://arxiv.org/abs/2606.09899 (there: one shared direction, the joint removal, or one product for

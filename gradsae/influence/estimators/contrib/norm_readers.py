@@ -1,12 +1,13 @@
-"""Norms that read the residual stream: a pre-norm block, or the head, sees the stream only so.
+"""Norms that read the residual stream: pre-norm blocks and the head see it only through them.
 
 The gradient of a target with respect to the stream at one position is the sum over these norms of
 J_l' g_l (J_l: the norm's own slope, g_l: the target's gradient at its output). A norm is a known
 function, so its term can be taken exactly:
 
-    g_l . (norm_l(x_l) - norm_l(x_l - gone))     in place of     g_l . J_l gone
+    g_l . (norm_l(x_l) - norm_l(x_l - d))     in place of     g_l . J_l d
 
-This is exact as long as everything after the norm is linear, and needs no further run.
+d is what an entry writes. The term is exact as long as everything after the norm is linear, and
+needs no further run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +43,7 @@ class Reader:
     ) -> Float[Tensor, " rows"]:
         """Return the exact loss of the target through this norm, less its linear estimate.
 
-        Row i takes `gone[i]` out of the stream at position `at[i]`. `slope` is the gradient of the
+        Row i takes `removed[i]` out of the stream at `positions[i]`. `slope` is the gradient of the
         target at the norm's output.
         """
         x = self.stream.float()

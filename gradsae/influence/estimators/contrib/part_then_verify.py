@@ -44,7 +44,7 @@ class PartThenVerify(Estimator):
     """Gradient, then exact blocks up to the middle, then ablation, within a cost limit."""
 
     max_cost: float = 10.0
-    """Forward-equivalents, all told."""
+    """Budget in full forward passes, the gradient included."""
     until: float = 0.5
     """Share of the model's blocks after which the gradient is trusted."""
     kept: float = 0.3

@@ -1,11 +1,11 @@
-"""Integrated gradients along each latent's own path, for the latents whose gradient is doubtful.
+"""Integrated gradients along each latent's own path, for the latents whose gradient is uncertain.
 
     score_c = sum over positions of a_nc * mean over i of (d m / d a_nc)(column c scaled by alpha_i)
 
 Unlike the joint path of `integrated_gradients` this converges to the ablation effect itself. It
-costs more for each latent than ablating it, so it goes to the `budget` latents for which one probe
-of the curvature says that the first order errs most (|d H d| / 2 = reliability ratio x |g.d|). All
-others keep gradient x activation.
+costs more for each latent than ablating it, so it is spent on the `budget` latents for which one
+probe of the curvature says that the first order errs most (|d H d| / 2 = reliability ratio x
+|g.d|). All others keep gradient x activation.
 
 Reference: the workflow screen, flag, fix of https://arxiv.org/abs/2606.09899; midpoints.
 """
