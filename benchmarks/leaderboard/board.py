@@ -1,6 +1,7 @@
 """What the board says: one table per task and source, ranks, badges, chance."""
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.results.labels import labels
@@ -78,12 +79,13 @@ def _make_table(world: World) -> Table:
     names = tuple(columns(lines))
     ranked = first.ranked_by if first.ranked_by in names else ""
     ranks = rank([line for line in lines if not _why_unranked(line, ranked)], ranked)
+    own = {setting.key: setting for setting in settings if setting.origin == OWN_ORIGIN}
     rows = [
         Row(
             line=line,
             rank=ranks.get(i),
             unranked=_why_unranked(line, ranked),
-            badge=badge(line.setting, settings, ranked),
+            badge=badge(line.setting, own, ranked),
             scores={name: found for name in names if (found := line.estimate(name))},
         )
         for line, i in zip(lines, map(id, lines), strict=True)
@@ -108,15 +110,19 @@ def rank(lines: Sequence[Line], score: str) -> dict[int, int]:
     lower = any(line.setting.score(score).better == "lower" for line in lines)
     sign = -1 if lower else 1
     spans = {i: sorted((sign * (e.low or 0), sign * (e.high or 0))) for i, e in found.items() if e}
-    return {i: 1 + sum(other[0] > span[1] for other in spans.values()) for i, span in spans.items()}
+    lows = sorted(low for low, _ in spans.values())
+    return {i: 1 + len(lows) - bisect_right(lows, high) for i, (_, high) in spans.items()}
 
 
-def badge(setting: Setting, settings: Sequence[Setting], score: str) -> str:
-    """Who vouches for a row: the project, this machine, its author, or author and project."""
+def badge(setting: Setting, own: Mapping[str, Setting], score: str) -> str:
+    """Who vouches for a row: the project, this machine, its author, or author and project.
+
+    `own` are the project's settings by key.
+    """
     if setting.origin in (OWN_ORIGIN, LOCAL_ORIGIN):
         return {OWN_ORIGIN: "own", LOCAL_ORIGIN: "this machine"}[setting.origin]
-    for own in (c for c in settings if c.origin == OWN_ORIGIN and c.key == setting.key):
-        ours, theirs = own.estimate(score), setting.estimate(score)
+    if same := own.get(setting.key):
+        ours, theirs = same.estimate(score), setting.estimate(score)
         if ours and theirs and _overlap(ours, theirs):
             return f"reported by {setting.origin}, reproduced"
     return f"self-reported by {setting.origin}"

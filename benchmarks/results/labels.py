@@ -1,6 +1,6 @@
 """Names of settings, for rows and legends: what tells a method from its like, and no more."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from benchmarks.results.declared import MAX_LABEL
@@ -17,14 +17,31 @@ NOT_HYPERPARAMETERS = {"name", "d_sae"}
 
 def labels(settings: Sequence[Setting]) -> list[str]:
     """A name for each setting: its label, or the method and what tells it from its like."""
-    names = [
-        _label(setting, [c for c in settings if c.method == setting.method]) for setting in settings
-    ]
-    for name in {name for name in names if names.count(name) > 1}:
-        same = [i for i, other in enumerate(names) if other == name]
-        for i, more in zip(same, differences([settings[i] for i in same]), strict=True):
-            names[i] = f"{name} ({more})"
+    telling = _telling(settings)
+    names = [_label(setting, telling[setting.method]) for setting in settings]
+    same: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        same.setdefault(name, []).append(i)
+    for name, places in same.items():
+        if len(places) > 1:
+            for i, more in zip(places, differences([settings[i] for i in places]), strict=True):
+                names[i] = f"{name} ({more})"
     return names
+
+
+def _telling(settings: Sequence[Setting]) -> dict[str, set[str]]:
+    """Return, by method, the hyperparameters in which its settings differ or that always show."""
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for setting in settings:
+        alike.setdefault(setting.method, []).append(hyperparameters(setting))
+    return {
+        method: {
+            key
+            for key in dict.fromkeys(key for values in every for key in values)
+            if key in ALWAYS or len({values.get(key) for values in every}) > 1
+        }
+        for method, every in alike.items()
+    }
 
 
 def differences(settings: Sequence[Setting], parts: Sequence[str] | None = None) -> list[str]:
@@ -57,17 +74,13 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _label(setting: Setting, alike: Sequence[Setting]) -> str:
+def _label(setting: Setting, telling: Collection[str]) -> str:
     given = setting.first.config.get("label")
     if isinstance(given, str) and given.strip():
         return printable(given.strip(), MAX_LABEL)
     mine = hyperparameters(setting)
-    telling = [
-        key
-        for key in mine
-        if key in ALWAYS or any(hyperparameters(other).get(key) != mine[key] for other in alike)
-    ]
-    words = [setting.about.label, *(f"{key}={_value(mine[key])}" for key in telling)]
+    shown = [f"{key}={_value(value)}" for key, value in mine.items() if key in telling]
+    words = [setting.about.label, *shown]
     return printable(" ".join(words), MAX_LABEL)
 
 

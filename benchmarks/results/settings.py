@@ -22,6 +22,9 @@ from gradsae.stats.intervals import seeds_interval
 MIN_SEEDS = 3
 """Below this there is no interval over seeds and no rank."""
 
+MAX_DIGITS = 10
+"""Of a layer number; what is longer is no layer."""
+
 MODELS = ("smollm2",)
 """Language models that stand first in lists, in this order; the others follow by name."""
 
@@ -135,7 +138,7 @@ class Setting:
     def depth(self) -> int | None:
         """Layer number at the end of the site (`resid_post.15`), or None."""
         tail = self.site.rpartition(".")[2]
-        return int(tail) if tail.isdecimal() else None
+        return int(tail) if tail.isdecimal() and len(tail) < MAX_DIGITS else None
 
     @property
     def weights(self) -> str:

@@ -73,7 +73,7 @@ def _method_order(setting: Setting) -> tuple[Any, ...]:
 
 
 def _word_order(word: str) -> tuple[int, float, str]:
-    return (0, float(word), "") if word[-1].isdigit() else (1, 0.0, word)
+    return (0, float(word), "") if word[-1].isdecimal() else (1, 0.0, word)
 
 
 def _world_order(setting: Setting) -> tuple[bool, str, str, int]:

@@ -87,28 +87,38 @@ def check_file(data: Any) -> None:
     _check_keys("the record", data, keys - {"about"}, optional={"about"})
 
 
-def check_json(field: str, value: Any, depth: int = 0) -> None:
+def check_json(field: str, value: Any) -> None:
     """Raise UserError unless `value` holds only what JSON can hold and a reader can bear.
 
     Numbers are finite and not beyond `MAX_NUMBER`, texts can be written in UTF-8, and nothing is
     longer or deeper than a record needs.
     """
+    _check_json((field,), value)
+
+
+def _check_json(path: tuple[str | int, ...], value: Any) -> None:
+    """Check a value; `path` leads to it, and is made a text only for a message."""
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, str):
-        _refuse(field, value, why_not_text(value, MAX_WORDS))
+        want = why_not_text(value, MAX_WORDS)
     elif isinstance(value, int | float):
-        _refuse(field, value, why_not_number(value))
+        want = why_not_number(value)
     elif isinstance(value, list | dict):
-        if depth == MAX_DEPTH:
-            raise UserError(f"{field[:80]} is nested too deeply; at most {MAX_DEPTH} levels")
-        for key in value if isinstance(value, dict) else ():
-            _require(isinstance(key, str), f"a key of {field}", key, "a text")
-            _refuse(f"a key of {field}", key, why_not_text(key, MAX_KEY))
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            check_json(f"{field}{_step(key)}", item, depth + 1)
+        want = "" if len(path) <= MAX_DEPTH else f"nested at most {MAX_DEPTH} deep"
     else:
-        _require(False, field, value, "null, true, false, a number, a text, a list or an object")
+        want = "null, true, false, a number, a text, a list or an object"
+    if want:
+        raise UserError(_message(_place(path), value, want))
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str) or why_not_text(key, MAX_KEY):
+                want = f"a text of at most {MAX_KEY} characters that UTF-8 can write"
+                raise UserError(_message(f"a key of {_place(path)}", key, want))
+            _check_json((*path, key), item)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_json((*path, i), item)
 
 
 def _explain(error: ValidationError) -> str:
@@ -214,11 +224,6 @@ def _check_keys(
     if unknown:
         names = ", ".join(sorted(map(str, unknown)))
         raise UserError(f"{field} has an unknown key {_short(names)}; it has {known}")
-
-
-def _refuse(field: str, value: Any, want: str) -> None:
-    if want:
-        raise UserError(_message(field, value, want))
 
 
 def _require(right: bool, field: str, value: Any, want: str) -> None:

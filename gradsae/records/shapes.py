@@ -6,6 +6,7 @@
 import math
 import re
 from collections.abc import Sequence
+from types import NoneType
 from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, with_config
@@ -52,7 +53,8 @@ def _like(whole: re.Pattern[str], longest: int | None = MAX_NAME) -> StringConst
     return StringConstraints(pattern=f"^{whole.pattern}$", max_length=longest)
 
 
-SCALARS = (float, int, str, bool, type(None))
+NUMBERS = (float, int)
+SCALARS = (*NUMBERS, str, bool, NoneType)
 Columns = dict[str, list[Any]]
 """One series: columns of one length by name, each a list of `SCALARS`."""
 
@@ -91,15 +93,15 @@ def why_not_text(text: str, longest: int) -> str:
 def _cells(values: Sequence[Any]) -> Sequence[Any]:
     """Check the values of one column of a series; columns are long, so types are looked at once."""
     kinds = set(map(type, values))
-    has_numbers = any(issubclass(kind, int | float) for kind in kinds)
     has_texts = any(issubclass(kind, str) for kind in kinds)
+    has_numbers = not kinds <= {str, bool, NoneType}
     for kind in kinds:
         if not issubclass(kind, SCALARS):
             i = next(i for i, value in enumerate(values) if type(value) is kind)
             raise wrong(values[i], "a number, a text, true, false or null", f"[{i}]")
     for i, value in enumerate(values if has_numbers else ()):
-        is_large = isinstance(value, int | float) and not -MAX_WHOLE < value < MAX_WHOLE
-        if is_large and (want := why_not_number(value)):
+        is_number = isinstance(value, NUMBERS)
+        if is_number and not -MAX_WHOLE < value < MAX_WHOLE and (want := why_not_number(value)):
             raise wrong(value, want, f"[{i}]")
     for i, value in enumerate(values if has_texts else ()):
         if isinstance(value, str) and (want := why_not_text(value, MAX_TEXT)):
