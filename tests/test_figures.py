@@ -52,33 +52,33 @@ def settings_of(records: list[Record], origin: str = "own") -> list[Setting]:
 
 
 @cache
-def few_records() -> list[Record]:
+def records_of_all_figures() -> list[Record]:
     """At least one record for every figure."""
-    found = [
+    records = [
         example.recovery(example.SUPERPOSITION, trainer, seed, frr, 4.0)
         for trainer, frr in [(TOPK, (0.95, 0.7)), (GBA, (0.98, 0.9))]
         for seed in range(3)
     ]
-    found.append(example.recovery(example.TOY, {"name": "topk", "k": 20}, 0, (0.9, 0.5), 20))
-    found += [
+    records.append(example.recovery(example.TOY, {"name": "topk", "k": 20}, 0, (0.9, 0.5), 20))
+    records += [
         example.recovery(
             example.TOY, {"name": "topk", "k": k}, 0, (0.9, 0.5), k, experiment="f1_against_l0"
         )
         for k in (3, 5, 8)
     ]
-    found += [
+    records += [
         example.swept(sweep.name, {**GBA, "d_sae": 256 + i}, 0)
         for i, sweep in enumerate(swept.SWEEPS)
     ]
-    found.append(example.swept("resonance", {"name": "ba", "htf": 0.02}, 0))
-    found += [example.lm_recovery(TOPK, seed, 32, 0.35) for seed in range(2)]
-    found += [example.lm_consistency(TOPK, 0.3), example.lm_consistency(GBA, 0.5)]
-    found += [example.influence(depth, TOPK, 0) for depth in (8, 15)]
-    found += [
+    records.append(example.swept("resonance", {"name": "ba", "htf": 0.02}, 0))
+    records += [example.lm_recovery(TOPK, seed, 32, 0.35) for seed in range(2)]
+    records += [example.lm_consistency(TOPK, 0.3), example.lm_consistency(GBA, 0.5)]
+    records += [example.influence(depth, TOPK, 0) for depth in (8, 15)]
+    records += [
         example.grid(TOPK, seed, name) for seed, name in [(100, "regret_grid"), (0, "regret")]
     ]
-    found += [example_masking.masking(depth, TOPK, 0) for depth in (8, 15)]
-    return [*found, example.steering(TOPK, 0), example_masking.budget(15, TOPK, 0)]
+    records += [example_masking.masking(depth, TOPK, 0) for depth in (8, 15)]
+    return [*records, example.steering(TOPK, 0), example_masking.budget(15, TOPK, 0)]
 
 
 @pytest.fixture(autouse=True)
@@ -96,30 +96,32 @@ def close_figures():
 
 
 def test_every_figure_is_written_as_svg_png_and_caption(tmp_path: Path, capsys):
-    drawn, problems = draw_all(settings_of(few_records()), tmp_path)
+    pages, problems = draw_all(settings_of(records_of_all_figures()), tmp_path)
     assert problems == []
-    assert [figure.name for figure in drawn] == list(FIGURES)
+    assert [figure.name for figure in pages] == list(FIGURES)
     for name in FIGURES:
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        said = (tmp_path / f"{name}.md").read_text()
-        assert "`python -m benchmarks.run -m experiment=example`" in said
-        assert f"`python -m benchmarks.figures --only {name}`" in said
-        for words in ("AMD EPYC 9B14, 2 cores (cpu)", "seed", "Cost: ", "`0123456`"):
-            assert words in said
+        words = (tmp_path / f"{name}.md").read_text()
+        assert "`python -m benchmarks.run -m experiment=example`" in words
+        assert f"`python -m benchmarks.figures --only {name}`" in words
+        for part in ("AMD EPYC 9B14, 2 cores (cpu)", "seed", "Cost: ", "`0123456`"):
+            assert part in words
     assert "24 prompts each" in (tmp_path / "agreement.md").read_text()
     assert "4-bit-rounded (Q4_1 GGUF)" in (tmp_path / "cost.md").read_text()
 
 
 def test_a_figure_without_records_names_the_command_that_makes_them(tmp_path: Path, capsys):
-    drawn, problems = draw_all(settings_of(few_records()[:1]), tmp_path, only="dose_response")
-    assert (drawn, problems) == ([], [])
+    pages, problems = draw_all(
+        settings_of(records_of_all_figures()[:1]), tmp_path, only="dose_response"
+    )
+    assert (pages, problems) == ([], [])
     assert "dose_response: no records for it; made by: python -m bench" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path):
-    settings = settings_of(few_records())
+    settings = settings_of(records_of_all_figures())
     for folder in ("a", "b"):
         draw_all(settings, tmp_path / folder, only="recovery")
     for suffix in ("svg", "png", "md"):
@@ -131,7 +133,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path):
 def many_worlds() -> list[Record]:
     """More worlds, of known features and of a language model, than go on a page of 4.2 inches."""
     worlds = [{"source": {"name": "forest", "n_features": n, "width": 8}} for n in range(20, 27)]
-    found = [
+    records = [
         example.recovery(world, {"name": "topk", "k": k}, 0, (0.9, 0.5), k, experiment=name)
         for world in worlds
         for k, name in [(2, "mine"), (3, "mine"), (4, "f1_against_l0")]
@@ -139,12 +141,12 @@ def many_worlds() -> list[Record]:
     for i in range(4):
         for record in (example.lm_recovery({**TOPK, "k": k}, 0, k, 0.3) for k in (16, 32)):
             record.config["source"] = {"name": "lm_layer", "site": f"resid_post.{i}"}
-            found.append(record)
-        found.append(example.lm_consistency(TOPK, 0.3))
-        found[-1].config["corpus"] = {"name": f"corpus {i}"}
-        found.append(example.influence(15, TOPK, 0))
-        found[-1].config["corpus"] = {"name": f"corpus {i}"}
-    return found
+            records.append(record)
+        records.append(example.lm_consistency(TOPK, 0.3))
+        records[-1].config["corpus"] = {"name": f"corpus {i}"}
+        records.append(example.influence(15, TOPK, 0))
+        records[-1].config["corpus"] = {"name": f"corpus {i}"}
+    return records
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_no_page_is_taller_than_paper_and_captions_count_their_own(
 ):
     for module in (against_l0, by_world, consistency, recovery):
         monkeypatch.setattr(module, "MAX_HEIGHT", 4.2)
-    monkeypatch.setattr(cost, "SAES_PER_PAGE", 3)
+    monkeypatch.setattr(cost, "BANDS_PER_PAGE", 1)
     highest = 4.2 if figure is not cost else style.MAX_HEIGHT
     settings = settings_of(many_worlds())
     first = figure.draw(settings)
@@ -170,7 +172,7 @@ def test_no_page_is_taller_than_paper_and_captions_count_their_own(
 
 
 def test_further_pages_are_files_of_their_own(tmp_path: Path, monkeypatch):
-    settings = settings_of(few_records()[:2])
+    settings = settings_of(records_of_all_figures()[:2])
 
     def draw(settings: Any) -> Drawing | None:
         pages = [style.new_figure(height=1)[0] for _ in range(2)]
@@ -179,12 +181,12 @@ def test_further_pages_are_files_of_their_own(tmp_path: Path, monkeypatch):
         )
 
     monkeypatch.setitem(FIGURES, "some", Figure(NAME="some", COMMAND="", draw=draw))
-    drawn, problems = draw_all(settings, tmp_path, only="some")
+    pages, problems = draw_all(settings, tmp_path, only="some")
     assert problems == []
-    assert [page.name for page in drawn] == ["some", "some_2"]
+    assert [page.name for page in pages] == ["some", "some_2"]
     assert {path.stem for path in tmp_path.iterdir()} == {"some", "some_2"}
-    assert drawn[1].caption.startswith("**Title. Page 2 of 2.**")
-    assert "`python -m benchmarks.figures --only some`" in drawn[1].caption
+    assert pages[1].caption.startswith("**Title. Page 2 of 2.**")
+    assert "`python -m benchmarks.figures --only some`" in pages[1].caption
 
 
 def test_worlds_are_told_apart_by_one_field_where_one_does_and_counts_are_written_out():
@@ -213,18 +215,18 @@ def test_a_world_with_more_rows_than_a_page_goes_on_on_the_next():
 
 
 def test_curves_of_one_world_show_every_setting_and_of_several_the_middle_one_of_each_method():
-    one = [r for r in many_worlds() if r.config["source"].get("n_features") == 20]
-    (world,) = by_world.choose_worlds(settings_of(one))
+    records = [r for r in many_worlds() if r.config["source"].get("n_features") == 20]
+    (world,) = by_world.choose_worlds(settings_of(records))
     assert [setting.setup.trainer.get("k") for setting in world.settings] == [2, 3]
-    found = [r for r in many_worlds() if r.config["source"]["name"] == "forest"]
-    for world in by_world.choose_worlds(settings_of(found)):
+    records = [r for r in many_worlds() if r.config["source"]["name"] == "forest"]
+    for world in by_world.choose_worlds(settings_of(records)):
         assert [setting.setup.trainer.get("k") for setting in world.settings] == [2]
 
 
 def test_an_experiment_with_a_figure_of_its_own_is_in_no_curve_unless_it_is_alone():
-    own = example.swept("noise", TOPK, 0)
+    with_figure = example.swept("noise", TOPK, 0)
     other = example.recovery(example.SUPERPOSITION, TOPK, 0, (0.9, 0.5), 4.0)
-    settings = settings_of([own, other])
+    settings = settings_of([with_figure, other])
     assert by_world.without_own_figure(settings) == settings[1:]
     assert by_world.without_own_figure(settings[:1]) == settings[:1]
 
@@ -247,7 +249,9 @@ def lines_of(axes: Any) -> list[tuple[list[float], list[float]]]:
 
 def test_recovery_shows_the_mean_the_t_interval_and_chance(close_figures):
     records = [
-        r for r in few_records() if r.config["trainer"] == GBA and "recovery/mcc" in r.scores
+        r
+        for r in records_of_all_figures()
+        if r.config["trainer"] == GBA and "recovery/mcc" in r.scores
     ]
     drawing = recovery.draw(settings_of(records))
     assert drawing is not None
@@ -290,11 +294,9 @@ def test_consistency_draws_the_series_and_the_jackknife_intervals(close_figures)
 
 
 def test_gba_toy_shows_the_papers_numbers_beside_ours(close_figures):
-    def one(trainer: dict[str, Any]) -> Record:
-        return example.recovery(example.TOY, trainer, 0, (0.5, 0.4), 9)
-
-    records = [one({"name": "topk", "k": 20}), one({"name": "topk", "k": 7}), one(GBA)]
-    records.append(one({"name": "gba", "htf": 0.01}))
+    trainers = [{"name": "topk", "k": 20}, {"name": "topk", "k": 7}, GBA]
+    trainers.append({"name": "gba", "htf": 0.01})
+    records = [example.recovery(example.TOY, trainer, 0, (0.5, 0.4), 9) for trainer in trainers]
     settings = settings_of(records)
     rows = ["TopK K=20", None, "GBA, targets cover f", "GBA, wrong frequency range"]
     assert [gba_toy.paper_row(setting) for setting in settings] == rows
@@ -364,10 +366,10 @@ def test_panels_of_the_layer_profile_with_one_title_are_all_there():
 def test_worlds_of_one_name_are_told_apart_by_what_differs():
     worlds = [{"source": {**example.SUPERPOSITION["source"], "noise": x}} for x in (0.0, 0.1)]
     records = [example.recovery(w, TOPK, s, (0.9, 0.5), 4) for w in worlds for s in (0, 1)]
-    found = make_worlds(settings_of(records))
+    worlds = make_worlds(settings_of(records))
     name = "superposition, 256 features in 64 dimensions"
-    assert [world.title for world in found] == [f"{name} (noise=0)", f"{name} (noise=0.1)"]
-    assert [world.settings[0].n_seeds for world in found] == [2, 2]
+    assert [world.title for world in worlds] == [f"{name} (noise=0)", f"{name} (noise=0.1)"]
+    assert [world.settings[0].n_seeds for world in worlds] == [2, 2]
 
 
 def test_a_dose_response_of_a_single_prompt_has_no_bands(tmp_path: Path):
@@ -375,8 +377,8 @@ def test_a_dose_response_of_a_single_prompt_has_no_bands(tmp_path: Path):
     columns = record.series["steering/dose_response"]
     for name in ("effect_low", "effect_high", "kl_low", "kl_high", "ppl_ratio"):
         columns[name] = [None] * len(columns["dose"])
-    drawn, problems = draw_all(settings_of([record]), tmp_path, only="dose_response")
-    assert (len(drawn), problems) == (1, [])
+    pages, problems = draw_all(settings_of([record]), tmp_path, only="dose_response")
+    assert (len(pages), problems) == (1, [])
 
 
 @pytest.mark.parametrize(("figure", "panels"), [(layer_profile, 3), (cost, 2)])
@@ -411,12 +413,12 @@ def test_cost_shows_all_that_one_sae_was_asked_with_the_most_prompts_of_each(clo
         assert drawing is not None
         assert len(drawing.settings) == 2
         assert len(drawing.figure.axes) == 2  # one panel of two scores
-        found = {
+        means = {
             p.name: p.quality.mean
             for p in cost.points_of(settings_of_sae(settings, settings[0]), SPEARMAN)
         }
-        assert found["grad_times_act"] == 0.123
-        assert found["released_gradsae"] == wide.scores[f"{SPEARMAN}/released_gradsae"]
+        assert means["grad_times_act"] == 0.123
+        assert means["released_gradsae"] == wide.scores[f"{SPEARMAN}/released_gradsae"]
     other = example.influence(15, TOPK, 1)
     other.config["trainer"] = {**other.config["trainer"], "k": 99}
     settings = settings_of([wide, other])
@@ -488,28 +490,28 @@ def test_estimators_that_spend_checks_are_not_drawn_against_checks():
 
 
 def test_two_versions_of_a_task_are_never_in_one_figure(capsys):
-    old, new = few_records()[0], few_records()[1]
+    old, new = records_of_all_figures()[0], records_of_all_figures()[1]
     task = {"name": "recovery", "version": 2}
     new = Record(**{**vars(new), "task": task, "id": ""})
-    kept = newest_versions(settings_of([old, new]))
-    assert [setting.first.task["version"] for setting in kept] == [2]
+    newest = newest_versions(settings_of([old, new]))
+    assert [setting.first.task["version"] for setting in newest] == [2]
     assert "1 settings of older task versions are left out" in capsys.readouterr().out
 
 
 def test_a_label_with_dollars_and_line_breaks_is_drawn_as_text(tmp_path: Path):
     label = r"$\frac{1}{2 & <b>" + "\n" + "x" * 100
     hostile = example.recovery(example.SUPERPOSITION, TOPK, 0, (0.9, 0.5), 4.0, label=label)
-    settings = settings_of([hostile, *few_records()[:1]])
+    settings = settings_of([hostile, *records_of_all_figures()[:1]])
     assert max(map(len, labels(settings))) <= 60
-    drawn, problems = draw_all(settings, tmp_path, only="recovery")
-    assert (len(drawn), problems) == (1, [])
+    pages, problems = draw_all(settings, tmp_path, only="recovery")
+    assert (len(pages), problems) == (1, [])
 
 
 def test_a_series_of_the_wrong_kind_is_a_problem_that_does_not_stop_the_others(tmp_path: Path):
     bad = {"recovery/frr_curve": {"tau": ["a", "b"], "frr": [None, "c"]}}
     record = example.recovery(example.SUPERPOSITION, TOPK, 0, (0.9, 0.5), 4.0, series=bad)
-    drawn, problems = draw_all(settings_of([record]), tmp_path)
-    assert "recovery" in [figure.name for figure in drawn]
+    pages, problems = draw_all(settings_of([record]), tmp_path)
+    assert "recovery" in [figure.name for figure in pages]
     assert len(problems) == 1
     assert problems[0].startswith("frr_curve could not be drawn: ")
 

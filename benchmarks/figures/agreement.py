@@ -55,7 +55,7 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
         "panel). True effect: the target's log-probability with the latent minus without it, the "
         "latent ablated at all positions, the SAE's error held fixed. An estimate is in the units "
         "of its estimator. The panels of a column share their axes, which are linear around zero "
-        "and logarithmic beyond. rho: Spearman correlation, mean over prompts; "
+        "and logarithmic beyond. \u03c1: Spearman correlation, mean over prompts; "
         f"{describe_intervals(shown, 'influence/spearman/grad_times_act', mark='in brackets')}."
         f"{omitted_note(len(shown), len(settings))}",
         settings=shown,
@@ -129,4 +129,4 @@ def _score(setting: Setting, name: str) -> str:
     if estimate is None:
         return ""
     ends = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-    return f"rho {estimate.mean:.2f}{ends}".replace("-0.00", "0.00")
+    return f"\u03c1 {estimate.mean:.2f}{ends}".replace("-0.00", "0.00").replace("-", "\u2212")

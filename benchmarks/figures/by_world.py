@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.figures import f1_l0, gba_toy, resonance, swept
-from benchmarks.figures.choice import with_series
+from benchmarks.figures.choice import sorted_worlds, with_series
 from benchmarks.figures.drawing import Drawing, bind_pages
 from benchmarks.figures.looks import Look, looks, series
 from benchmarks.figures.style import (
@@ -22,7 +22,7 @@ from benchmarks.figures.style import (
 )
 from benchmarks.results.labels import labels
 from benchmarks.results.settings import Setting, methods_of
-from benchmarks.results.worlds import World, in_order, make_worlds
+from benchmarks.results.worlds import World, in_order
 
 WITH_OWN_FIGURE = {*swept.NAMES, resonance.NAME, gba_toy.NAME, f1_l0.EXPERIMENT}
 """Experiments that have a figure of their own."""
@@ -89,7 +89,7 @@ def draw_by_world(
 def choose_worlds(settings: Sequence[Setting]) -> list[World]:
     """Return the worlds that compare settings; if they are several, with one setting per method."""
     settings = without_own_figure(settings)
-    worlds = make_worlds([s for s in settings if f1_l0.is_shown(s)] or settings)
+    worlds = sorted_worlds([s for s in settings if f1_l0.is_shown(s)] or settings)
     worlds = [world for world in worlds if len(world.settings) > 1] or worlds
     if len(worlds) < 2:
         return worlds

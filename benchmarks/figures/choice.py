@@ -1,12 +1,19 @@
 """Which settings a figure shows, in which order, and under which heading."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from benchmarks.figures.style import escape
+from benchmarks.figures.style import escape, shown_labels
 from benchmarks.results.rows import variants
-from benchmarks.results.settings import Setting, methods_of, most_asked_first, sae_config
+from benchmarks.results.settings import (
+    Setting,
+    methods_of,
+    most_asked_first,
+    sae_config,
+    site_order,
+)
 from benchmarks.results.vocabulary import order
-from benchmarks.results.worlds import make_worlds
+from benchmarks.results.worlds import World, make_worlds
 
 
 def with_series(settings: Sequence[Setting], task: str, series: str) -> list[Setting]:
@@ -14,9 +21,17 @@ def with_series(settings: Sequence[Setting], task: str, series: str) -> list[Set
     return [setting for setting in settings if setting.task == task and setting.series(series)]
 
 
+def sorted_worlds(settings: Iterable[Setting]) -> list[World]:
+    """Return worlds in the order of panels: synthetic ones, then sites by model and block.
+
+    Worlds of one site stand in the order of their number of tokens.
+    """
+    return sorted(make_worlds(settings), key=lambda world: _place(world.settings[0]))
+
+
 def sort_by_world(settings: Iterable[Setting]) -> list[Setting]:
     """Return the settings in the order of worlds, then of methods."""
-    return [setting for world in make_worlds(settings) for setting in world.settings]
+    return [setting for world in sorted_worlds(settings) for setting in world.settings]
 
 
 def pick_sae_per_site(settings: Sequence[Setting]) -> list[Setting]:
@@ -28,12 +43,13 @@ def pick_sae_per_site(settings: Sequence[Setting]) -> list[Setting]:
     methods = [setting.method for setting in settings]
     abouts = methods_of(settings)
     best = max(sorted(abouts, key=lambda m: order(abouts[m])), key=methods.count, default=None)
-    by_site: dict[tuple[str, str, str, int], Setting] = {}
+    by_site: dict[tuple[Any, ...], Setting] = {}
     for setting in sorted(
         settings, key=lambda setting: (setting.method != best, -len(variants(setting)))
     ):
-        by_site.setdefault(_site_key(setting), setting)
-    return [by_site[site] for site in sorted(by_site)]
+        corpus = setting.setup.corpus.name
+        by_site.setdefault((setting.setup.model.name, setting.site, corpus), setting)
+    return sorted(by_site.values(), key=_place)
 
 
 def settings_of_sae(settings: Iterable[Setting], setting: Setting) -> list[Setting]:
@@ -50,6 +66,19 @@ def panel_heading(setting: Setting) -> str:
     return escape("\n".join(lines))
 
 
-def _site_key(setting: Setting) -> tuple[str, str, str, int]:
-    model, corpus = setting.setup.model.name, setting.setup.corpus.name
-    return model, corpus, setting.site.rpartition(".")[0], setting.depth or 0
+def panel_headings(settings: Sequence[Setting]) -> list[str]:
+    """Return the headings of panels; settings of equal heading also show their labels."""
+    headings = [panel_heading(setting) for setting in settings]
+    return [
+        heading if headings.count(heading) == 1 else f"{heading}\n{label}"
+        for heading, label in zip(headings, shown_labels(settings), strict=True)
+    ]
+
+
+def _place(setting: Setting) -> tuple[Any, ...]:
+    """Return the sort key of panels: model, stream, corpus, block and number of tokens."""
+    if not setting.site:
+        return (False,)
+    model, name, is_not_stream, stream, _ = site_order(setting)
+    corpus, n_tokens = setting.setup.corpus.name, setting.setup.source.get("n_tokens") or 0
+    return True, model, name, is_not_stream, stream, corpus, setting.depth or 0, n_tokens

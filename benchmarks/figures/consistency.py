@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures.choice import with_series
+from benchmarks.figures.choice import sorted_worlds, with_series
 from benchmarks.figures.drawing import Drawing, bind_pages
 from benchmarks.figures.looks import GREY, Look, looks
 from benchmarks.figures.style import (
@@ -20,7 +20,7 @@ from benchmarks.figures.style import (
     whisker,
 )
 from benchmarks.results.settings import Setting, methods_of
-from benchmarks.results.worlds import World, in_order, make_worlds
+from benchmarks.results.worlds import World, in_order
 
 NAME = "consistency"
 COMMAND = "python -m benchmarks.run experiment=lm_consistency"
@@ -31,7 +31,7 @@ ROW, BELOW = 2.0, 0.6
 RULES = {
     "act": "maximum activation",
     "z": "Z-score",
-    "rate": "firing rate",
+    "rate": "rate",
     "mean": "mean activation",
 }
 
@@ -41,7 +41,7 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
     if not settings:
         return None
     look_by_method = looks(methods_of(in_order(settings)))
-    pages = batches(make_worlds(settings), int((MAX_HEIGHT - BELOW) / ROW))
+    pages = batches(sorted_worlds(settings), int((MAX_HEIGHT - BELOW) / ROW))
     return bind_pages([_page(worlds, look_by_method) for worlds in pages])
 
 

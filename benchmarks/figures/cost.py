@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from benchmarks.figures.choice import panel_heading, pick_sae_per_site, settings_of_sae
 from benchmarks.figures.drawing import Drawing, bind_pages, describe_intervals, omitted_note
 from benchmarks.figures.estimators import (
+    COLUMNS,
     family_legend,
     family_looks,
     lower_end,
@@ -27,7 +28,7 @@ SCORES = {
 TRUTH = "ablation"
 MARKER_SIZE = 4.2
 """In typographic points."""
-SAES_PER_PAGE = 6
+BANDS_PER_PAGE = 2
 
 Studies = Mapping[Setting, Sequence[Setting]]
 """For the SAE of each panel, named by one of its settings, all settings that study it."""
@@ -60,9 +61,17 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
     return bind_pages(
         [
             _page({setting: studies[setting] for setting in page}, look_by_name, note)
-            for page in batches(shown, SAES_PER_PAGE)
+            for page in full_pages(shown)
         ]
     )
+
+
+def full_pages(shown: Sequence[Setting]) -> list[list[Setting]]:
+    """Return the SAEs of each page; every band of panels is full, but for the last one."""
+    bands = [shown[i : i + COLUMNS] for i in range(0, len(shown), COLUMNS)]
+    return [
+        [setting for band in page for setting in band] for page in batches(bands, BANDS_PER_PAGE)
+    ]
 
 
 def _page(studies: Studies, look_by_name: Mapping[str, Look], note: str) -> Drawing:
@@ -79,7 +88,7 @@ def _page(studies: Studies, look_by_name: Mapping[str, Look], note: str) -> Draw
             _panel(stack[row], setting, points[setting], look_by_name)
     for setting, stack in zip(studies, stacks, strict=True):
         stack[0].set_title(panel_heading(setting), fontsize=7)
-        stack[-1].set_xlabel("forward-equivalents per prompt")
+        stack[-1].set_xlabel("cost (forward passes per prompt)")
     extra = [handle("frontier", GREY, linewidth=1), handle("ablation", GREY, linestyle="--")]
     family_legend(figure, used, look_by_name, extra, wide=len(stacks) > 1, linestyle="")
     return Drawing(

@@ -14,7 +14,7 @@ SERIES = "sparsity/density"
 
 
 def draw(settings: Sequence[Setting]) -> Drawing | None:
-    panel = Panel(x="firing rate", y="share of latents", line=_line, finish=_finish)
+    panel = Panel(x="rate (share of activations)", y="share of latents", line=_line, finish=_finish)
     return draw_by_world(
         *(settings, SERIES, [panel], []),
         title="Rates of latents.",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures.choice import sort_by_world, with_series
+from benchmarks.figures.choice import panel_headings, sort_by_world, with_series
 from benchmarks.figures.drawing import Drawing, omitted_note
 from benchmarks.figures.looks import Look, looks
 from benchmarks.figures.style import (
@@ -14,8 +14,6 @@ from benchmarks.figures.style import (
     line_handles,
     line_style,
     new_figure,
-    sae_label,
-    shown_world,
 )
 from benchmarks.results.settings import Setting, variants_of
 
@@ -56,10 +54,11 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
     settings_shown = [setting for setting, _ in shown]
     abouts = variants_of(settings_shown, _selectors(settings_shown))
     look_by_name = looks(abouts)
-    for column, (setting, mode) in zip(grid.T, shown, strict=True):
+    headings = panel_headings(settings_shown)
+    for column, (setting, mode), heading in zip(grid.T, shown, headings, strict=True):
         for axes, row in zip(column, rows, strict=True):
             _panel(axes, setting, mode, row, look_by_name)
-        column[0].set_title(f"{sae_label(setting)}\n{shown_world(setting)}", fontsize=7)
+        column[0].set_title(heading, fontsize=7)
         column[-1].set_xlabel(AXIS_LABELS.get(mode, mode))
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[3])

@@ -53,7 +53,7 @@ def _finish(grid: Any) -> None:
     for row in grid:
         plain_log(row[0], "x")  # shared
         for axes in row:
-            axes.set_xlabel("l0 (active latents per activation)")
+            axes.set_xlabel("L0 (active latents per activation)")
             axes.set_ylim(-0.03, 1.03)
 
 

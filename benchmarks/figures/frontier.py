@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.figures.against_l0 import L0, draw_against_l0
+from benchmarks.figures.choice import sorted_worlds
 from benchmarks.figures.drawing import Drawing, describe_intervals
 from benchmarks.figures.style import plain_log
 from benchmarks.results.settings import Setting
-from benchmarks.results.worlds import World, make_worlds
+from benchmarks.results.worlds import World
 
 NAME = "frontier"
 COMMAND = "python -m benchmarks.run experiment=lm_frontier"
@@ -26,7 +27,7 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
     ]
     if not settings:
         return None
-    worlds = make_worlds(settings)
+    worlds = sorted_worlds(settings)
     worlds = [world for world in worlds if _is_swept(world)] or worlds
     settings = [setting for world in worlds for setting in world.settings]
     return draw_against_l0(
@@ -48,8 +49,9 @@ def _finish(grid: Any) -> None:
         low, high = first.get_xlim()
         if high > 4 * low:
             plain_log(first, "x")  # shared
+    plain_log(grid[0, 0], "y")  # shared
     for axes in grid[-1]:
-        axes.set_xlabel("l0 (active latents per activation)")
+        axes.set_xlabel("L0 (active latents per activation)")
 
 
 def _is_swept(world: World) -> bool:

@@ -1,6 +1,7 @@
 """Draw how well each estimator agrees with ablation against the block."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from benchmarks.figures.drawing import Drawing, bind_pages, describe_intervals
@@ -25,7 +26,7 @@ from benchmarks.figures.style import (
     zero_line,
 )
 from benchmarks.results.rows import variants
-from benchmarks.results.settings import Estimate, Setting, most_asked_first, sae_config
+from benchmarks.results.settings import Estimate, Setting, most_asked_first, sae_config, site_order
 from benchmarks.results.worlds import in_order
 from gradsae.records.record import content_id
 
@@ -63,7 +64,7 @@ def _page(panels: Mapping[str, list[Setting]], look_by_name: Mapping[str, Look])
     for row in grid:
         row[0].set_ylabel("Spearman with ablation")
     for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
-        axes.set_xlabel("layer")  # the lowest of each column
+        axes.set_xlabel("block")  # the lowest of each column
     lows = [
         lower_end(estimate)
         for setting in settings
@@ -77,7 +78,7 @@ def _page(panels: Mapping[str, list[Setting]], look_by_name: Mapping[str, Look])
         title="Agreement with ablation by block.",
         text="Spearman correlation between each estimate and the true effect of ablation over the "
         "active latents of a prompt, mean over prompts. The markers of one block stand side by "
-        "side, in the order of the legend. Vertical axes are stretched towards 1. "
+        "side on grey, in the order of the legend. Vertical axes are stretched towards 1. "
         f"{describe_intervals(settings, f'{SCORE}/grad_times_act').capitalize()}.",
         settings=settings,
     )
@@ -86,7 +87,7 @@ def _page(panels: Mapping[str, list[Setting]], look_by_name: Mapping[str, Look])
 def group_by_sae(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     """Return the settings of each panel by title: SAEs that differ in their block alone."""
     panels: dict[str, list[Setting]] = {}
-    for setting in in_order(settings):
+    for setting in sorted(in_order(settings), key=site_order):
         panels.setdefault(_blockless_id(setting), []).append(setting)
     titled: dict[str, list[Setting]] = {}
     for members in panels.values():
@@ -118,7 +119,7 @@ def _panel(axes: Any, settings: Sequence[Setting], look_by_name: Mapping[str, Lo
     present = {name for setting in settings for name in variants(setting)}
     names = [name for name in look_by_name if name in present]
     depths = [setting.depth or 0 for setting in settings]
-    step = 0.012 * max(10, max(depths) - min(depths))  # from one marker to the next
+    step = _gap(depths) / (len(names) + 8)  # between markers
     for i, name in enumerate(names):
         look = look_by_name[name]
         points = []
@@ -129,10 +130,18 @@ def _panel(axes: Any, settings: Sequence[Setting], look_by_name: Mapping[str, Lo
         if points:
             axes.plot(*zip(*points, strict=True), linewidth=0.6, **line_style(look))
     axes.set_xticks(sorted(set(depths)))
-    margin = max(1.5, step * (len(names) / 2 + 1))
+    margin = step * (len(names) / 2 + 1)
+    for depth in set(depths) if len(set(depths)) > 1 else ():
+        axes.axvspan(depth - margin, depth + margin, color="#F4F4F4", zorder=-1)
     axes.set_xlim(min(depths) - margin, max(depths) + margin)
     zero_line(axes)
     axes.grid(axis="y")
+
+
+def _gap(depths: Sequence[int]) -> int:
+    """Return the smallest distance between two blocks; 1 if there is only one."""
+    blocks = sorted(set(depths))
+    return min((b - a for a, b in pairwise(blocks)), default=1)
 
 
 def _by_depth(settings: Sequence[Setting], name: str) -> dict[int, Estimate]:

@@ -3,19 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures.choice import sort_by_world, with_series
+from benchmarks.figures.choice import panel_headings, sort_by_world, with_series
 from benchmarks.figures.drawing import Drawing, omitted_note
-from benchmarks.figures.looks import Look, looks
+from benchmarks.figures.looks import GREY, Look, looks
 from benchmarks.figures.style import (
     COLUMN,
     PAGE,
+    handle,
     legend_below,
     line_handles,
     line_style,
     new_figure,
     plain_log,
-    sae_label,
-    shown_world,
     zero_line,
 )
 from benchmarks.results.settings import Setting, most_asked_first, sae_config, variants_of
@@ -53,14 +52,16 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
     names = {name for setting in shown for run in _runs(setting) for name in run["ranking"]}
     abouts = variants_of(shown, sorted(names))
     look_by_name = looks(abouts)
-    for column, setting in zip(grid.T, shown, strict=True):
+    for column, setting, heading in zip(grid.T, shown, panel_headings(shown), strict=True):
         for axes, (kind, value, _) in zip(column, rows, strict=True):
             _panel(axes, setting, kind, value, look_by_name)
-        column[0].set_title(f"{sae_label(setting)}\n{shown_world(setting)}", fontsize=7)
-        column[-1].set_xlabel("latents K")
+        column[0].set_title(heading, fontsize=7)
+        column[-1].set_xlabel("number of latents K")
     for line, row in zip(grid, rows, strict=True):
         line[0].set_ylabel(row[2])
-    legend_below(figure, line_handles(abouts, look_by_name), 3 if len(shown) > 1 else 2)
+    handles = line_handles(abouts, look_by_name)
+    handles.append(handle("K smallest positive", GREY, linestyle=":", linewidth=0.8))
+    legend_below(figure, handles, 3 if len(shown) > 1 else 2)
     note = omitted_note(len(shown), len(settings))
     note += " Of settings with one SAE, the one with the most questions counts." if note else ""
     return Drawing(

@@ -105,6 +105,8 @@ def _panel(axes: Any, setting: Setting, look_by_name: Mapping[str, Look]) -> Non
     if expected:
         axes.plot(*zip(*expected, strict=True), color=GREY, linestyle=":")
     axes.axvline(K * SLOT**0.7, color=PALE, linewidth=0.5)
+    note = {"xycoords": ("data", "axes fraction"), "ha": "right", "fontsize": 6, "color": GREY}
+    axes.annotate(f"at {K}", (K * SLOT**1.2, 0.02), **note)
     axes.set_ylim(-0.03, 1.03)
     axes.grid()
 

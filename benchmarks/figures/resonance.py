@@ -28,7 +28,7 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
     widths = sorted({place(setting)[0] for setting in settings})
     rates = sorted({place(setting)[1] for setting in settings})
     figure, grid = new_figure(
-        len(SHOWN), 1, width=COLUMN, height=0.9 + len(SHOWN) * (0.35 + 0.3 * len(widths))
+        len(SHOWN), 1, width=COLUMN, height=0.9 + len(SHOWN) * (0.35 + 0.36 * len(widths))
     )
     for axes, score in zip(grid[:, 0], SHOWN, strict=True):
         estimates = {
@@ -44,7 +44,7 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
         )
         axes.set_ylabel("dimensions d")
     grid[-1, 0].set_xlabel("target rate p, one group (BA)")
-    legend_below(figure, [handle("the theorem's band", VERMILLION)], 1)
+    legend_below(figure, [handle("ends of the theorem's band", VERMILLION)], 1)
     n, size = settings[0].setup.source.get("n_features"), settings[0].setup.source.get("l0")
     return Drawing(
         figure=figure,
@@ -90,11 +90,11 @@ def _map(
             if estimate is None:
                 continue
             values[y, x] = estimate.mean
-            note = f"{_half(estimate)}|{chance.get((width, rate), 0.0):.2f}"
+            note = f"{_half(estimate)} | {chance.get((width, rate), 0.0):.2f}"
             patch = {"facecolor": shades(estimate.mean), "linewidth": 0, "pad": 0.5}
             style = {"color": "white" if estimate.mean < 0.6 else "black", "bbox": patch}
-            axes.text(x, y + 0.08, f"{estimate.mean:.2f}", ha="center", fontsize=6, **style)
-            axes.text(x, y - 0.34, note, ha="center", fontsize=5, **style)
+            axes.text(x, y + 0.08, f"{estimate.mean:.2f}", ha="center", fontsize=7, **style)
+            axes.text(x, y - 0.34, note, ha="center", fontsize=5.5, **style)
     axes.imshow(values, origin="lower", aspect="auto", cmap=shades, vmin=0, vmax=1)
     axes.set_yticks(range(len(widths)), widths)
     axes.set_xticks(range(len(rates)), [f"{rate:.2g}" for rate in rates])

@@ -3,18 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures.choice import sort_by_world, with_series
+from benchmarks.figures.choice import panel_headings, sort_by_world, with_series
 from benchmarks.figures.drawing import Drawing, describe_intervals, omitted_note
-from benchmarks.figures.looks import Look, looks
+from benchmarks.figures.looks import GREY, Look, looks
 from benchmarks.figures.style import (
     PAGE,
+    handle,
     legend_below,
     line_handle,
     line_style,
     mark,
     new_figure,
-    sae_label,
-    shown_world,
     zero_line,
 )
 from benchmarks.results.settings import Setting, variants_of
@@ -24,6 +23,13 @@ COMMAND = "python -m benchmarks.run experiment=steering_budget"
 SERIES = "budget/ladder"
 EFFECT = "budget/effect_at_kl"
 PREDICTS = "budget/predicts"
+LADDER = ("kl_rest", "effect", "effect_low", "effect_high")
+"""Columns of the series that are drawn."""
+X_LABELS = (
+    "KL of the rest (nats)",
+    "effect at the KL\nbudget (nats)",
+    "rank correlation with\n|effect at the KL budget|",
+)
 MAX_ROWS = 3
 
 
@@ -32,31 +38,35 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
     if not settings:
         return None
     shown = settings[:MAX_ROWS]
-    figure, grid = new_figure(len(shown), 3, width=PAGE, height=0.7 + 1.9 * len(shown))
+    height = 0.7 + 1.9 * len(shown)
+    figure, grid = new_figure(len(shown), 3, width=PAGE, height=height, sharex="col")
     abouts = variants_of(shown, (name for setting in shown for name in _names(setting)))
     look_by_name = looks(abouts)
-    for (ladder, effect, predicts), setting in zip(grid, shown, strict=True):
+    headings = panel_headings(shown)
+    for (ladder, effect, predicts), setting, heading in zip(grid, shown, headings, strict=True):
         _ladder(ladder, setting, look_by_name)
         _rows(effect, setting, EFFECT, look_by_name)
         _rows(predicts, setting, PREDICTS, look_by_name)
-        ladder.set_title(f"{sae_label(setting)}, {shown_world(setting)}", fontsize=7, loc="left")
-        effect.set_xlabel("effect at the KL\nbudget (nats)")
-        predicts.set_xlabel("rank correlation with\n|effect at the KL budget|")
+        ladder.set_title(heading.replace("\n", ", "), fontsize=7, loc="left")
+    for axes, label in zip(grid[-1], X_LABELS, strict=True):
+        axes.set_xlabel(label)
     selectors = dict.fromkeys(
         name for setting in shown for name in setting.series(SERIES)[0]["selector"]
     )
     handles = [line_handle(abouts[name].label, look_by_name[name]) for name in selectors]
-    legend_below(figure, handles, 3)
+    handles.append(handle("KL budget", GREY, linestyle="--", linewidth=0.8))
+    legend_below(figure, handles, 4)
     budgets = {f"{budget:g}" for setting in shown if (budget := setting.setup.ask.get("kl_budget"))}
     budget_size = f" of {' or '.join(sorted(budgets))} nats" if budgets else ""
     return Drawing(
         figure=figure,
         title="Steering on a budget.",
         text="Left: change of the target's log-probability against the KL of the rest, for rising "
-        "doses; mean over prompts, first seed, without intervals. Middle: the change at the dose "
-        f"that uses up the KL budget{budget_size}. Right: how well a score of a single latent "
-        "predicts the size of that change (Spearman), over random latents of each prompt that "
-        "are steered alone. Middle and right, "
+        "doses; mean over prompts, first seed; bands: 95 % bootstrap over prompts; the "
+        "vertical axis is linear between -1 and 1 and logarithmic beyond. Middle: the change at "
+        f"the dose that uses up the KL budget{budget_size}. Right: how well a score of a single "
+        "latent predicts the size of that change (Spearman), over random latents of each prompt "
+        "that are steered alone. Middle and right, "
         f"{describe_intervals(shown, f'{PREDICTS}/grad_times_act')}."
         f"{omitted_note(len(shown), len(settings))}",
         settings=shown,
@@ -81,12 +91,22 @@ def _scored(setting: Setting, score: str) -> list[str]:
 
 def _ladder(axes: Any, setting: Setting, look_by_name: Mapping[str, Look]) -> None:
     run = setting.series(SERIES)[0]
-    for name in dict.fromkeys(run["selector"]):
+    for name in reversed(variants_of([setting], run["selector"])):  # controls at the back
         rows = [i for i, other in enumerate(run["selector"]) if other == name]
-        kl, effect = ([run[column][i] for i in rows] for column in ("kl_rest", "effect"))
+        kl, effect, low, high = ([run[column][i] for i in rows] for column in LADDER)
         axes.plot(kl, effect, markersize=3, **line_style(look_by_name[name]))
+        if None not in (*low, *high):
+            band = {"color": look_by_name[name].colour, "alpha": 0.12, "linewidth": 0}
+            axes.fill_between(kl, low, high, **band)
+    if budget := setting.setup.ask.get("kl_budget"):
+        axes.axvline(budget, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
     axes.set_xscale("log")
-    axes.set_xlabel("KL of the rest (nats)")
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_yticks(
+        [-10, -1, -0.5, 0, 0.5, 1], ["\u221210", "\u22121", "\u22120.5", "0", "0.5", "1"]
+    )
+    axes.set_ylim(min(-1.0, 1.2 * min(run["effect"])), max(1.0, 1.2 * max(run["effect"])))
+    axes.minorticks_off()
     axes.set_ylabel("effect (nats)")
     zero_line(axes)
     axes.grid()

@@ -9,7 +9,6 @@ from typing import Any
 from benchmarks.figures.looks import Look
 from benchmarks.results.labels import labels
 from benchmarks.results.settings import MIN_SEEDS, Estimate, Setting
-from benchmarks.results.worlds import world_title
 from gradsae.about import About
 
 COLUMN = 3.4
@@ -90,11 +89,11 @@ def mark(axes: Any, at: float, estimate: Estimate, look: Look, *, horizontal: bo
 
 
 def seed_dots(axes: Any, at: float, setting: Setting, score: str) -> None:
-    """Draw the score of each seed in a row, small and grey, if there are several seeds."""
+    """Draw the score of each seed in a row, small, grey and below the marker of the mean."""
     values = setting.values(score)
     if len(values) > 1:
         place = [at] * len(values)
-        axes.scatter(values, place, s=5, color="#555555", alpha=0.5, linewidths=0, zorder=4)
+        axes.scatter(values, place, s=5, color="#555555", alpha=0.5, linewidths=0, zorder=2.5)
 
 
 def zero_line(axes: Any, *, vertical: bool = False) -> None:
@@ -143,12 +142,6 @@ def shown_labels(settings: Sequence[Setting]) -> list[str]:
     return [escape(label) for label in labels(settings)]
 
 
-def sae_label(setting: Setting) -> str:
-    """Return the label of a setting, preceded by its method if the label does not name it."""
-    (label,), method = shown_labels([setting]), setting.about.label
-    return label if label.startswith(method) else f"{method}, {label}"
-
-
 def row_labels(settings: Sequence[Setting]) -> list[str]:
     """Return labels which say what settings have too few seeds for an interval.
 
@@ -162,11 +155,6 @@ def row_labels(settings: Sequence[Setting]) -> list[str]:
         for setting in settings
     ]
     return [f"{label}{note}" for label, note in zip(shown_labels(settings), notes, strict=True)]
-
-
-def shown_world(setting: Setting) -> str:
-    """Return the title of a setting's world, ready to be drawn."""
-    return escape(world_title(setting))
 
 
 def handle(label: str, colour: Any, marker: str = "", **options: Any) -> Any:
