@@ -23,7 +23,7 @@ RUN = (sys.executable, "-m", "benchmarks.run", "-m")
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One command of the default set, and what it took on 2 cores."""
+    """One command of the default set, with its time and memory on 2 cores."""
 
     words: str
     minutes: int
@@ -31,17 +31,17 @@ class Step:
 
 
 def header(text: str) -> dict[str, str]:
-    """Fields of the comment at the top of an experiment's YAML: `# Name: words, words`."""
+    """Return the fields of an experiment's first comment: `# Name: words, words`."""
     fields: dict[str, str] = {}
     name = ""
     for line in text.splitlines():
         if not line.startswith("#"):
             break
         words = line.removeprefix("#").strip()
-        found = re.fullmatch(r"([A-Z][a-z]+):\s*(.*)", words)
-        if found:
-            name = found.group(1)
-            fields[name] = found.group(2)
+        match = re.fullmatch(r"([A-Z][a-z]+):\s*(.*)", words)
+        if match:
+            name = match.group(1)
+            fields[name] = match.group(2)
         elif name:
             fields[name] += f" {words}"
     return fields
@@ -68,7 +68,7 @@ def default_set() -> list[Step]:
 
 
 def set_lines(steps: Sequence[Step]) -> list[str]:
-    """The default set: minutes, memory, words of each step."""
+    """Return the default set as lines: minutes, memory, words of each step."""
     hours = sum(step.minutes for step in steps) / 60
     head = f"The default set, {hours:.1f} h on 2 cores; `python -m benchmarks.experiments --run`:"
     return [head, *(f"{step.minutes:4} min {step.gb:4.1f} GB  {step.words}" for step in steps)]
@@ -76,14 +76,14 @@ def set_lines(steps: Sequence[Step]) -> list[str]:
 
 def run(
     steps: Sequence[Step],
-    more: Sequence[str],
+    words: Sequence[str],
     call: Callable[[Sequence[str]], int] = subprocess.call,
 ) -> None:
     """Run the steps in their order; one that fails does not stop the others, but is an error."""
     failed = []
     for i, step in enumerate(steps, start=1):
         print(f"\n{i} of {len(steps)}, about {step.minutes} min: {step.words}", flush=True)
-        if call([*RUN, *step.words.split(), *more]):
+        if call([*RUN, *step.words.split(), *words]):
             failed.append(step.words)
     if failed:
         raise UserError("\n".join(["these steps failed, see above:", *failed]))

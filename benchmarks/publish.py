@@ -47,8 +47,8 @@ def publish(args: argparse.Namespace) -> None:
     counts = {"new": 0, "replaced": 0, "unchanged": 0}
     for record in chosen:
         counts[copy(record, args.to)] += 1
-    said = ", ".join(f"{count} {what}" for what, count in counts.items())
-    print(f"{len(chosen)} records in {args.to}: {said}")
+    summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    print(f"{len(chosen)} records in {args.to}: {summary}")
 
 
 def choose(args: argparse.Namespace) -> list[Record]:
@@ -62,10 +62,10 @@ def choose(args: argparse.Namespace) -> list[Record]:
     for problem in problems:
         leave_out(problem)
     if args.experiment:
-        found = {str(record.config.get("experiment")) for record in records}
+        experiments = {str(record.config.get("experiment")) for record in records}
         records = [r for r in records if r.config.get("experiment") == args.experiment]
         if not records:
-            have = ", ".join(sorted(found)) or "none"
+            have = ", ".join(sorted(experiments)) or "none"
             raise UserError(f"no local record of experiment {args.experiment}; there is: {have}")
     if not records:
         raise UserError(f"no record in {args.source}; `python -m benchmarks.run` makes some")
@@ -73,7 +73,7 @@ def choose(args: argparse.Namespace) -> list[Record]:
 
 
 def objections(record: Record, allow_dirty: bool) -> str:
-    """Why a record may not be published, or the empty string."""
+    """Return why a record may not be published, or the empty string."""
     if not allow_dirty and record.provenance["commit"] is None:
         return "the commit is unknown; run from a git checkout, or pass --allow-dirty"
     if not allow_dirty and record.provenance["dirty"] is not False:

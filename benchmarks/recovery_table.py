@@ -28,9 +28,10 @@ NO_BEST = "sparsity/l0"
 
 
 def markdown(settings: Sequence[Setting]) -> str:
-    """One table, a block of rows per world: trained methods, then controls; best in bold if not 0.
+    """Return one table: a block of rows per world, trained methods before controls.
 
-    A number is the mean over seeds and half of its 95 % t interval.
+    The best is bold unless it is 0. A number is the mean over seeds and half of its
+    95 % t interval.
     """
     worlds = make_worlds(
         setting
@@ -45,7 +46,7 @@ def markdown(settings: Sequence[Setting]) -> str:
 
 
 def _block(world: World, seeds: Sequence[Setting]) -> list[list[str]]:
-    """Rows of one world, under a row with its name."""
+    """Return the rows of one world, under a row with its name."""
     scored = {setting: _estimates(setting, seeds) for setting in world.settings}
     trained = [setting for setting in world.settings if not setting.about.is_control]
     best = {
@@ -64,9 +65,9 @@ def _block(world: World, seeds: Sequence[Setting]) -> list[list[str]]:
 
 def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | None]) -> list[str]:
     texts = []
-    for column, found in scored.items():
-        is_best = found is not None and found.mean > 0 and found.mean == best.get(column)
-        texts.append(Markdown(f"**{number(found)}**") if is_best else number(found))
+    for column, estimate in scored.items():
+        is_best = estimate is not None and estimate.mean > 0 and estimate.mean == best.get(column)
+        texts.append(Markdown(f"**{number(estimate)}**") if is_best else number(estimate))
     return [name, *texts]
 
 
@@ -79,21 +80,21 @@ def italics(setting: Setting) -> Markdown:
 
 
 def _estimates(setting: Setting, seeds: Sequence[Setting]) -> dict[str, Estimate | None]:
-    """The columns of a row; consistency comes from a record of its own task."""
+    """Return the columns of a row; consistency comes from a record of its own task."""
     scored = {column: setting.estimate(column) for column in COLUMNS}
     for other in seeds:
-        if _what(other) == _what(setting):
+        if _trained(other) == _trained(setting):
             scored["consistency/mcs_0.9"] = other.estimate("consistency/mcs_0.9")
     return scored
 
 
-def _what(setting: Setting) -> list[Any]:
-    """What was trained on what, seeds aside."""
+def _trained(setting: Setting) -> list[Any]:
+    """Return source, method and length of training, without seeds."""
     return [seedless(setting.first.config.get(key)) for key in ("source", "trainer", "fit")]
 
 
 def number(estimate: Estimate | None) -> str:
-    """`.812 ±.013`, `7.91 ±.05`; without an interval where there is none."""
+    """Return `.812 ±.013` or `7.91 ±.05`; the mean alone where there is no interval."""
     if estimate is None:
         return "-"
     digits = 3 if abs(estimate.mean) < 1.5 else 2 if abs(estimate.mean) < 100 else 0

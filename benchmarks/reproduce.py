@@ -4,8 +4,8 @@ python -m benchmarks.reproduce                 the records of this machine
 python -m benchmarks.reproduce --records DIR   those of another folder
 
 A training repeats bit by bit on one kind of machine with one number of threads. Elsewhere sums are
-rounded in another order and trainings drift apart, so a difference is shown beside what the seed
-alone does to the score.
+rounded in another order and trainings drift apart, so a difference is shown beside the
+spread of the score over seeds.
 """
 
 import argparse
@@ -32,51 +32,51 @@ HEADERS = ("task", "score", "n", "equal", "difference", "largest", "in record", 
 class Pair:
     """A record made here and the published one of its id."""
 
-    here: Record
+    made: Record
     published: Record
 
     def __str__(self) -> str:
         """Its name in messages."""
-        return f"record {self.here.id}"
+        return f"record {self.made.id}"
 
     @property
     def task(self) -> str:
         return self.published.task["name"]
 
     def differences(self, score: str) -> list[float]:
-        """Of a score, or of its variants where it has no other value: here minus published."""
-        own, names = self.here.scores, of(self.published, score)
-        return [own[name] - self.published.scores[name] for name in names if name in own]
+        """Return a score made here minus the published one, or those of its variants."""
+        scores, names = self.made.scores, variants(self.published, score)
+        return [scores[name] - self.published.scores[name] for name in names if name in scores]
 
 
-def pairs(here: Iterable[Entry], published: Iterable[Entry]) -> list[Pair]:
+def pairs(made: Iterable[Entry], published: Iterable[Entry]) -> list[Pair]:
     """Match records by id; UserError where none has a published one."""
-    known = {entry.record.id: entry.record for entry in published if entry.origin == OWN_ORIGIN}
-    found = [entry.record for entry in here if entry.record.id in known]
-    if not found:
+    by_id = {entry.record.id: entry.record for entry in published if entry.origin == OWN_ORIGIN}
+    matched = [entry.record for entry in made if entry.record.id in by_id]
+    if not matched:
         raise UserError(
             "no record made here has a published one of the same task, config and seeds; "
             "make some with `python -m benchmarks.experiments --run`"
         )
-    return [Pair(here=record, published=known[record.id]) for record in found]
+    return [Pair(made=record, published=by_id[record.id]) for record in matched]
 
 
-def rows(found: Sequence[Pair], settings: Sequence[Setting]) -> list[list[str]]:
-    """One row per task and main score: how many differ, how far, and what a seed does to it.
+def rows(matched_pairs: Sequence[Pair], settings: Sequence[Setting]) -> list[list[str]]:
+    """Return a row per task and main score: equal pairs, differences, and the spread over seeds.
 
     `difference` is the root of the mean square; `between seeds` the standard deviation over the
     published seeds of a setting, pooled over the settings of at least three that are matched.
     """
     table = []
-    tasks = {pair.task for pair in found}
+    tasks = {pair.task for pair in matched_pairs}
     for task in [*(t for t in TASKS if t in tasks), *sorted(tasks - set(TASKS))]:
-        of_task = [pair for pair in found if pair.task == task]
+        of_task = [pair for pair in matched_pairs if pair.task == task]
         matched = {pair.published.id for pair in of_task}
         same = [
             setting for setting in settings if matched & {record.id for record in setting.records}
         ]
         for score in headline_of(of_task[0].published):
-            every = [(abs(d), pair.here.id) for pair in of_task for d in pair.differences(score)]
+            every = [(abs(d), pair.made.id) for pair in of_task for d in pair.differences(score)]
             if not every:
                 continue
             size, where = max(every)
@@ -92,23 +92,23 @@ def rows(found: Sequence[Pair], settings: Sequence[Setting]) -> list[list[str]]:
     return table
 
 
-def table(found: Sequence[Pair], settings: Sequence[Setting]) -> str:
-    return console_table(HEADERS, rows(found, settings))
+def table(matched: Sequence[Pair], settings: Sequence[Setting]) -> str:
+    return console_table(HEADERS, rows(matched, settings))
 
 
 def between_seeds(settings: Iterable[Setting], score: str) -> float | None:
-    """Pooled standard deviation over seeds; None without a setting of three."""
+    """Return the pooled standard deviation over seeds; None without a setting of three."""
     within = [
         variance(values)
         for setting in settings
-        for name in of(setting.first, score)
+        for name in variants(setting.first, score)
         if len(values := [r.scores[name] for r in setting.records if name in r.scores]) >= MIN_SEEDS
     ]
     return sqrt(fmean(within)) if within else None
 
 
-def of(record: Record, score: str) -> list[str]:
-    """The score alone, or a score per estimator, ranking or selector where that is what it has."""
+def variants(record: Record, score: str) -> list[str]:
+    """Return the score, or its variants where the record has no score of this bare name."""
     if score in record.scores:
         return [score]
     return [name for name in record.scores if name.startswith(f"{score}/")]
@@ -121,11 +121,11 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--records", default="local", metavar="local|DIR", help="records made here")
-    here, published = read(parser.parse_args().records), read("published")
-    found = pairs(here, published)
-    print(f"{len(found)} of {len(here)} records made here have a published one of the same id.\n")
+    made, published = read(parser.parse_args().records), read("published")
+    matched = pairs(made, published)
+    print(f"{len(matched)} of {len(made)} records made here have a published one of the same id.\n")
     settings = make_settings(published)
-    print(tolerant(lambda some: table(some, settings), found, str, "the comparison"))
+    print(tolerant(lambda some: table(some, settings), matched, str, "the comparison"))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from gradsae.suitability.quantities import Raw
 
 MEANT = ("trainer", "d_sae")
-"""Words that the proposal replaces ..."""
+"""Words that the proposal replaces."""
 OF_REFERENCES = ("k", "lr", "fit")
-"""... and those that shaped the reference families, where there are some."""
+"""Words that shaped the reference families, where there are some."""
 
 TRUTH = """The worst of the conditions that count. They are sufficient, not necessary:
 data that misses some may still be recovered."""
@@ -58,19 +58,19 @@ def _job(cfg: DictConfig) -> None:
 
 
 def report(cell: "Cell", cfg: DictConfig, words: list[str]) -> str:
-    """Return what the command prints: what was looked at, the table, and the proposal."""
+    """Return the text that the command prints: the data, the table and the proposal."""
     from gradsae.suitability import references
     from gradsae.suitability.study import study
 
     trainer = references.trainer_of(cfg.d_sae, cfg.k, cfg.lr)
-    found = study(cell.source, trainer, cell.fit, cell.seeds, cell.device, log=_tell)
+    answer = study(cell.source, trainer, cell.fit, cell.seeds, cell.device, log=_tell)
     return "\n\n".join(
         [
-            _heading(cell, found.families, found.raw),
-            _table(found.rows),
+            _heading(cell, answer.families, answer.raw),
+            _table(answer.rows),
             _limits(),
-            f"overall: {found.overall}. {REFERENCES if len(found.families) > 1 else TRUTH}",
-            _proposed(found.settings, words),
+            f"overall: {answer.overall}. {REFERENCES if len(answer.families) > 1 else TRUTH}",
+            _proposed(answer.settings, words),
         ]
     )
 
@@ -85,14 +85,14 @@ def _heading(cell: "Cell", families: "dict[str, Evidence]", raw: "Raw") -> str:
     lines = [f"suitability of {cell.source.name} for GBA, {raw.n_rows} held-out rows"]
     if isinstance(cell.source, ModelSource):
         lines.append("  tokens of one text are alike, so 95 % intervals over tokens are too narrow")
-    for name, one in families.items():
-        if one.rates is not None:
+    for name, evidence in families.items():
+        if evidence.rates is not None:
             lines.append(
                 f"  {name}: directions and rates from the source's law; the rest counted on the "
                 "rows, with 95 % intervals"
             )
         else:
-            lines.append(f"  {name}, {one.n} features found. {one.caveat}")
+            lines.append(f"  {name}, {evidence.n} features found. {evidence.caveat}")
     return "\n".join(lines)
 
 
@@ -106,7 +106,7 @@ def _table(rows: "list[Row]") -> str:
 
 
 def _limits() -> str:
-    """Where a verdict turns, so that a reader can judge a near miss."""
+    """Return the limits of the verdicts, so that a reader can judge a near miss."""
     from gradsae.suitability.theorem import CONSTANT, MUCH_LESS
 
     return (
@@ -118,16 +118,18 @@ def _limits() -> str:
 
 
 def _proposed(settings: "dict[str, list[Setting]]", words: list[str]) -> str:
-    """The first family's settings, with reasons and as one command; the others' beside them."""
-    (family, first), *others = settings.items()
-    replaced = (*MEANT, *OF_REFERENCES) if others else MEANT
-    kept = [word for word in words if re.split("[=.@]", word.lstrip("+~"))[0] not in replaced]
-    command = shlex.join(["python", "-m", "benchmarks.run", *kept, *(s.override for s in first)])
-    width = max(len(one.override) for one in first)
-    lines = [f"  {one.override.ljust(width)}  {one.why}" for one in first]
-    for name, other in others:
+    """Return the first family's settings, with reasons and as one command; others' differences."""
+    (family, first), *families = settings.items()
+    replaced = (*MEANT, *OF_REFERENCES) if families else MEANT
+    staying = [word for word in words if re.split("[=.@]", word.lstrip("+~"))[0] not in replaced]
+    command = shlex.join(["python", "-m", "benchmarks.run", *staying, *(s.override for s in first)])
+    width = max(len(setting.override) for setting in first)
+    lines = [f"  {setting.override.ljust(width)}  {setting.why}" for setting in first]
+    for name, other in families:
         differing = [
-            one.override for one in other if one.override not in {s.override for s in first}
+            setting.override
+            for setting in other
+            if setting.override not in {s.override for s in first}
         ]
         lines.append(f"  by {name}: {' '.join(differing) or 'the same'}")
     return "\n".join([f"proposal (from {family}):", *lines, "", f"  {command}"])

@@ -34,7 +34,7 @@ def test_a_row_holds_what_differs_and_what_a_seed_does():
     here = [moved(own[0], 0.03), moved(own[1], -0.04), own[2]]
     stranger = example.recovery(example.TOY, TOPK, 9, (0.8, 0.5), 8)
     found = reproduce.pairs(entries([*here, stranger], "local"), entries(own, "own"))
-    assert [pair.here.id for pair in found] == [record.id for record in own]
+    assert [pair.made.id for pair in found] == [record.id for record in own]
     table = reproduce.rows(found, make_settings(entries(own, "own")))
     row = {line[1]: line for line in table}["MCC"]
     spread = np.std([record.scores["recovery/mcc"] for record in own], ddof=1)

@@ -17,9 +17,9 @@ BETTER = {"higher": "higher", "lower": "lower", "": "neither"}
 
 def scores() -> str:
     """Return a table of scores for each kind, in the order in which they are declared."""
-    known = sorted(known_scores().values(), key=_kind)
+    declared = sorted(known_scores().values(), key=_kind)
     parts = [HEAD]
-    for kind, group in groupby(known, key=_kind):
+    for kind, group in groupby(declared, key=_kind):
         lines = [
             "| score | in tables | better | range | chance | meaning | interval over |",
             "| --- | --- | --- | --- | --- | --- | --- |",

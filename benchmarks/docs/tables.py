@@ -69,11 +69,11 @@ def lm_recovery(settings: Sequence[Setting]) -> str:
     places = [("prose", 7), ("prose", 15), ("prose", 22), ("code", 15)]
     rows = []
     for method in dict.fromkeys(s.method for s in trained):
-        own = [s for s in trained if s.method == method]
-        at = [nearest(s for s in own if where(s) == place) for place in places]
+        same_method = [s for s in trained if s.method == method]
+        at = [nearest(s for s in same_method if where(s) == place) for place in places]
         dead = shown(at[1], DEAD, 2) if at[1] else "-"
-        found = [found_again(again, method, text) for text in ("prose", "code")]
-        rows.append([name_of(own[0]), *map(at_l0, at), dead, *found])
+        again_shares = [found_again(again, method, text) for text in ("prose", "code")]
+        rows.append([name_of(same_method[0]), *map(at_l0, at), dead, *again_shares])
     rows.sort(key=lambda row: row[2])
     heads = [f"block {depth}" + ", code" * (text == "code") for text, depth in places]
     heads += ["dead, block 15", "found again", "found again, code"]
@@ -96,9 +96,9 @@ def at_l0(setting: Setting | None) -> str:
 
 def found_again(settings: Sequence[Setting], method: str, text: str) -> str:
     """Return the share of latents that two other seeds find, on block 15 and one kind of text."""
-    own = [s for s in settings if s.method == method and where(s)[0] == text]
-    own = [s for s in own if s.setup.source.get("n_tokens") >= MILLION]
-    estimate = own[0].estimate("consistency/mcs_0.9") if own else None
+    matching = [s for s in settings if s.method == method and where(s)[0] == text]
+    matching = [s for s in matching if s.setup.source.get("n_tokens") >= MILLION]
+    estimate = matching[0].estimate("consistency/mcs_0.9") if matching else None
     return number(estimate) if estimate else "-"
 
 

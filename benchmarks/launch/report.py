@@ -1,4 +1,4 @@
-"""What a run says at its end: the table of its records, what failed, and where its page is."""
+"""The report at the end of a run: the table of its records, the failures, the path of its page."""
 
 import json
 import sys

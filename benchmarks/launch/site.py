@@ -25,8 +25,8 @@ def write_site(
     entries: Sequence[Entry], failures: Sequence[str], out: Path
 ) -> tuple[Path, list[str]]:
     """Write the site of these records; return its first page, and why figures are missing."""
-    said = io.StringIO()  # names every figure that these records do not have: most of them
-    with contextlib.redirect_stdout(said):
+    messages = io.StringIO()  # names every figure that these records do not have: most of them
+    with contextlib.redirect_stdout(messages):
         figures, problems = draw_all(make_settings(entries), out / "figures")
     write = partial(_write_board, figures, out)
     tolerant(write, entries, str, "the board")

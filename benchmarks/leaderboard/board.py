@@ -1,4 +1,4 @@
-"""What the board says: one table per task and source, ranks, badges, chance."""
+"""The tables of the board: one per task and source, with ranks, badges and chance."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,14 +79,14 @@ def _make_table(world: World) -> Table:
     names = tuple(columns(lines))
     ranked = first.ranked_by if first.ranked_by in names else ""
     ranks = rank([line for line in lines if not _why_unranked(line, ranked)], ranked)
-    own = {setting.key: setting for setting in settings if setting.origin == OWN_ORIGIN}
+    published = {setting.key: setting for setting in settings if setting.origin == OWN_ORIGIN}
     rows = [
         Row(
             line=line,
             rank=ranks.get(i),
             unranked=_why_unranked(line, ranked),
-            badge=badge(line.setting, own, ranked),
-            scores={name: found for name in names if (found := line.estimate(name))},
+            badge=badge(line.setting, published, ranked),
+            scores={name: estimate for name in names if (estimate := line.estimate(name))},
         )
         for line, i in zip(lines, map(id, lines), strict=True)
     ]
@@ -102,26 +102,28 @@ def _make_table(world: World) -> Table:
 
 
 def rank(lines: Sequence[Line], score: str) -> dict[int, int]:
-    """By id of the line: 1 + the number of lines whose whole interval is better.
+    """Return ranks by the `id` of a line: 1 + the number of lines whose whole interval is better.
 
-    Lines that their intervals do not set apart share a rank.
+    Lines whose intervals overlap share a rank.
     """
-    found = {id(line): line.estimate(score) for line in lines}
+    estimates = {id(line): line.estimate(score) for line in lines}
     lower = any(line.setting.score(score).better == "lower" for line in lines)
     sign = -1 if lower else 1
-    spans = {i: sorted((sign * (e.low or 0), sign * (e.high or 0))) for i, e in found.items() if e}
+    spans = {
+        i: sorted((sign * (e.low or 0), sign * (e.high or 0))) for i, e in estimates.items() if e
+    }
     lows = sorted(low for low, _ in spans.values())
     return {i: 1 + len(lows) - bisect_right(lows, high) for i, (_, high) in spans.items()}
 
 
-def badge(setting: Setting, own: Mapping[str, Setting], score: str) -> str:
-    """Who vouches for a row: the project, this machine, its author, or author and project.
+def badge(setting: Setting, published: Mapping[str, Setting], score: str) -> str:
+    """Return who vouches for a row: the project, this machine, its author, author and project.
 
-    `own` are the project's settings by key.
+    `published` are the project's settings by key.
     """
     if setting.origin in (OWN_ORIGIN, LOCAL_ORIGIN):
         return {OWN_ORIGIN: "own", LOCAL_ORIGIN: "this machine"}[setting.origin]
-    if same := own.get(setting.key):
+    if same := published.get(setting.key):
         ours, theirs = same.estimate(score), setting.estimate(score)
         if ours and theirs and _overlap(ours, theirs):
             return f"reported by {setting.origin}, reproduced"
@@ -141,23 +143,23 @@ def _why_unranked(line: Line, score: str) -> str:
         return "no ground truth to rank by"
     if line.setting.n_seeds < MIN_SEEDS:
         return f"{line.setting.n_seeds} of {MIN_SEEDS} seeds"
-    found = line.estimate(score)
-    if found is None or found.over != "seeds":
+    estimate = line.estimate(score)
+    if estimate is None or estimate.over != "seeds":
         return f"no {score} on {MIN_SEEDS} seeds"
     return ""
 
 
 def _row_order(row: Row, score: str) -> tuple[bool, bool, int, float]:
-    """Ranked rows first, controls last, better means first."""
-    found = row.scores.get(score)
-    value = -found.mean if found else 0.0
+    """Return the sort key of a row: ranked rows first, controls last, better means first."""
+    estimate = row.scores.get(score)
+    value = -estimate.mean if estimate else 0.0
     return (row.line.is_control, row.rank is None, row.rank or 0, value)
 
 
 def _chance(settings: Sequence[Setting], names: Sequence[str]) -> dict[str, Mean]:
-    found = {}
+    chances = {}
     for name in names:
         values = [value for setting in settings for value in setting.values(f"{name}/chance")]
         if values:
-            found[name] = seeds_interval(values)
-    return found
+            chances[name] = seeds_interval(values)
+    return chances

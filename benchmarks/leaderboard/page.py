@@ -40,12 +40,12 @@ def render(tables: Sequence[Table], figures: Sequence[FigureFiles], out: Path) -
 
 
 def _task(task: str, tables: Sequence[Table]) -> dict[str, Any]:
-    own = [table for table in tables if table.task == task]
+    same_task = [table for table in tables if table.task == task]
     return {
         "name": task,
-        "question": own[0].question,
-        "ranking": _ranking(task, own),
-        "tables": own,
+        "question": same_task[0].question,
+        "ranking": _ranking(task, same_task),
+        "tables": same_task,
     }
 
 
@@ -72,12 +72,12 @@ def _title(table: Table) -> str:
     return name
 
 
-def _interval(found: Estimate) -> str:
+def _interval(estimate: Estimate) -> str:
     """Return the words that appear over a score."""
-    if found.low is None or found.high is None:
+    if estimate.low is None or estimate.high is None:
         return f"one value or none of {MIN_SEEDS} seeds: no interval"
-    ends = f"{format_score(found.low)} to {format_score(found.high)}"
-    return f"95 %: {ends}, over {found.n} {found.over}"
+    ends = f"{format_score(estimate.low)} to {format_score(estimate.high)}"
+    return f"95 %: {ends}, over {estimate.n} {estimate.over}"
 
 
 def _kind(row: Row) -> str:
@@ -92,6 +92,6 @@ def _commands(row: Row) -> list[str]:
 
 
 def _notes(tables: Sequence[Table]) -> dict[str, Any]:
-    """Return what the tables' scores mean, by name, where that is known."""
+    """Return the declared scores of the tables by name, those with a meaning."""
     shown = {name: table.score(name) for table in tables for name in table.columns}
     return {name: about for name, about in shown.items() if about.meaning}

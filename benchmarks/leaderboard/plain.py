@@ -43,7 +43,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def table_csv(tables: Sequence[Table]) -> str:
-    """One line per row and score, for other programs."""
+    """Return a line per row and score, for other programs."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -57,7 +57,7 @@ def table_csv(tables: Sequence[Table]) -> str:
 
 
 def commit(row: Row) -> str:
-    """Short commit of the newest record, and how many others there are."""
+    """Return the short commit of the newest record, and the number of others."""
     records = sorted(row.line.setting.records, key=lambda record: record.created)
     commits = {str(r.provenance["commit"] or "unknown")[:7]: r for r in records}
     newest = str(records[-1].provenance["commit"] or "unknown")[:7]
@@ -86,8 +86,8 @@ def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
         for row in table.rows
     ]
     if table.chance:
-        found = [table.chance.get(name) for name in table.columns]
-        means = [format_score(mean.mean if mean else None) for mean in found]
+        chances = [table.chance.get(name) for name in table.columns]
+        means = [format_score(mean.mean if mean else None) for mean in chances]
         rows.append(["chance", *means, "", "", "", ""])
     if not table.ranked_by:
         return headers, rows
@@ -109,14 +109,14 @@ def _csv_lines(table: Table, row: Row) -> list[list[object]]:
     return [
         [
             *start,
-            *(name, found.mean, "" if found.low is None else found.low),
-            *("" if found.high is None else found.high, found.n, found.over),
+            *(name, estimate.mean, "" if estimate.low is None else estimate.low),
+            *("" if estimate.high is None else estimate.high, estimate.n, estimate.over),
             *end,
         ]
-        for name, found in row.scores.items()
+        for name, estimate in row.scores.items()
     ]
 
 
 def _safe(text: str) -> str:
-    """No formula: a spreadsheet runs a cell that begins with one of these."""
+    """Return a text that no spreadsheet runs as a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

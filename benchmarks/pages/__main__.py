@@ -25,17 +25,17 @@ def main() -> None:
     parser.add_argument("--out", default="results/local/pages", type=Path, help="%(default)s")
     parser.add_argument("--most", default=10, type=int, help="pages of a record (%(default)s)")
     args = parser.parse_args()
-    found = pages_by_setting(read(args.records), args.most)
-    if not found:
+    listed = pages_by_setting(read(args.records), args.most)
+    if not listed:
         raise UserError(
             f"no records of masking, influence or steering in {args.records}; "
             "`python -m benchmarks.run experiment=masking` makes some"
         )
     check_writable(args.out)
-    every = [page for _, pages in found for page in pages]
+    every = [page for _, pages in listed for page in pages]
     for page in every:
         write_whole(args.out / page.file, page.html)
-    write_whole(args.out / "index.html", index(found))
+    write_whole(args.out / "index.html", index(listed))
     print(f"{len(every)} pages, listed in {args.out / 'index.html'}")
 
 

@@ -34,7 +34,7 @@ class Page:
 
     file: str
     title: str
-    """`prompt 0`: which one of its record."""
+    """`prompt 0`: its number within the record."""
     about: str
     """Words of the prompt, for the list of pages."""
     html: str
@@ -75,10 +75,12 @@ def index(listed: Sequence[tuple[Setting, Sequence[Page]]]) -> str:
     """Return the list of pages: by task and SAE, in the order of the tables, most asked first."""
     tasks: dict[str, list[dict[str, Any]]] = {}
     for task in sorted({setting.task for setting, _ in listed}):
-        own = sorted((each for each in listed if each[0].task == task), key=lambda e: _order(e[0]))
+        same_task = sorted(
+            (each for each in listed if each[0].task == task), key=lambda e: _order(e[0])
+        )
         tasks[task] = [
             {"title": sae_title(setting), "about": _about(setting), "pages": pages}
-            for setting, pages in own
+            for setting, pages in same_task
         ]
     return html.render("prompts.html.j2", style="prompt.css", tasks=tasks)
 
@@ -88,25 +90,25 @@ def _order(setting: Setting) -> tuple[Any, ...]:
 
 
 def _about(setting: Setting) -> str:
-    """Return which record of an SAE this is: its experiment, prompts and id."""
-    asked, what = n_asked(setting), "questions" if setting.task == "masking" else "prompts"
-    parts = [setting.first.setup.experiment, f"{asked} {what}" if asked else None, setting.first.id]
+    """Return experiment, number of prompts and id of a record."""
+    n, noun = n_asked(setting), "questions" if setting.task == "masking" else "prompts"
+    parts = [setting.first.setup.experiment, f"{n} {noun}" if n else None, setting.first.id]
     return ", ".join(part for part in parts if part)
 
 
 def _masking_page(record: Record, question: int) -> Page:
     """Show a question, its latents, and how much of the answer goes with each ranking."""
-    asked = _only(record, "masking/questions", "question", question)[0]
+    row = _only(record, "masking/questions", "question", question)[0]
     latents = _only(record, "masking/latents", "question", question)
     tokens = _only(record, "masking/tokens", "question", question)
-    lines = asked["text"].strip().splitlines()
-    asks = next((line for line in reversed(lines) if "?" in line), lines[-1])
+    lines = row["text"].strip().splitlines()
+    question_line = next((line for line in reversed(lines) if "?" in line), lines[-1])
     return _page(
         record,
         f"question {_number(question)}",
-        f"{asks} {asked['answer']}",
+        f"{question_line} {row['answer']}",
         kind="masking",
-        asked=asked,
+        row=row,
         text=tokens,
         peaks={row["peak"] for row in latents if row.get("rank.oracle", N_FIRST) <= N_FIRST},
         legend=LEGEND,
@@ -117,15 +119,15 @@ def _masking_page(record: Record, question: int) -> Page:
 
 def _influence_page(record: Record, prompt: int) -> Page:
     """Show a prompt of an influence record: its tokens, and the first latents of each ranking."""
-    asked = _only(record, "influence/per_prompt", "prompt", prompt)[0]
+    row = _only(record, "influence/per_prompt", "prompt", prompt)[0]
     latents = _only(record, "influence/latents", "prompt", prompt)
     tokens = _only(record, "influence/tokens", "prompt", prompt)
     return _page(
         record,
         f"prompt {_number(prompt)}",
-        _end(asked["text"]),
+        _end(row["text"]),
         kind="influence",
-        asked=asked,
+        row=row,
         text=tokens,
         peaks={row["peak"] for row in latents if row["rank.effect"] <= N_FIRST},
         legend=LEGEND,
@@ -134,8 +136,8 @@ def _influence_page(record: Record, prompt: int) -> Page:
 
 
 def _sampled_page(record: Record, prompt: int) -> Page:
-    """Show a prompt of an old record: the latents that its scatter happens to hold."""
-    asked = next(iter(_only(record, "influence/per_prompt", "prompt", prompt)), None)
+    """Show a prompt of an old record: the latents that its scatter holds."""
+    row_of_prompt = next(iter(_only(record, "influence/per_prompt", "prompt", prompt)), None)
     rows = _only(record, "influence/scatter", "prompt", prompt)
     names = [name for name in rows[0] if name not in ("prompt", "latent", "truth", "scalar")]
     names = [name for name in names if isinstance(rows[0][name], int | float)]
@@ -144,15 +146,15 @@ def _sampled_page(record: Record, prompt: int) -> Page:
         for rank, i in enumerate(order, 1):
             rows[i][f"rank.{name}"] = rank
     rows.sort(key=lambda row: -row[names[0]])
-    text = asked["text"] if asked else ""
+    text = row_of_prompt["text"] if row_of_prompt else ""
     return _page(
         record,
         f"prompt {_number(prompt)}",
         _end(text),
         kind="sampled",
         text=text,
-        target=repr(asked["target"]) if asked else "",
-        n_active=asked["n_active"] if asked else "?",
+        target=repr(row_of_prompt["target"]) if row_of_prompt else "",
+        n_active=row_of_prompt["n_active"] if row_of_prompt else "?",
         legend=COLOURS,
         table=_latents(record, rows, []),
     )
@@ -171,7 +173,7 @@ def _samples_page(record: Record, prompt: str) -> Page:
 
 
 def _end(text: str) -> str:
-    """Return the last words of a prompt: what comes next is asked about."""
+    """Return the last words of a prompt, which stand before the target."""
     text = " ".join(text.split())
     return text if len(text) <= MOST_LETTERS else f"... {text[-MOST_LETTERS:].partition(' ')[2]}"
 

@@ -53,11 +53,11 @@ def rebuilt(command: str) -> str | None:
 def is_known(word: str) -> bool:
     """Return whether a word sets a field, or chooses a file of a group, that conf/ has."""
     key, sign, value = word.partition("=")
-    known = KEY.fullmatch(key)
-    if not sign or known is None or FORBIDDEN.search(word):
+    match = KEY.fullmatch(key)
+    if not sign or match is None or FORBIDDEN.search(word):
         return False
     launcher = key == "hydra/launcher"
-    return (known[1] in _known_keys() or launcher) and VALUE.fullmatch(value) is not None
+    return (match[1] in _known_keys() or launcher) and VALUE.fullmatch(value) is not None
 
 
 def _key(word: str) -> str:

@@ -1,8 +1,8 @@
-"""What the components of a record say of themselves.
+"""What the components of a record declare: labels, families, flags, scores.
 
 A component of this package speaks for itself, rebuilt from the record's config, so that a better
-label reaches old records too. Of a stranger's component the record tells (`Record.about`). Of one
-that nobody describes there is the bare name.
+label reaches old records too. A stranger's component is described by the record (`Record.about`),
+and has its bare name where the record does not.
 """
 
 from collections.abc import Mapping
@@ -25,30 +25,32 @@ def method_of(record: Record) -> str:
 
 
 def about_method(record: Record) -> About:
-    """Return what the method of a record says of itself."""
+    """Return label, family and flags of the method of a record."""
     from gradsae.bench import catalogue
 
     trainer = record.config.get("trainer")
-    known = catalogue.about_method(trainer) if isinstance(trainer, dict) else None
-    return known or _told(record.about.get("method"), method_of(record))
+    ours = catalogue.about_method(trainer) if isinstance(trainer, dict) else None
+    return ours or recorded_about(record.about.get("method"), method_of(record))
 
 
 def about_source(record: Record) -> About:
-    """Return what the source of a record says of itself."""
+    """Return label and paper of the source of a record."""
     from gradsae.bench import catalogue
 
     source = record.config.get("source")
-    known = catalogue.about_source(source) if isinstance(source, dict) else None
-    return known or _told(record.about.get("source"), record.setup.source.name or "unknown source")
+    ours = catalogue.about_source(source) if isinstance(source, dict) else None
+    return ours or recorded_about(
+        record.about.get("source"), record.setup.source.name or "unknown source"
+    )
 
 
 def about_variant(record: Record, name: str) -> About:
-    """Return what an estimator of a record says of itself, or another end of a score's name."""
+    """Return label, family and flags of an estimator, or of another end of a score's name."""
     from gradsae.bench import catalogue
 
     ask = record.config.get("ask")
-    known = catalogue.about_variants(ask if isinstance(ask, dict) else {})
-    return known.get(name) or _told(record.about.get("variants", {}).get(name), name)
+    ours = catalogue.about_variants(ask if isinstance(ask, dict) else {})
+    return ours.get(name) or recorded_about(record.about.get("variants", {}).get(name), name)
 
 
 def headline_of(record: Record) -> tuple[str, ...]:
@@ -57,9 +59,9 @@ def headline_of(record: Record) -> tuple[str, ...]:
     For a stranger's task, those that its record declares, in the order of the record; those of a
     stranger's metric follow the ones of a task of this package.
     """
-    task, told = known_task(record), record.about.get("scores", {})
-    own = (name for name in told if known_score(name) is None)
-    return (*task.headline, *own) if task else tuple(told)
+    task, recorded = known_task(record), record.about.get("scores", {})
+    foreign = (name for name in recorded if known_score(name) is None)
+    return (*task.headline, *foreign) if task else tuple(recorded)
 
 
 def known_task(record: Record) -> "type[Task] | None":
@@ -74,24 +76,24 @@ def score_of(record: Record, name: str) -> Score:
 
     A name that is not declared itself is a variant of one that is: `kind/score/variant`.
     """
-    return known_score(name) or _told_score(record.about.get("scores", {}), name)
+    return known_score(name) or recorded_score(record.about.get("scores", {}), name)
 
 
 def known_score(name: str) -> Score | None:
     """Return what this package says of a score or of its variant, or None."""
     from gradsae.bench import catalogue
 
-    known = catalogue.known_scores()
-    return known.get(name) or known.get(name.rpartition("/")[0])
+    ours = catalogue.known_scores()
+    return ours.get(name) or ours.get(name.rpartition("/")[0])
 
 
-def _told_score(scores: Mapping[str, Mapping[str, Any]], name: str) -> Score:
-    told = scores.get(name) or scores.get(name.rpartition("/")[0])
-    found = Score(**told) if told else Score(name=name, header=name, better="", meaning="")
-    return replace(found, header=printable(found.header, MAX_LABEL))
+def recorded_score(scores: Mapping[str, Mapping[str, Any]], name: str) -> Score:
+    recorded = scores.get(name) or scores.get(name.rpartition("/")[0])
+    score = Score(**recorded) if recorded else Score(name=name, header=name, better="", meaning="")
+    return replace(score, header=printable(score.header, MAX_LABEL))
 
 
-def _told(about: Mapping[str, Any] | None, name: str) -> About:
-    """Return what a record tells of a component that this package does not know."""
-    found = About(**about) if about else About(label=name)
-    return replace(found, label=printable(found.label, MAX_LABEL))
+def recorded_about(about: Mapping[str, Any] | None, name: str) -> About:
+    """Return what a record holds of a component that this package does not know."""
+    given = About(**about) if about else About(label=name)
+    return replace(given, label=printable(given.label, MAX_LABEL))

@@ -1,4 +1,4 @@
-"""Names of settings, for rows and legends: what tells a method from its like, and no more."""
+"""Names of settings, for rows and legends: the method, and the fields in which it differs."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ NOT_HYPERPARAMETERS = {"name", "d_sae"}
 
 
 def labels(settings: Sequence[Setting]) -> list[str]:
-    """A name for each setting: its label, or the method and what tells it from its like."""
+    """Return a name for each setting: its label, or the method and the fields that differ."""
     telling = _telling(settings)
     names = [_label(setting, telling[setting.method]) for setting in settings]
     same: dict[str, list[int]] = {}
@@ -24,8 +24,10 @@ def labels(settings: Sequence[Setting]) -> list[str]:
         same.setdefault(name, []).append(i)
     for name, places in same.items():
         if len(places) > 1:
-            for i, more in zip(places, differences([settings[i] for i in places]), strict=True):
-                names[i] = f"{name} ({more})"
+            for i, difference in zip(
+                places, differences([settings[i] for i in places]), strict=True
+            ):
+                names[i] = f"{name} ({difference})"
     return names
 
 
@@ -45,7 +47,7 @@ def _telling(settings: Sequence[Setting]) -> dict[str, set[str]]:
 
 
 def differences(settings: Sequence[Setting], parts: Sequence[str] | None = None) -> list[str]:
-    """What tells settings of one name apart: up to two fields of the config, or the record's id.
+    """Return the difference of each setting: up to two fields of the config, or the record's id.
 
     With `parts`, only fields of these parts of the config.
     """
@@ -53,11 +55,13 @@ def differences(settings: Sequence[Setting], parts: Sequence[str] | None = None)
     if parts is not None:
         configs = [{k: v for k, v in config.items() if k in parts} for config in configs]
     flat = [dict(_flat(seedless(config))) for config in configs]
-    keys = [k for k in flat[0] if len({str(one.get(k)) for one in flat}) > 1 and k not in NAMES]
+    keys = [
+        k for k in flat[0] if len({str(config.get(k)) for config in flat}) > 1 and k not in NAMES
+    ]
     for n in range(1, min(2, len(keys)) + 1):
         texts = [
-            ", ".join(f"{k.rpartition('.')[2]}={_value(one.get(k))}" for k in keys[:n])
-            for one in flat
+            ", ".join(f"{k.rpartition('.')[2]}={_value(config.get(k))}" for k in keys[:n])
+            for config in flat
         ]
         if len(set(texts)) == len(texts):
             return texts

@@ -16,7 +16,7 @@ class Line:
 
     @property
     def about(self) -> About:
-        """What is compared: the estimator, or the method where a line has none."""
+        """Label and flags of the estimator, or of the method where a line has none."""
         return self.setting.variant(self.variant) if self.variant else self.setting.about
 
     @property
@@ -29,7 +29,7 @@ class Line:
 
     @property
     def n_inside(self) -> int | None:
-        """Prompts (of masking: contexts) behind the main score, over all seeds; None elsewhere."""
+        """Number of prompts (of masking: contexts) behind the main score, all seeds; or None."""
         if not self.variant:
             return None
         main = self._score(self.setting.headline[0])
@@ -40,7 +40,7 @@ class Line:
 
 
 def make_lines(settings: Sequence[Setting], labels: Sequence[str]) -> list[Line]:
-    """Lines of settings of one task, in the order of the settings."""
+    """Return the lines of settings of one task, in the order of the settings."""
     lines: list[Line] = []
     for setting, label in zip(settings, labels, strict=True):
         for variant in variants(setting):
@@ -58,15 +58,15 @@ def variants(setting: Setting) -> list[str]:
     if not main or not setting.compares_estimators:
         return [""]
     names = {name for record in setting.records for name in record.scores}
-    found = {name.removeprefix(f"{main}/") for name in names if name.startswith(f"{main}/")}
-    return sorted(found, key=lambda name: (order(setting.variant(name)), name)) or [""]
+    estimators = {name.removeprefix(f"{main}/") for name in names if name.startswith(f"{main}/")}
+    return sorted(estimators, key=lambda name: (order(setting.variant(name)), name)) or [""]
 
 
 def columns(lines: Sequence[Line]) -> list[str]:
-    """Scores that at least one line has, in the order of the task."""
+    """Return the scores that at least one line has, in the order of the task."""
     every = dict.fromkeys(column for line in lines for column in line.setting.headline)
-    known = [column for column in every if any(line.estimate(column) for line in lines)]
-    if known:
-        return known
+    present = [column for column in every if any(line.estimate(column) for line in lines)]
+    if present:
+        return present
     names = {name for line in lines for record in line.setting.records for name in record.scores}
     return sorted(names)[:8]

@@ -1,4 +1,4 @@
-"""Cells: the records of one method on one source, over their seeds."""
+"""Settings: the records of one method on one source, over their seeds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -69,9 +69,9 @@ class Setting:
 
     @property
     def n_seeds(self) -> int:
-        """Training runs behind the setting; a record of consistency compares several."""
-        others = self.setup.ask.others if self.task == "consistency" else None
-        return len(self.entries) + (len(others) if isinstance(others, list) else 0)
+        """Number of trainings behind the setting; a record of consistency compares several."""
+        seeds = self.setup.ask.others if self.task == "consistency" else None
+        return len(self.entries) + (len(seeds) if isinstance(seeds, list) else 0)
 
     @property
     def setup(self) -> Setup:
@@ -84,12 +84,11 @@ class Setting:
 
     @property
     def about(self) -> About:
-        """What the method says of itself."""
+        """Label, family and flags of the method."""
         return about_method(self.first)
 
     def variant(self, name: str) -> About:
-        """What an estimator, or whatever else stands at the end of a score's name, says of
-        itself."""
+        """Return label, family and flags of an estimator, or of another end of a score's name."""
         return about_variant(self.first, name)
 
     @property
@@ -111,7 +110,7 @@ class Setting:
 
     @property
     def question(self) -> str:
-        """What its task asks, for people; empty for a stranger's task."""
+        """Question of its task, for people; empty for a stranger's task."""
         task = known_task(self.first)
         return task.question if task else ""
 
@@ -122,7 +121,7 @@ class Setting:
         return task is None or task.is_on_board
 
     def score(self, name: str) -> Score:
-        """What a score means: header, direction, range."""
+        """Return what a score declares: header, direction, range."""
         return score_of(self.first, name)
 
     @property
@@ -131,7 +130,7 @@ class Setting:
 
     @property
     def place(self) -> str:
-        """What of a block the site is (`resid_post` of `resid_post.15`), or the whole of it."""
+        """Kind of the site: `resid_post` of `resid_post.15`."""
         return self.site.partition(".")[0]
 
     @property
@@ -152,14 +151,14 @@ class Setting:
     @property
     def seconds(self) -> float | None:
         """Mean over seeds."""
-        known = [s for s in (r.cost["seconds"] for r in self.records) if s is not None]
-        return sum(known) / len(known) if known else None
+        times = [s for s in (r.cost["seconds"] for r in self.records) if s is not None]
+        return sum(times) / len(times) if times else None
 
     def values(self, score: str) -> list[float]:
         return [float(r.scores[score]) for r in self.records if score in r.scores]
 
     def estimate(self, score: str) -> Estimate | None:
-        """Over seeds from three seeds on; one record's own interval where it is alone."""
+        """Return a score with its interval over seeds (from three on), or that of a lone record."""
         values = self.values(score)
         if not values:
             return None
@@ -180,56 +179,56 @@ class Setting:
         return sum(values) / len(values) if values else None
 
     def series(self, name: str) -> list[dict[str, list[Any]]]:
-        """The series of this name, one per seed that has it."""
+        """Return the series of this name, one per seed that has it."""
         return [r.series[name] for r in self.records if name in r.series]
 
 
 def variants_of(settings: Iterable[Setting], names: Iterable[str]) -> dict[str, About]:
-    """Return what estimators of some settings say of themselves, in the order of tables."""
+    """Return what estimators of some settings declare, in the order of tables."""
     settings = list(settings)
-    found: dict[str, About] = {}
+    abouts: dict[str, About] = {}
     for name in dict.fromkeys(names):
         every = [setting.variant(name) for setting in settings]
-        found[name] = next((about for about in every if about.label != name), every[0])
-    return dict(sorted(found.items(), key=lambda item: (order(item[1]), item[0])))
+        abouts[name] = next((about for about in every if about.label != name), every[0])
+    return dict(sorted(abouts.items(), key=lambda item: (order(item[1]), item[0])))
 
 
 def methods_of(settings: Iterable[Setting]) -> dict[str, About]:
-    """Return what the methods of some settings say of themselves, as they first occur."""
+    """Return what the methods of some settings declare, in their order."""
     return {setting.method: setting.about for setting in settings}
 
 
 def sae_config(setting: Setting) -> dict[str, Any]:
-    """The config without what is asked of the SAE."""
+    """Return the part of a config that shapes the SAE."""
     return {k: v for k, v in setting.first.config.items() if k not in ("ask", "label")}
 
 
 def most_asked_first(settings: Iterable[Setting]) -> list[Setting]:
-    """Cells by their prompts (of masking: questions); of equals the newest first."""
+    """Sort settings by their number of prompts or questions; of equals, the newest first."""
     newest = sorted(settings, key=lambda setting: setting.first.created, reverse=True)
     return sorted(newest, key=lambda setting: -n_asked(setting))
 
 
 def sae_title(setting: Setting) -> str:
-    """`smollm2, resid_post.7, TopK, prose`: what an SAE was trained on and how."""
+    """Return model, site, method and text of an SAE: `smollm2, resid_post.7, TopK, prose`."""
     parts = [setting.setup.model.name, setting.site, setting.about.label, setting.setup.corpus.name]
     return ", ".join(str(part) for part in parts if part)
 
 
 def n_asked(setting: Setting) -> int:
-    """Prompts (of masking: questions) that an SAE was asked about; 0 for other tasks."""
+    """Return the number of prompts (of masking: questions) of a setting; 0 for other tasks."""
     return counted(setting.first)
 
 
 def counted(record: Record) -> int:
-    """Prompts or questions that a record counts; 0 for tasks without."""
+    """Return the number of prompts or questions of a record; 0 for tasks without."""
     from gradsae.bench import catalogue
 
     return max(record.n.get(name, 0) for name in catalogue.counts())
 
 
 def site_order(setting: Setting) -> tuple[Any, ...]:
-    """By model, the stream before what an MLP adds, and method as everywhere; without depth."""
+    """Return a sort key: model, kind of site (the residual stream first), method."""
     model = setting.setup.model.name
     return (
         MODELS.index(model) if model in MODELS else len(MODELS),
@@ -241,7 +240,7 @@ def site_order(setting: Setting) -> tuple[Any, ...]:
 
 
 def make_settings(entries: Iterable[Entry], task: str | None = None) -> list[Setting]:
-    """Cells of one task (all tasks if None); origins and task versions are never mixed."""
+    """Group the records of one task (all tasks if None) into settings; origins are never mixed."""
     chosen = [e for e in entries if task is None or e.record.task["name"] == task]
     by_record = {id(entry.record): entry for entry in chosen}
     settings: list[Setting] = []

@@ -67,8 +67,8 @@ A family that is not here stands before the controls and gets looks that are fre
 def look_of(about: About) -> Look | None:
     """Return the look that a component has in every figure, or None."""
     members = FAMILIES.get(about.family, ())
-    known = about.member is not None and about.member < len(members)
-    return members[about.member] if known and about.member is not None else None
+    has_look = about.member is not None and about.member < len(members)
+    return members[about.member] if has_look and about.member is not None else None
 
 
 def order(about: About) -> tuple[int, int, str]:

@@ -1,4 +1,4 @@
-"""Worlds: what methods were tried on. Cells of one world share a table and a panel."""
+"""Worlds: sources with their model and text. Settings on one world share a table and a panel."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from gradsae.records.record import content_id
 from gradsae.tables.printing import printable
 
 KEYS = ("source", "model", "corpus")
-"""Parts of a config that say what a method was tried on."""
+"""Parts of a config that make the world."""
 
 
 MAX_TITLE = 100  # characters
@@ -27,24 +27,24 @@ class World:
 
 
 def make_worlds(settings: Iterable[Setting]) -> list[World]:
-    """Synthetic worlds first, then layers by depth; no two have one title."""
+    """Return the worlds, synthetic ones first, then layers by depth; titles are distinct."""
     groups: dict[str, list[Setting]] = {}
     for setting in in_order(settings):
         groups.setdefault(_world(setting), []).append(setting)
-    found = sorted(groups.values(), key=lambda group: _world_order(group[0]))
+    worlds = sorted(groups.values(), key=lambda group: _world_order(group[0]))
     same: dict[tuple[str, int, str], list[Setting]] = {}
-    for first in (group[0] for group in found):
+    for first in (group[0] for group in worlds):
         name = (first.task, first.first.task["version"], world_title(first))
         same.setdefault(name, []).append(first)
     titles: dict[Setting, str] = {}
     for (_, _, title), firsts in same.items():
-        more = [f" ({text})" for text in differences(firsts, KEYS)] if len(firsts) > 1 else [""]
-        titles |= {setting: f"{title}{text}" for setting, text in zip(firsts, more, strict=True)}
-    return [World(printable(titles[group[0]], MAX_TITLE), group) for group in found]
+        endings = [f" ({text})" for text in differences(firsts, KEYS)] if len(firsts) > 1 else [""]
+        titles |= {setting: f"{title}{text}" for setting, text in zip(firsts, endings, strict=True)}
+    return [World(printable(titles[group[0]], MAX_TITLE), group) for group in worlds]
 
 
 def in_order(settings: Iterable[Setting]) -> list[Setting]:
-    """Cells by method, then by label and hyperparameters."""
+    """Sort settings by method, then by label and hyperparameters."""
     return sorted(settings, key=_method_order)
 
 
@@ -59,14 +59,14 @@ def world_title(setting: Setting) -> str:
 
 
 def _world(setting: Setting) -> str:
-    """Id of what a method was tried on, without seeds: rows of one table share it."""
+    """Return the id of a setting's world, without seeds: rows of one table share it."""
     config = setting.first.config
     parts = {key: config[key] for key in KEYS if key in config}
     return content_id([setting.task, setting.first.task["version"], seedless(parts)])
 
 
 def _method_order(setting: Setting) -> tuple[Any, ...]:
-    """By method, then by label and hyperparameters, with numbers in the order of their size."""
+    """Return a sort key: method, label, hyperparameters with numbers by their size."""
     name = [str(setting.setup.label or ""), *map(str, sorted(hyperparameters(setting).items()))]
     words = re.findall(r"\d*\.?\d+|\D+", " ".join(name))
     return order(setting.about), [_word_order(word) for word in words]

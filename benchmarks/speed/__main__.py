@@ -3,13 +3,17 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.launch.command import command
 from benchmarks.speed import growth
 from benchmarks.speed.case import Case
-from benchmarks.speed.table import HEAD, cells, lines, machine
+from benchmarks.speed.table import HEAD, cells, machine
 from benchmarks.speed.timing import Row, compare
 from benchmarks.speed.topics import all_cases
+from gradsae.errors import UserError
+from gradsae.tables.printing import console_table
 
 LEGEND = """
 ratio   median over pairs of other / ours (higher is better); against the floor ours / floor
@@ -18,27 +22,28 @@ memory  peak resident GiB, ours / other; every contender runs in a process of it
 Peers are installed by `make peers`."""
 
 
-def main(arguments: list[str]) -> int:
-    asked = _parser().parse_args(arguments)
-    chosen = _chosen(all_cases(), asked)
-    if not chosen and not asked.growth:
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(arguments)
+    chosen = _chosen(all_cases(), args)
+    if not chosen and not args.growth:
         names = ", ".join(sorted({case.name for case in all_cases()}))
-        print(f"error: no case has that name and shape; names are {names}", file=sys.stderr)
-        return 2
+        raise UserError(f"no case has that name and shape; names are {names}")
     about = machine()
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    rows = [row for case in chosen for row in _measure(case, asked)]
-    print("\n" + "\n".join(lines([cells(row) for row in rows], HEAD)))
+    rows = [row for case in chosen for row in _measure(case, args)]
+    print("\n" + console_table(HEAD, [cells(row) for row in rows]))
+    for row in rows:
+        if row.absent is not None:
+            print(f"{row.name} against {row.other} was not run: {row.absent}")
     print(LEGEND)
-    grown = growth.measure() if asked.growth or not (asked.only or asked.shape) else []
+    grown = growth.measure() if args.growth or not (args.only or args.shape) else []
     if grown:
         print("\nHow cost grows (ours, one thing changed at a time):")
-        print("\n".join(lines([g.cells() for g in grown], growth.HEAD)))
-    if asked.json:
-        found = {"machine": about, "rows": [row.as_json() for row in rows]}
-        found["growth"] = [vars(g) for g in grown]
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
-    return 0
+        print(console_table(growth.HEAD, [g.cells() for g in grown]))
+    if args.json:
+        numbers = {"machine": about, "rows": [row.as_json() for row in rows]}
+        numbers["growth"] = [vars(g) for g in grown]
+        args.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,24 +63,24 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _chosen(cases: list[Case], asked: argparse.Namespace) -> list[Case]:
+def _chosen(cases: list[Case], args: argparse.Namespace) -> list[Case]:
     return [
         case
         for case in cases
-        if ((not asked.only and not asked.growth) or case.name in (asked.only or ()))
-        and (asked.shape is None or asked.shape in case.shape)
+        if ((not args.only and not args.growth) or case.name in (args.only or ()))
+        and (args.shape is None or args.shape in case.shape)
     ]
 
 
-def _measure(case: Case, asked: argparse.Namespace) -> list[Row]:
+def _measure(case: Case, args: argparse.Namespace) -> list[Row]:
     rows = []
-    for name in case.others:
-        if asked.against and name not in asked.against:
+    for name in case.contenders:
+        if args.against and name not in args.against:
             continue
         print(f"{case.name} ({case.shape}) against {name} ...", file=sys.stderr, flush=True)
-        rows.append(compare(case, name, asked.pairs or case.pairs))
+        rows.append(compare(case, name, args.pairs or case.pairs))
     return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command(main))

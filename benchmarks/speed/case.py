@@ -1,4 +1,4 @@
-"""What a comparison of speed is: the same unit of work, done by several contenders."""
+"""One comparison of speed: the same unit of work, done by several contenders."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,10 +26,11 @@ class Case:
     """What --only takes."""
     shape: str
     """What --shape takes."""
-    what: str
-    """One sentence: what one unit of work is, and on what terms the others do it."""
+    unit: str
+    """One unit of work in one sentence, and the terms on which other contenders do it."""
     ours: Setup
-    others: Mapping[str, Setup]
+    contenders: Mapping[str, Setup]
+    """By name, without ours."""
     bars: Mapping[str, float] = field(default_factory=dict)
     """The ratio to reach: other / ours at least; for the floor, ours / floor at most."""
     pairs: int = 7

@@ -17,9 +17,9 @@ def cases() -> list[Case]:
         Case(
             name="generator",
             shape="16384 features, 768 dims",
-            what=f"draw {BATCH} rows with Zipf rates, hierarchy and correlation, and their x",
+            unit=f"draw {BATCH} rows with Zipf rates, hierarchy and correlation, and their x",
             ours=lambda: ours(16384),
-            others={"saelens": lambda: saelens(16384)},
+            contenders={"saelens": lambda: saelens(16384)},
             bars={"saelens": 20},
         )
     ]

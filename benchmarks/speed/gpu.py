@@ -49,7 +49,7 @@ def cases() -> list[Case]:
 
 
 def topk_step(shape: Shape) -> Case:
-    others: dict[str, Setup] = {
+    contenders: dict[str, Setup] = {
         "sparsify": lambda: sparsify(shape, cuda()),
         "saelens": lambda: saelens(shape, cuda()),
         "compiled": lambda: compiled(shape, cuda()),
@@ -58,9 +58,9 @@ def topk_step(shape: Shape) -> Case:
     return Case(
         name="topk step gpu",
         shape=str(shape),
-        what=f"{STEPS} training steps, products in bf16; others: forward, loss, backward, Adam",
+        unit=f"{STEPS} training steps, products in bf16; others: forward, loss, backward, Adam",
         ours=lambda: ours(shape, cuda()),
-        others=others,
+        contenders=contenders,
         bars={"sparsify": 2, "saelens": 2, "compiled": 2, "floor": 2},
     )
 

@@ -9,14 +9,14 @@ from benchmarks.speed.steps import Shape, ours
 from benchmarks.speed.table import duration
 from benchmarks.speed.worker import LEAST_SECONDS, timed
 
-HEAD = ("what", "changed", "value", "time", "per sample")
+HEAD = ("unit of work", "changed", "value", "time", "per sample")
 REPEATS = 5
 BASE = Shape(1024, 768, 16384, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    what: str
+    unit: str
     changed: str
     value: int
     seconds: float
@@ -24,7 +24,7 @@ class Growth:
 
     def cells(self) -> tuple[str, ...]:
         per_sample = duration(self.seconds / self.samples)
-        return self.what, self.changed, str(self.value), duration(self.seconds), per_sample
+        return self.unit, self.changed, str(self.value), duration(self.seconds), per_sample
 
 
 def measure() -> list[Growth]:
@@ -38,20 +38,20 @@ def measure() -> list[Growth]:
 
 
 def _steps(changed: str, values: tuple[int, ...]) -> list[Growth]:
-    found = []
+    grown = []
     for value in values:
         shape = BASE._replace(**{changed: value})
         seconds = median_seconds(lambda s=shape: ours("topk", s), REPEATS)
-        found.append(
+        grown.append(
             Growth(
-                what=f"topk step, otherwise {BASE}",
+                unit=f"topk step, otherwise {BASE}",
                 changed=changed,
                 value=value,
                 seconds=seconds,
                 samples=shape.batch,
             )
         )
-    return found
+    return grown
 
 
 def median_seconds(setup: Setup, repeats: int) -> float:
@@ -65,7 +65,7 @@ def median_seconds(setup: Setup, repeats: int) -> float:
 def _draws() -> list[Growth]:
     return [
         Growth(
-            what="draw from the 16k world's law, 768 dims",
+            unit="draw from the 16k world's law, 768 dims",
             changed="n_features",
             value=n_features,
             seconds=median_seconds(lambda n=n_features: generator.ours(n), REPEATS),

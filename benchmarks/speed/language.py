@@ -48,10 +48,10 @@ def harvest(n_tokens: int) -> Case:
     return Case(
         name="harvest",
         shape=f"smollm2 block {LAYER}, {n_tokens} tokens",
-        what=f"read {n_tokens} tokens in windows of {CONTEXT} (bfloat16 where the CPU has it), "
+        unit=f"read {n_tokens} tokens in windows of {CONTEXT} (bfloat16 where the CPU has it), "
         "filter, shuffle, hash and store them; the other side runs the same blocks, keeps nothing",
         ours=lambda: _harvest(n_tokens),
-        others={"bare forward": lambda: _bare_forward(n_tokens)},
+        contenders={"bare forward": lambda: _bare_forward(n_tokens)},
         bars={"bare forward": 0.9},
         pairs=5,
     )
@@ -62,11 +62,11 @@ def ablation() -> Case:
     return Case(
         name="ablation",
         shape=f"smollm2 block {LAYER}, {N_POS} tokens, {D_SAE} latents",
-        what=f"the exact effects of all active latents of a {N_POS}-token prompt, reading it "
+        unit=f"the exact effects of all active latents of a {N_POS}-token prompt, reading it "
         "included; the plain loop runs the whole model once per latent, logits at the last "
         "position only",
         ours=_ablation,
-        others={"plain": _plain_ablation},
+        contenders={"plain": _plain_ablation},
         bars={"plain": 6.0},
         pairs=5,
     )
@@ -77,10 +77,10 @@ def gradient() -> Case:
     return Case(
         name="gradient estimate",
         shape=f"smollm2 block {LAYER}, {N_POS} tokens, {D_SAE} latents",
-        what=f"read a {N_POS}-token prompt through the SAE, score its active latents by gradient "
+        unit=f"read a {N_POS}-token prompt through the SAE, score its active latents by gradient "
         "times activation; the floor is one forward of the model, logits at the last position only",
         ours=_gradient_estimate,
-        others={"floor": _full_forward},
+        contenders={"floor": _full_forward},
         bars={"floor": 3.0},
         pairs=5,
     )
@@ -91,11 +91,11 @@ def eight_saes(n_tokens: int) -> Case:
     return Case(
         name="eight SAEs",
         shape=f"smollm2 block {LAYER}, {n_tokens} tokens, {D_SAE} latents",
-        what=f"tokenise and harvest {n_tokens} tokens into a new store, then train {N_SAES} TopK "
+        unit=f"tokenise and harvest {n_tokens} tokens into a new store, then train {N_SAES} TopK "
         f"SAEs on it for one epoch; the other side makes one SAE in this way, so {N_SAES} times "
         f"the ratio is the gain over {N_SAES} separate runs. The loaded model is shared by both",
         ours=lambda: _saes_from_nothing(n_tokens, N_SAES),
-        others={"one of eight runs": lambda: _saes_from_nothing(n_tokens, 1)},
+        contenders={"one of eight runs": lambda: _saes_from_nothing(n_tokens, 1)},
         bars={"one of eight runs": 3 / N_SAES},
         pairs=5,
     )

@@ -14,9 +14,9 @@ def cases() -> list[Case]:
         Case(
             name="nearest",
             shape=shape,
-            what="largest cosines of true features and latents, both ways, 256 dims",
+            unit="largest cosines of true features and latents, both ways, 256 dims",
             ours=partial(_nearest, n_features, n_latents, 4096),
-            others={"unchunked": partial(_nearest, n_features, n_latents, WHOLE)},
+            contenders={"unchunked": partial(_nearest, n_features, n_latents, WHOLE)},
             bars={},
         )
         for shape, n_features, n_latents in (
@@ -28,9 +28,9 @@ def cases() -> list[Case]:
         Case(
             name="matching",
             shape=f"{n_features} features, {n_latents} {kind} latents",
-            what="best one-to-one matching of true features and latents, 256 dims",
+            unit="best one-to-one matching of true features and latents, 256 dims",
             ours=partial(_matching, n_features, n_latents, kind, 1),
-            others={"scipy": partial(_matching, n_features, n_latents, kind, WHOLE)},
+            contenders={"scipy": partial(_matching, n_features, n_latents, kind, WHOLE)},
             bars={},
             pairs=5,
         )

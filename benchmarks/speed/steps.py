@@ -34,15 +34,15 @@ SHAPES = (Shape(1024, 768, 16384, 32), Shape(2048, 576, 4096, 32))
 
 
 def cases() -> list[Case]:
-    what = "one training step; others: forward, same loss, backward, fused Adam in float32"
+    unit = "one training step; others: forward, same loss, backward, fused Adam in float32"
     bars = {"saelens": 4, "dictionary_learning": 4, FLOOR: 1.5}
-    found = [
+    listed = [
         Case(
             name="topk step",
             shape=str(shape),
-            what=what,
+            unit=unit,
             ours=lambda s=shape: ours("topk", s),
-            others={
+            contenders={
                 "saelens": lambda s=shape: peers.saelens_topk(batch(s), s.d_sae, s.k),
                 "dictionary_learning": lambda s=shape: peers.dictionary_learning_topk(
                     batch(s), s.d_sae, s.k
@@ -57,23 +57,23 @@ def cases() -> list[Case]:
     shape = SHAPES[0]
     text = str(shape).replace(f"k {shape.k}", f"l0 {L0}")
     for name, saelens in (("gba", None), ("jumprelu", "jumprelu"), ("l1", "standard")):
-        others: dict[str, Setup] = {"dense": lambda n=name: dense_threshold(n, shape)}
+        contenders: dict[str, Setup] = {"dense": lambda n=name: dense_threshold(n, shape)}
         if saelens:
-            others["saelens"] = lambda n=saelens: peers.saelens_threshold(
+            contenders["saelens"] = lambda n=saelens: peers.saelens_threshold(
                 n, batch(shape), opening_biases(shape), shape.d_sae
             )
-        others[FLOOR] = lambda: floor(shape._replace(k=L0))
-        found.append(
+        contenders[FLOOR] = lambda: floor(shape._replace(k=L0))
+        listed.append(
             Case(
                 name=f"{name} step",
                 shape=text,
-                what=what,
+                unit=unit,
                 ours=lambda n=name: ours(n, shape),
-                others=others,
-                bars=dict.fromkeys(others.keys() - {FLOOR}, 2.5),
+                contenders=contenders,
+                bars=dict.fromkeys(contenders.keys() - {FLOOR}, 2.5),
             )
         )
-    return found
+    return listed
 
 
 def batch(shape: Shape) -> Tensor:
@@ -106,8 +106,8 @@ def opening_biases(shape: Shape) -> Tensor:
     """Return the biases at which every latent fires on L0 / d_sae of the batch."""
     x = batch(shape)
     rank = max(1, round(L0 / shape.d_sae * len(x)))
-    found = [(x @ W.mT).topk(rank, dim=0).values[-1] for W in _weights(shape).split(1024)]
-    return -torch.cat(found) + 1e-6
+    levels = [(x @ W.mT).topk(rank, dim=0).values[-1] for W in _weights(shape).split(1024)]
+    return -torch.cat(levels) + 1e-6
 
 
 def ours(name: str, shape: Shape) -> Work:

@@ -17,9 +17,9 @@ def cases() -> list[Case]:
         Case(
             name="shared stream",
             shape="8 SAEs, 512 latents, 16384 features, 256 dims",
-            what=f"{STEPS} steps of 8 SAEs (TopK, l1, GBA) on a synthetic source, batch {BATCH}",
+            unit=f"{STEPS} steps of 8 SAEs (TopK, l1, GBA) on a synthetic source, batch {BATCH}",
             ours=lambda: _work(together=True),
-            others={"one after another": lambda: _work(together=False)},
+            contenders={"one after another": lambda: _work(together=False)},
             bars={},
         )
     ]

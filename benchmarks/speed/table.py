@@ -1,4 +1,4 @@
-"""The table that is printed, and the lines above it that say what it was measured on."""
+"""The printed rows, and a description of the machine."""
 
 import os
 import platform
@@ -6,11 +6,11 @@ import platform
 from benchmarks.speed.case import FLOOR
 from benchmarks.speed.timing import Row
 
-HEAD = ("what", "shape", "against", "ours", "other", "ratio", "range", "bar", "", "memory")
+HEAD = ("case", "shape", "against", "ours", "other", "ratio", "range", "bar", "", "memory")
 
 
 def machine() -> dict[str, str | int | float]:
-    """Return what the numbers depend on."""
+    """Return the properties of this machine on which the numbers depend."""
     import torch
 
     return {
@@ -35,7 +35,7 @@ def _cpu() -> str:
 def cells(row: Row) -> tuple[str, ...]:
     """Return one row of the table as text."""
     if row.absent is not None:
-        return (row.name, row.shape, row.other, f"not run: {row.absent}", *[""] * 6)
+        return (row.name, row.shape, row.other, "not run", *[""] * 6)
     assert row.ratio is not None and row.seconds_ours is not None and row.seconds_other is not None
     sign = "<=" if row.other == FLOOR else ">="
     verdict = {None: "", True: "met", False: "MISSED"}[row.met]
@@ -62,16 +62,3 @@ def duration(seconds: float) -> str:
 def _memory(row: Row) -> str:
     sizes = (row.peak_bytes_ours, row.peak_bytes_other)
     return " / ".join("-" if size is None else f"{size / 2**30:.2f}" for size in sizes)
-
-
-def lines(rows: list[tuple[str, ...]], head: tuple[str, ...]) -> list[str]:
-    """Return aligned lines; the first column of an absent contender's reason may run on."""
-    table = [head, *rows]
-    plain = [row for row in table if not row[3].startswith("not run")]
-    widths = [max((len(row[i]) for row in plain), default=0) for i in range(len(head))]
-    for i in range(3):
-        widths[i] = max(len(row[i]) for row in table)
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]

@@ -16,7 +16,7 @@ class Row:
 
     name: str
     shape: str
-    what: str
+    unit: str
     other: str
     absent: str | None = None
     """Why there are no numbers."""
@@ -48,7 +48,7 @@ class Contender(Protocol):
 
 def compare(case: Case, other: str, pairs: int) -> Row:
     """Start both contenders, warmed up, and compare them."""
-    row = Row(name=case.name, shape=case.shape, what=case.what, other=other)
+    row = Row(name=case.name, shape=case.shape, unit=case.unit, other=other)
     with ExitStack() as stack:
         try:
             workers = [stack.enter_context(Worker(case, name)) for name in (OURS, other)]
@@ -63,14 +63,14 @@ def race(row: Row, workers: Sequence[Contender], pairs: int) -> Row:
     for i in range(pairs):
         for side in (0, 1) if i % 2 == 0 else (1, 0):
             times[side].append(workers[side].seconds())
-    ours, others = times
+    ours, theirs = times
     floor = row.other == FLOOR
-    ratios = [a / b if floor else b / a for a, b in zip(ours, others, strict=True)]
+    ratios = [a / b if floor else b / a for a, b in zip(ours, theirs, strict=True)]
     return replace(
         row,
         pairs=pairs,
         seconds_ours=statistics.median(ours),
-        seconds_other=statistics.median(others),
+        seconds_other=statistics.median(theirs),
         ratio=statistics.median(ratios),
         least=min(ratios),
         most=max(ratios),

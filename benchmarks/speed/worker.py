@@ -1,4 +1,4 @@
-"""A process of its own for each contender: it waits, works when told to, and says how long it took.
+"""A process for each contender: it waits, works on request, and answers with its time.
 
 Contenders do not share an allocator, a thread pool or a heap. Other libraries, and steps as they
 are commonly written, run as torch is by itself; whatever is ours, and the floor, as this package
@@ -41,12 +41,12 @@ class Worker:
 
     def __init__(self, case: Case, contender: str) -> None:
         settings = "0" if contender in FOREIGN else "1"
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (a pipe would fill up)
+        self._messages = tempfile.TemporaryFile("w+")  # noqa: SIM115 (a pipe would fill up)
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, case.name, case.shape, contender],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._messages,
             text=True,
             env={**_PLAIN, "GRADSAE_TORCH_SETTINGS": settings},
         )
@@ -70,7 +70,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
-        self._said.close()
+        self._messages.close()
 
     def _ask(self, repeats: int) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -83,8 +83,8 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            self._said.seek(0)
-            last = self._said.read().strip().splitlines()[-1:] or ["it said nothing"]
+            self._messages.seek(0)
+            last = self._messages.read().strip().splitlines()[-1:] or ["it printed nothing"]
             return {"absent": f"it failed: {last[0]}"}
         return json.loads(line)
 
@@ -94,7 +94,7 @@ def main(name: str, shape: str, contender: str) -> None:
     with redirect_stdout(sys.stderr):  # whatever a library prints is no answer
         case = find(name, shape)
         try:
-            work = (case.ours if contender == OURS else case.others[contender])()
+            work = (case.ours if contender == OURS else case.contenders[contender])()
         except Absent as reason:
             print(json.dumps({"absent": str(reason)}), file=answers, flush=True)
             return

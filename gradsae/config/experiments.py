@@ -120,7 +120,7 @@ def _full(row: str, experiment: str | None, folders: Sequence[Path]) -> str:
     if path is None:
         raise UserError(f"row={row}: name its experiment, experiment=NAME or row=NAME/{name}")
     rows = [other if "/" in other else f"{owner}/{other}" for other in rows_of(path)]
-    rows += [f"{owner}/{own}" for own in read(path).get("rows") or {}]
+    rows += [f"{owner}/{key}" for key in read(path).get("rows") or {}]
     match = [other for other in rows if other.rpartition("/")[2] == name]
     if not match:
         names = ", ".join(dict.fromkeys(other.rpartition("/")[2] for other in rows))

@@ -45,11 +45,11 @@ def refuse_unknown(path: str, node: Any) -> None:
         return
     component = class_of(node)
     if component is not None:
-        known = [field.name for field in _settable(component)]
+        settable = [field.name for field in _settable(component)]
         for key in node:
-            if key not in known and key not in INSTANTIATE:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                mend = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            if key not in settable and key not in INSTANTIATE:
+                near = difflib.get_close_matches(str(key), settable, n=1)
+                mend = f"did you mean {near[0]}?" if near else f"it has {', '.join(settable)}"
                 raise UserError(f"{path}.{key}: {component.__name__} has no field {key!r}; {mend}")
     for key, value in node.items():
         refuse_unknown(f"{path}.{key}", value)
@@ -61,10 +61,10 @@ def class_of(node: Mapping[Any, Any]) -> type | None:
     if not isinstance(name, str) or "${" in name:
         return None
     try:
-        found = get_class(name)
+        component = get_class(name)
     except Exception:  # instantiate says why
         return None
-    return found if is_dataclass(found) else None
+    return component if is_dataclass(component) else None
 
 
 def _settable(component: type) -> list[Field[Any]]:

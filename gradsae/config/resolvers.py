@@ -28,9 +28,9 @@ def calibrated(method: str, field: str, otherwise: Any, *, _root_: DictConfig) -
     if not isinstance(value, DictConfig):
         return value
     if _root_.k not in value:
-        known = ", ".join(str(k) for k in value)
+        ks = ", ".join(str(k) for k in value)
         raise UserError(
-            f"trainer.{field}: not known for k={_root_.k}, only for {known}; set trainer.{field}"
+            f"trainer.{field}: not known for k={_root_.k}, only for {ks}; set trainer.{field}"
         )
     return value[_root_.k]
 
@@ -48,8 +48,8 @@ def regret_choice(method: str, *, _root_: DictConfig) -> list[int] | None:
         return None
     worlds = _choices(ROOT / chosen.file, chosen.file)
     if chosen.world not in worlds:
-        known = ", ".join(worlds)
-        raise UserError(f"{chosen.file}: no choice for {chosen.world!r}; it has {known}")
+        names = ", ".join(worlds)
+        raise UserError(f"{chosen.file}: no choice for {chosen.world!r}; it has {names}")
     return worlds[chosen.world].get(method)
 
 
