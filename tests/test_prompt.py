@@ -9,7 +9,7 @@ from tiny_prompts import Windows, planted, random_sae, tiny_lm
 from gradsae.errors import UserError
 from gradsae.lm.sites import Site, parse_site
 from gradsae.prompts.seen import NoActiveLatentError, SeenPrompt, check_weights, see, see_from
-from gradsae.prompts.sets import CutPrompts, GivenPrompts, make_prompt, token_of
+from gradsae.prompts.sets import CutPrompts, GivenPrompts, make_prompt, tokens_of
 from gradsae.sae.codes import from_dense
 from gradsae.sae.model import SAE
 
@@ -178,7 +178,7 @@ def test_given_prompts_keep_their_answers(lm, source):
         ("", "a", r"prompts\.texts\[1\]: empty prompt: it needs at least 1 token, got ''"),
         ("x" * 65, "a", r"texts\[1\]: prompt of 65 tokens is longer than .* of tiny \(64\)"),
         ("x", "ab", r"targets\[1\]: .* one token, 'ab' is 2 \('a', 'b'\); .*one_token=false"),
-        ("x", "", r"targets\[1\]: a target must be one token, '' is 0 \(none\)"),
+        ("x", "", r"targets\[1\]: an answer must be at least one token, got ''"),
     ],
 )
 def test_a_bad_given_prompt_is_named_by_field_place_and_value(source, text, target, message):
@@ -218,7 +218,7 @@ def test_a_target_outside_the_vocabulary_is_rejected(lm, tokens):
 
 
 def test_a_target_of_one_token_is_that_token(lm):
-    assert lm.text([token_of(lm, "q")]) == "q"
+    assert lm.text(tokens_of(lm, "p", "q")) == "q"
 
 
 @pytest.mark.parametrize(

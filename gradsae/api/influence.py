@@ -181,10 +181,10 @@ def _table(setup: PromptSetup, study: Study, chosen: Sequence[Estimator], k: int
     order = first.argsort(descending=True, stable=True)
     codes = seen.codes.cpu()
     peak = codes.argmax(0)[order]
-    texts = [lm.text([token]) for token in seen.token_ids.tolist()]
+    texts = lm.tokens.pieces(seen.token_ids.tolist())
     in_units = [estimator.name for estimator in chosen if estimator.in_units]
     labels = {estimator.name: estimator.about.label for estimator in chosen}
-    answer = lm.text([setup.prompt.target, *setup.prompt.rest])
+    answer = lm.text([setup.prompt.target, *setup.prompt.rest], after=seen.token_ids)
     notes = [
         f"Next: {answer!r}, of whose first token the model gives probability "
         f"{setup.target_prob:.3g}. {seen.n_active} latents of {setup.placed.name} fire.",

@@ -120,7 +120,7 @@ def set_up(
     placed.sae.to(lm.device)
     token_ids = lm.prompt(prompt)[0]
     logits = next_logits(lm, token_ids)
-    tokens = _target(lm, target, logits)
+    tokens = _target(lm, prompt, target, logits)
     made = make_prompt(lm, token_ids, tokens[0], "prompt")
     probability = logits.double().softmax(-1)[tokens[0]].item()
     with_target = Prompt(**{**vars(made), "rest": tuple(tokens[1:])})
@@ -128,7 +128,9 @@ def set_up(
     return PromptSetup(source, placed, with_target, probability, _warnings(lm, placed, place))
 
 
-def _target(lm: LM, target: str | int | None, logits: Float[Tensor, " vocab"]) -> list[int]:
+def _target(
+    lm: LM, prompt: str, target: str | int | None, logits: Float[Tensor, " vocab"]
+) -> list[int]:
     """Return the tokens of the target: by default the model's most likely next one."""
     if target is None:
         return [int(logits.argmax())]
@@ -136,7 +138,7 @@ def _target(lm: LM, target: str | int | None, logits: Float[Tensor, " vocab"]) -
         raise UserError(f"target must be a text or the number of a token, got {target!r}")
     if isinstance(target, int):
         return [target]
-    return tokens_of(lm, target)
+    return tokens_of(lm, prompt, target)
 
 
 def _warnings(lm: LM, placed: PlacedSAE, place: Site) -> list[str]:

@@ -129,6 +129,7 @@ def _table(
     batch_rows: int,
 ) -> Table:
     lm, target = setup.lm, setup.prompt.target
+    target_text = lm.text([target], after=setup.prompt.token_ids)
     effect, logit, spread = _measured(text, chosen, edits, target, batch_rows)
     probability = [setup.target_prob, *(setup.target_prob * effect.exp()).tolist()]
     columns: dict[str, list[Any]] = {
@@ -151,7 +152,7 @@ def _table(
             "text": "what the model writes",
         },
         bars=["effect"],
-        notes=[f"Target: {lm.text([target])!r}.", *setup.notes],
+        notes=[f"Target: {target_text!r}.", *setup.notes],
     )
 
 
@@ -188,4 +189,4 @@ def _texts(
     written: list[Int[Tensor, " new"]] = [lm.generate(ids[None], n_new)[0, len(ids) :]]
     for edit in edits:
         written.append(continue_steered(setup.source, sae, ids, chosen, edit, n_new))
-    return [lm.text(tokens) for tokens in written]
+    return [lm.text(tokens, after=ids) for tokens in written]

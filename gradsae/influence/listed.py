@@ -44,7 +44,7 @@ def tokens_of(prompt: tuple[str, int], token_ids: Int[Tensor, " pos"], lm: LM) -
     return {
         prompt[0]: [prompt[1]] * n,
         "position": list(range(n)),
-        "token": [lm.text([token]) for token in token_ids.tolist()],
+        "token": lm.tokens.pieces(token_ids.tolist()),
     }
 
 

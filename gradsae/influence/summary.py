@@ -83,11 +83,12 @@ def _add_agreement(out: Scores, cases: Sequence[Case], name: str, seed: int) -> 
 
 def per_prompt(cases: Sequence[Case], lm: LM) -> Series:
     """Return one row per prompt; a score that a prompt does not have is null."""
+    prompts = [case.question.prompt for case in cases]
     table: Series = {
         "prompt": [case.question.index for case in cases],
         "origin": [case.question.prompt.origin for case in cases],
         "text": [case.question.prompt.text[:MAX_CHARACTERS] for case in cases],
-        "target": [lm.text([case.question.prompt.target]) for case in cases],
+        "target": [lm.text([p.target], after=p.token_ids) for p in prompts],
         "target_prob": [case.question.target_prob for case in cases],
         "n_tokens": [len(case.question.prompt.token_ids) for case in cases],
         "n_active": [case.n_active for case in cases],

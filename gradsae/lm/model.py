@@ -6,6 +6,7 @@ that do it are set on the shared model, so one LM must not be used from two thre
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -18,6 +19,7 @@ from gradsae.lm.loading import load_parts
 from gradsae.lm.rerun import Rerun, run_to
 from gradsae.lm.sites import Site, find_layout
 from gradsae.lm.spec import LanguageModel
+from gradsae.lm.tokens import Tokens
 
 Activation = Float[Tensor, "batch pos d_in"]
 
@@ -99,10 +101,17 @@ class LM:
     def weights_id(self) -> str:
         return self.spec.weights_id()
 
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Texts and tokens in their place."""
+        rows = self.model.get_input_embeddings()
+        n_tokens = getattr(rows, "num_embeddings", self.vocab_size)
+        return Tokens(name=self.name, tokenizer=self.tokenizer, n_tokens=n_tokens)
+
     @property
     def prefix_ids(self) -> list[int]:
         """Tokens that the tokenizer puts before every text: Gemma's <bos>, none for SmolLM2."""
-        return list(self.tokenizer("").input_ids)
+        return self.tokens.added.front
 
     def check_site(self, site: Site) -> None:
         """Raise UserError unless this model has the site."""
@@ -113,17 +122,17 @@ class LM:
         return {**self.spec.provenance(), "architecture": type(self.model).__name__}
 
     def tokenize(self, text: str | Sequence[str], *, special: bool = True) -> list[list[int]]:
-        """Return the token ids of each text; `special` adds the tokenizer's own (`prefix_ids`)."""
+        """Return the token ids of each text; `special` adds all of the tokenizer's own."""
         texts = [text] if isinstance(text, str) else list(text)
-        if not texts:
-            return []
-        # verbose: no warning about texts longer than the context; windows are cut by the caller.
-        return self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
+        return self.tokens.ids(texts, special=special) if texts else []
 
     def prompt(self, text: str) -> Int[Tensor, "1 pos"]:
-        """Return a prompt's token ids on the device. UserError if it is empty or too long."""
-        ids = self.tokenize(text)[0]
-        if not text or not ids:
+        """Return a prompt's token ids on the device, without special tokens at the end.
+
+        UserError if it is empty or too long.
+        """
+        ids = self.tokens.opened(text) if text else []
+        if not ids:
             raise UserError(f"empty prompt: it needs at least 1 token, got {text!r}")
         if len(ids) > self.max_context:
             raise UserError(
@@ -132,16 +141,22 @@ class LM:
             )
         return torch.tensor([ids], device=self.device)
 
-    def text(self, token_ids: Int[Tensor, " pos"] | Sequence[int]) -> str:
-        """Return the text of tokens, special ones included."""
-        return self.tokenizer.decode([int(i) for i in token_ids])
+    def text(
+        self,
+        token_ids: Int[Tensor, " pos"] | Sequence[int],
+        *,
+        after: Int[Tensor, " before"] | Sequence[int] = (),
+    ) -> str:
+        """Return the text of tokens, special ones included, as it reads after others."""
+        return self.tokens.text([int(i) for i in token_ids], after=[int(i) for i in after])
 
     def special_positions(self, token_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Return True at position 0 and at every special token.
 
         Position 0 carries a norm 130 times the rest in SmolLM2, so no statistic should see it.
         """
-        special = torch.tensor(self.tokenizer.all_special_ids, device=token_ids.device)
+        special_ids = [*self.tokenizer.all_special_ids, *self.prefix_ids]
+        special = torch.tensor(special_ids, device=token_ids.device)
         mask = torch.isin(token_ids, special)
         mask[:, 0] = True
         return mask

@@ -88,7 +88,7 @@ class Writer:
             for row, token in zip(open_, logits.argmax(-1).tolist(), strict=True):
                 written[row].append(token)
             steps += len(open_)
-        texts = [self.format.cut(self.source.lm().text(tokens).lstrip()) for tokens in written]
+        texts = [self.format.cut(self._text(tokens)) for tokens in written]
         cost_per_step = 1.0 if cache is None else 1 / len(self.question.asked_ids)
         return Answers(texts, steps * cost_per_step)
 
@@ -136,8 +136,11 @@ class Writer:
         return read_cache(cache, 0, lm.n_layers, len(question_ids))
 
     def _has_ended(self, tokens: list[int]) -> bool:
-        text = self.source.lm().text(tokens).lstrip()
+        text = self._text(tokens)
         return any(end in text for end in self.format.ends)
+
+    def _text(self, tokens: list[int]) -> str:
+        return self.source.lm().text(tokens, after=self.question.asked_ids).lstrip()
 
 
 def changed(

@@ -135,10 +135,13 @@ class GivenPrompts(PromptSet):
 
     def _prompts(self, lm: LM) -> Iterator[Prompt]:
         for i, (text, target) in enumerate(zip(self.texts, self.targets, strict=True)):
-            with _about(f"prompts.targets[{i}]"):
-                ids = [token_of(lm, target)] if self.one_token else tokens_of(lm, target)
             with _about(f"prompts.texts[{i}]"):
                 token_ids = lm.prompt(text)[0]
+            with _about(f"prompts.targets[{i}]"):
+                ids = tokens_of(lm, text, target)
+                if self.one_token and len(ids) > 1:
+                    raise UserError(_too_long(lm, target, token_ids.tolist(), ids))
+            with _about(f"prompts.texts[{i}]"):
                 _check_length(lm, len(token_ids) + len(ids) - 1)
                 prompt = make_prompt(lm, token_ids, ids[0], f"text {i}")
             yield replace(prompt, rest=tuple(ids[1:]))
@@ -164,23 +167,22 @@ def make_prompt(lm: LM, token_ids: Int[Tensor, " pos"], target: int, origin: str
     return Prompt(token_ids=token_ids.to(lm.device), target=target, text=text, origin=origin)
 
 
-def token_of(lm: LM, text: str) -> int:
-    """Return the id of a text that is exactly one token; UserError if it is not."""
-    ids = lm.tokenize(text, special=False)[0]
-    if len(ids) != 1:
-        pieces = ", ".join(repr(lm.text([i])) for i in ids) or "none"
-        raise UserError(
-            f"a target must be one token, {text!r} is {len(ids)} ({pieces}); "
-            "prompts.one_token=false asks about all tokens of an answer"
-        )
-    return ids[0]
+def _too_long(lm: LM, target: str, before: list[int], ids: list[int]) -> str:
+    pieces = lm.tokens.pieces([*before, *ids])[len(before) :]
+    return (
+        f"a target must be one token, {target!r} is {len(ids)} ({', '.join(map(repr, pieces))}); "
+        "prompts.one_token=false asks about all tokens of an answer"
+    )
 
 
-def tokens_of(lm: LM, text: str) -> list[int]:
-    """Return the ids of an answer; UserError if it has none."""
-    ids = lm.tokenize(text, special=False)[0]
+def tokens_of(lm: LM, text: str, answer: str) -> list[int]:
+    """Return the ids of an answer where it follows a text.
+
+    Raises UserError if it has none, or if the tokenizer joins it to the text.
+    """
+    ids = lm.tokens.following(text, answer)
     if not ids:
-        raise UserError(f"an answer must be at least one token, got {text!r}")
+        raise UserError(f"an answer must be at least one token, got {answer!r}")
     return ids
 
 

@@ -70,11 +70,24 @@ def _collect(
         text = documents[i]["text"]
         if n_chars is not None and len(text) > n_chars:
             start = int(torch.randint(len(text) - n_chars + 1, (), generator=generator))
-            text = text[start : start + n_chars]
+            text = _piece(lm, text, start, n_chars)
         whole = _shuffled(_whole_windows(lm, text, context_length), generator)
         chosen += whole[:quota]
         spare += whole[quota:]
     return chosen, spare
+
+
+def _piece(lm: LM, text: str, start: int, n_chars: int) -> str:
+    """Return so many characters of a text, or the whole words among them.
+
+    Whole words are needed where the tokenizer gives the beginning of a text other tokens than its
+    inside: half a word would then be a word of its own.
+    """
+    piece = text[start : start + n_chars]
+    if not lm.tokens.marks_starts:
+        return piece
+    first = piece.find(" ") + 1 if start else 0
+    return piece[first : max(piece.rfind(" "), first)] or piece
 
 
 def _whole_windows(lm: LM, text: str, context_length: int) -> Windows:

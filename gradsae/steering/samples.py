@@ -65,8 +65,11 @@ def sample_texts(
             latents=", ".join(map(str, latents.latents.tolist())),
             mode=intervention.mode,
             dose=intervention.dose,
-            before=lm.text(before),
-            after=lm.text(continue_steered(source, sae, token_ids, latents, intervention, n_new)),
+            before=lm.text(before, after=token_ids),
+            after=lm.text(
+                continue_steered(source, sae, token_ids, latents, intervention, n_new),
+                after=token_ids,
+            ),
         )
         for selector, latents in chosen.items()
         for intervention in interventions

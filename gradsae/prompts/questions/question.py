@@ -17,6 +17,8 @@ from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource
 from gradsae.lm.model import LM
+from gradsae.lm.tokens import JoinedTokensError
+from gradsae.prompts.sets import tokens_of
 
 
 class Candidate(NamedTuple):
@@ -113,7 +115,7 @@ class Questions:
 
     def draw(self, source: ModelSource, seed: int) -> DrawnQuestions:
         """Return the questions by context; UserError if the model answers none right."""
-        lm, n_tried, n_asked = source.lm(), 0, 0
+        lm, n_tried, n_asked, joined = source.lm(), 0, 0, ""
         by_context: dict[int, list[Question]] = {}
         for candidate in self.of.candidates(source, seed):
             right = by_context.setdefault(candidate.context_index, [])
@@ -124,7 +126,11 @@ class Questions:
             if len(right) == self.per_context:
                 continue
             n_asked += 1
-            question = put(lm, candidate, self.format)
+            try:
+                question = put(lm, candidate, self.format)
+            except JoinedTokensError as error:
+                joined = f"; {error}"
+                continue
             if len(question.token_ids) > min(self.max_tokens, lm.max_context):
                 continue
             n_tried += 1
@@ -134,7 +140,7 @@ class Questions:
         if not found:
             raise UserError(
                 f"no context has {self.per_context} questions that the model answers right, of "
-                f"{n_asked} questions tried ({n_tried} of at most {self.max_tokens} tokens)"
+                f"{n_asked} questions tried ({n_tried} of at most {self.max_tokens} tokens){joined}"
             )
         return DrawnQuestions([question for group in found for question in group], n_tried)
 
@@ -146,16 +152,13 @@ def _full(by_context: dict[int, list[Question]], per_context: int) -> list[list[
 def put(lm: LM, candidate: Candidate, form: Format) -> Question:
     """Return a question as tokens of a model, with its answer."""
     text = form.ask.format(context=candidate.context, question=candidate.question)
-    ids = lm.prompt(text)[0]
-    mark = lm.tokenize(form.mark, special=False)[0] if form.mark else []
-    ids = torch.cat([ids, ids.new_tensor(mark)])
-    answer = lm.tokenize(" " + candidate.answers[0].strip(), special=False)[0]
-    if not answer:
-        raise UserError(f"an answer must have a token, got {candidate.answers[0]!r}")
-    alone = lm.prompt(form.ask.partition("{question}")[0].format(context=candidate.context))[0]
-    n_same = (
-        int((alone == ids[: len(alone)]).int().cumprod(0).sum()) if len(alone) <= len(ids) else 0
-    )
+    mark = lm.tokens.following(text, form.mark) if form.mark else []
+    asked = text + form.mark
+    answer = tokens_of(lm, asked, " " + candidate.answers[0].strip())
+    ids = torch.tensor(lm.tokens.opened(asked), device=lm.device)
+    before = form.ask.partition("{question}")[0].format(context=candidate.context)
+    alone = ids.new_tensor(lm.tokens.opened(before)[: len(ids)])
+    n_same = int((alone == ids[: len(alone)]).int().cumprod(0).sum())
     return Question(
         asked_ids=ids,
         mark=mark[-1] if mark else None,
@@ -175,4 +178,5 @@ def is_answered(lm: LM, question: Question, form: Format) -> bool:
     written = lm.logits(whole, positions=positions)[0].argmax(-1)
     if not torch.equal(written[:-1], answer):
         return False
-    return form.cut(lm.text(written)) == lm.text(answer).strip()
+    asked = question.asked_ids
+    return form.cut(lm.text(written, after=asked)) == lm.text(answer, after=asked).strip()
