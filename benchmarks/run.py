@@ -8,6 +8,7 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from benchmarks.launch.command import command
 from benchmarks.launch.report import CELL, failures
 from benchmarks.places import CONF, ROOT
 from gradsae.config.experiments import full_rows
+from gradsae.config.source import unfilled
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -57,7 +59,8 @@ def folders_of(words: Sequence[str]) -> list[Path]:
 
 def _run() -> None:
     sys.argv[1:] = full_rows(sys.argv[1:], folders_of(sys.argv[1:]))
-    _job()
+    with unfilled() if {"-h", "--help"} & set(sys.argv) else nullcontext():
+        _job()
     if failures:
         sys.exit(1)
 

@@ -43,3 +43,16 @@ def test_what_ends_a_command_is_one_message_and_a_status(capsys, error, status, 
 
     assert command(main, stopped="no") == status
     assert capsys.readouterr().err == message
+
+
+def test_the_help_of_the_main_command_names_every_group_and_imports_no_torch():
+    code = (
+        "import sys\n"
+        "sys.argv[1:] = ['--help']\n"
+        "from benchmarks import run\n"
+        "run.main()\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\ntrainer: ba, batchtopk," in ended.stdout

@@ -5,9 +5,11 @@ leaves out come from the dataclass (`gradsae.config.fields`). An experiment file
 (`gradsae.config.experiments`). A folder given by `--config-dir` is read in the same way.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource as PlainFiles
 from hydra._internal.sources_registry import SourcesRegistry
@@ -26,6 +28,9 @@ ROW, EXPERIMENT = "row", "experiment"
 class FileConfigSource(PlainFiles):
     """Hydra keeps the first class of this name for `file://`, so it must be registered early."""
 
+    fills: ClassVar[bool] = True
+    """False inside `unfilled`."""
+
     def load_config(self, config_path: str) -> ConfigResult:
         name = config_path.removesuffix(".yaml")
         group, _, rest = name.partition("/")
@@ -38,7 +43,7 @@ class FileConfigSource(PlainFiles):
             raise ConfigLoadError(f"Config not found : {path}")
         if group == EXPERIMENT:
             return self._made(experiments.as_sweep(rest, experiments.read(path), self._is_group))
-        config, header = _load(path, path.stat().st_mtime_ns)
+        config, header = _load(path, path.stat().st_mtime_ns, self.fills)
         return self._result(OmegaConf.create(config), header)
 
     def is_group(self, config_path: str) -> bool:
@@ -89,7 +94,7 @@ class FileConfigSource(PlainFiles):
 
 
 @cache
-def _load(path: Path, changed: int) -> tuple[Any, dict[str, str | None]]:
+def _load(path: Path, changed: int, fills: bool) -> tuple[Any, dict[str, str | None]]:
     """Return a file's plain values and its header; `changed` is its time, so that an edit counts.
 
     A file that builds on another one sets departures from that, not from the dataclass.
@@ -97,7 +102,7 @@ def _load(path: Path, changed: int) -> tuple[Any, dict[str, str | None]]:
     with path.open(encoding="utf-8") as file:
         header = PlainFiles._get_header_dict(file.read(512))
     config = OmegaConf.to_container(OmegaConf.load(path))
-    return config if _builds_on(config) else filled(config), header
+    return filled(config) if fills and not _builds_on(config) else config, header
 
 
 def _builds_on(config: Any) -> bool:
@@ -120,6 +125,16 @@ def _open(node: Any) -> None:
     elif isinstance(node, ListConfig) and not node._is_interpolation() and not node._is_missing():
         for i in range(len(node)):
             _open(node._get_node(i))
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Read files without the defaults of components, whose modules are then not imported."""
+    FileConfigSource.fills = False
+    try:
+        yield
+    finally:
+        FileConfigSource.fills = True
 
 
 def install() -> None:
