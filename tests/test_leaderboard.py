@@ -113,7 +113,7 @@ def test_sources_and_task_versions_have_tables_of_their_own():
     records.append(example.recovery(example.TOY, {"name": "topk", "k": 20}, 0, (0.9, 0.5), 20))
     tables = tables_of(records)
     assert [(t.version, t.title.split(",")[0]) for t in tables] == [
-        *((1, "superposition"), (2, "superposition"), (1, "two_sparsity")),
+        *((1, "superposition"), (2, "superposition"), (1, "two sparsities")),
     ]
 
 

@@ -25,14 +25,14 @@ def test_a_contender_runs(setup):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_every_contender_says_so():
     for case in gpu.cases():
-        for setup in (case.ours, *case.others.values()):
+        for setup in (case.ours, *case.contenders.values()):
             with pytest.raises(Absent, match="no CUDA device"):
                 setup()
 
 
 def test_a_bar_is_set_for_every_contender():
     for case in gpu.cases():
-        assert set(case.bars) == set(case.others)
+        assert set(case.bars) == set(case.contenders)
 
 
 def test_the_dense_contender_computes_the_fvu_of_its_k_largest():
