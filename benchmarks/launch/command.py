@@ -48,11 +48,12 @@ def outlive_readers() -> None:
 def _outliving(stream: TextIO) -> TextIO:
     """Return a stream to the same file that drops what can no longer be written.
 
-    Streams without a file of their own (those of tests and notebooks) stay as they are.
+    Other streams (of tests, of notebooks, none at all) stay as they are.
     """
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
     if stream not in (sys.__stdout__, sys.__stderr__):
         return stream
-    assert isinstance(stream, io.TextIOWrapper)
     stream.flush()
     raw = Unread(stream.fileno(), "wb", closefd=False)
     return io.TextIOWrapper(
