@@ -285,9 +285,9 @@ def test_consistency_draws_the_series_and_the_jackknife_intervals(close_figures)
     assert drawing is not None
     columns = record.series["consistency/selection"]
     by_z = [i for i, rule in enumerate(columns["rule"]) if rule == "z"]
-    line, *others = lines_of(drawing.figure.axes[1])
+    line, *whisker_lines = lines_of(drawing.figure.axes[1])
     assert line == tuple([columns[name][i] for i in by_z] for name in ("alpha", "share"))
-    whiskers = {xs[0]: ys for xs, ys in others if xs[0] == xs[-1]}
+    whiskers = {xs[0]: ys for xs, ys in whisker_lines if xs[0] == xs[-1]}
     name = "consistency/mcs_0.9"
     assert whiskers[0.01] == record.intervals[f"{name}/top_z_1"]
     assert whiskers[1.0] == record.intervals[name]

@@ -77,8 +77,8 @@ def test_every_family_is_one_of_methods_or_of_estimators():
 
 
 def test_every_component_of_this_package_that_names_a_member_has_a_look_of_its_own():
-    found = {**catalogue.known_variants(), **CONTROLS}
-    members = {name: about for name, about in found.items() if about.member is not None}
+    abouts = {**catalogue.known_variants(), **CONTROLS}
+    members = {name: about for name, about in abouts.items() if about.member is not None}
     assert len(members) > 20
     for name, about in members.items():
         assert look_of(about) is not None, name
@@ -117,36 +117,36 @@ def unknown(*names: str) -> dict[str, About]:
 
 
 def test_unknown_names_get_the_least_used_colour_and_a_marker_of_their_own():
-    found = looks({"topk": TOPK, "l1": L1, **unknown("one", "two")})
-    assert len({found[name].colour for name in found}) == 4
-    assert len({found[name].marker for name in found}) == 4
-    assert looks({**unknown("two", "one"), "l1": L1, "topk": TOPK}) == found
+    look_by_name = looks({"topk": TOPK, "l1": L1, **unknown("one", "two")})
+    assert len({look_by_name[name].colour for name in look_by_name}) == 4
+    assert len({look_by_name[name].marker for name in look_by_name}) == 4
+    assert looks({**unknown("two", "one"), "l1": L1, "topk": TOPK}) == look_by_name
 
 
 def test_two_of_one_place_share_the_colour_and_differ_in_marker_and_dash():
     ig, path_ig = (About(label="x", family="path", member=member) for member in (0, 1))
-    found = looks({"ig_8": ig, "ig_3": ig, "path_ig": path_ig})
-    assert found["ig_8"] == FAMILIES["path"][0]
-    assert found["ig_3"].colour == found["ig_8"].colour
-    assert len({look.marker for look in found.values()}) == 3
-    assert len({look.dash for look in found.values()}) == 3
+    look_by_name = looks({"ig_8": ig, "ig_3": ig, "path_ig": path_ig})
+    assert look_by_name["ig_8"] == FAMILIES["path"][0]
+    assert look_by_name["ig_3"].colour == look_by_name["ig_8"].colour
+    assert len({look.marker for look in look_by_name.values()}) == 3
+    assert len({look.dash for look in look_by_name.values()}) == 3
 
 
 def test_a_stranger_in_a_known_family_gets_its_colour_and_a_free_marker():
-    found = looks({"l1": L1, "theirs": About(label="theirs", family="l1")})
-    assert found["theirs"].colour == found["l1"].colour
-    assert found["theirs"].marker != found["l1"].marker
+    look_by_name = looks({"l1": L1, "theirs": About(label="theirs", family="l1")})
+    assert look_by_name["theirs"].colour == look_by_name["l1"].colour
+    assert look_by_name["theirs"].marker != look_by_name["l1"].marker
 
 
 def test_fifty_names_without_a_place_all_differ():
-    found = looks(unknown(*(f"method {i}" for i in range(50))))
-    assert len({(look.colour, look.marker) for look in found.values()}) == 50
+    look_by_name = looks(unknown(*(f"method {i}" for i in range(50))))
+    assert len({(look.colour, look.marker) for look in look_by_name.values()}) == 50
 
 
 def test_no_two_series_share_colour_and_dash_even_where_methods_share_a_colour():
     rule = About(label="TopK, GBA's rule", family="bias_rule", member=3)
     shown = {"topk": TOPK, "topk_rule": rule, "l1": L1, **unknown("unknown")}
     methods = ["topk"] * 4 + ["topk_rule"] * 3 + ["l1"] * 7 + ["unknown"] * 2
-    found = series(methods, shown)
-    assert len({(look.colour, look.dash) for look in found}) == len(methods)
-    assert (found[0], found[4]) == (FAMILIES["topk"][0], FAMILIES["bias_rule"][3])
+    lines = series(methods, shown)
+    assert len({(look.colour, look.dash) for look in lines}) == len(methods)
+    assert (lines[0], lines[4]) == (FAMILIES["topk"][0], FAMILIES["bias_rule"][3])

@@ -34,15 +34,15 @@ def cell_of(source: Superposition, trainer: dict[str, Any] = TOPK) -> Setting:
 
 
 @pytest.fixture
-def drawn():
-    """Draws figures of records, and closes them."""
+def draw_figure():
+    """Draw figures of records, and close them."""
     from matplotlib import pyplot as plt
 
     def draw(name: str, records: list[Record]) -> Any:
         figures = {figure.NAME: figure for figure in (*swept.FIGURES, resonance)}
-        found = figures[name].draw(settings_of(records))
-        assert found is not None
-        return found
+        page = figures[name].draw(settings_of(records))
+        assert page is not None
+        return page
 
     yield draw
     plt.close("all")
@@ -73,7 +73,7 @@ def test_the_axis_of_noise_is_the_ratio_of_mean_squares():
     assert swept.noise_share(cell_of(source)) == pytest.approx(ratio.item(), rel=0.1)
 
 
-def test_a_line_has_the_mean_and_the_t_interval_of_its_cells_and_chance_is_dotted(drawn):
+def test_a_line_has_the_mean_and_the_t_interval_of_its_cells_and_chance_is_dotted(draw_figure):
     sizes, seeds = (2, 8), range(3)
     records = {
         size: [example.swept("sparsity", TOPK, seed, l0=size) for seed in seeds] for size in sizes
@@ -81,37 +81,37 @@ def test_a_line_has_the_mean_and_the_t_interval_of_its_cells_and_chance_is_dotte
     for size in sizes:
         for seed, record in zip(seeds, records[size], strict=True):
             record.scores["recovery/mcc"] = 0.9 - 0.01 * seed - 0.1 * size / 8
-    figure = drawn("sparsity", [*records[8], *records[2]]).figure
+    figure = draw_figure("sparsity", [*records[8], *records[2]]).figure
     axes = next(axes for axes in figure.axes if axes.get_ylabel() == "MCC")
     line, chance = axes.get_lines()
     assert list(line.get_xdata()) == list(sizes)
     values = [[record.scores["recovery/mcc"] for record in records[size]] for size in sizes]
     assert list(line.get_ydata()) == pytest.approx([np.mean(v) for v in values])
     band = axes.collections[0].get_paths()[0].vertices
-    for size, found in zip(sizes, values, strict=True):
+    for size, scores in zip(sizes, values, strict=True):
         ends = band[band[:, 0] == size][:, 1]
-        expected = stats.t.interval(0.95, 2, np.mean(found), stats.sem(found))
+        expected = stats.t.interval(0.95, 2, np.mean(scores), stats.sem(scores))
         assert [ends.min(), ends.max()] == pytest.approx(expected)
     controls = [[r.scores["recovery/mcc/chance"] for r in records[size]] for size in sizes]
     assert list(chance.get_ydata()) == pytest.approx([np.mean(c) for c in controls])
     assert chance.get_linestyle() == ":"
 
 
-def test_a_method_without_the_swept_setting_is_a_level_line(drawn):
+def test_a_method_without_the_swept_setting_is_a_level_line(draw_figure):
     scales = (0.05, 1.0)
     records = [example.swept("initialisation", {**GBA, "scale_init": s}, 0) for s in scales]
     records.append(example.swept("initialisation", TOPK, 0))
-    axes = drawn("initialisation", records).figure.axes[0]
-    drawn_lines = [(line.get_color(), list(line.get_xdata())) for line in axes.get_lines()]
-    (topk, across), (gba, at) = drawn_lines[:2]
+    axes = draw_figure("initialisation", records).figure.axes[0]
+    lines = [(line.get_color(), list(line.get_xdata())) for line in axes.get_lines()]
+    (topk, across), (gba, at) = lines[:2]
     assert topk == FAMILIES["topk"][0].colour and across == [0, 1]  # from edge to edge
     assert gba == FAMILIES["bias_rule"][0].colour and at == list(scales)
 
 
-def test_the_lines_of_one_method_are_told_apart_by_their_style(drawn):
+def test_the_lines_of_one_method_are_told_apart_by_their_style(draw_figure):
     inits = ("zero", "quantile")
     records = [example.swept("initialisation", {**GBA, "bias_init": b}, 0) for b in inits]
-    figure = drawn("initialisation", records).figure
+    figure = draw_figure("initialisation", records).figure
     first, second, *_ = figure.axes[0].get_lines()
     assert first.get_color() == second.get_color()
     assert first.get_linestyle() != second.get_linestyle()
@@ -119,15 +119,15 @@ def test_the_lines_of_one_method_are_told_apart_by_their_style(drawn):
     assert words == ["GBA, bias init quantile", "GBA, bias init zero", "chance"]
 
 
-def test_each_law_of_coefficients_has_a_column_of_panels(drawn):
+def test_each_law_of_coefficients_has_a_column_of_panels(draw_figure):
     laws = ("balanced", "half_normal")
     records = [example.swept("width", TOPK, 0, coefficients=law) for law in laws]
-    figure = drawn("width", records).figure
+    figure = draw_figure("width", records).figure
     assert [a.get_title() for a in figure.axes if a.get_title()] == ["balanced", "half normal"]
     assert len(figure.axes) == 2 * len(swept.SHOWN)
 
 
-def test_a_cell_that_a_sister_has_done_is_drawn_and_others_of_hers_are_not():
+def test_a_setting_that_another_experiment_ran_is_drawn_and_its_other_settings_are_not():
     records = [
         example.swept("noise", TOPK, 0, noise=0.1),
         example.swept("sparsity", TOPK, 0, noise=0.0),  # the one without noise
@@ -141,11 +141,11 @@ def test_a_cell_that_a_sister_has_done_is_drawn_and_others_of_hers_are_not():
     assert {setting.setup.source.get("l0") for setting in shown} == {4}
 
 
-def test_a_sisters_variant_of_a_method_is_not_drawn_on_the_line_of_the_method():
+def test_a_variant_of_a_method_from_another_experiment_is_not_drawn_on_the_methods_line():
     usual, variant = ({**GBA, "scale_init": scale} for scale in (0.05, 1.0))
     records = [
         example.swept("noise", usual, 0, noise=0.1),
-        example.swept("noise", TOPK, 0, noise=0.1),  # has no scale: anything is like it in that
+        example.swept("noise", TOPK, 0, noise=0.1),  # has no scale that could differ
         example.swept("initialisation", usual, 0, noise=0.0),
         example.swept("initialisation", variant, 0, noise=0.0),
     ]
@@ -174,7 +174,7 @@ def test_the_band_ends_at_the_smaller_of_the_root_of_the_rate_and_rate_times_wid
     assert resonance.upper_end(0.01, width) == pytest.approx(upper)
 
 
-def test_the_map_has_each_mean_at_its_rate_and_width(drawn):
+def test_the_map_has_each_mean_at_its_rate_and_width(draw_figure):
     rates, widths = (0.01, 0.02, 0.04), (8, 24)
     records = [
         example.swept("resonance", {"name": "ba", "htf": rate}, 0, width=width)
@@ -183,7 +183,7 @@ def test_the_map_has_each_mean_at_its_rate_and_width(drawn):
     ]
     for i, record in enumerate(records):
         record.scores["recovery/frr_0.9"] = i / 10
-    axes = drawn("resonance", records[::-1]).figure.axes[0]
+    axes = draw_figure("resonance", records[::-1]).figure.axes[0]
     image = np.asarray(axes.get_images()[0].get_array())
     assert image == pytest.approx(np.arange(6).reshape(2, 3) / 10)
     assert [t.get_text() for t in axes.get_yticklabels()] == ["8", "24"]
@@ -195,26 +195,26 @@ def test_a_rate_lies_where_the_columns_around_it_say():
     assert resonance.column(0.02 * 2**0.5, rates) == pytest.approx(1.5)
 
 
-def test_a_caption_gives_the_cost_in_all_and_of_a_record_and_the_memory(drawn):
+def test_a_caption_gives_the_cost_in_all_and_of_a_record_and_the_memory(draw_figure):
     records = [example.swept("sparsity", TOPK, seed) for seed in range(3)]
     for record, seconds, peak in zip(records, (1.0, 2.0, 240.0), (1e9, 3e9, 2e9), strict=True):
         record.cost.update(seconds=seconds, peak_bytes=int(peak))
-    said = drawing.caption("sparsity", drawn("sparsity", records))
-    assert "Cost: 4 min in all, 81 s a record (1.0 s to 4 min); peak memory 3.0 GB." in said
+    words = drawing.caption("sparsity", draw_figure("sparsity", records))
+    assert "Cost: 4 min in all, 81 s a record (1.0 s to 4 min); peak memory 3.0 GB." in words
     records[0].cost.update(seconds=None)
-    said = drawing.caption("sparsity", drawn("sparsity", records))
-    assert "Cost: 4 min in all, 2 min a record (2.0 s to 4 min), 1 not measured;" in said
+    words = drawing.caption("sparsity", draw_figure("sparsity", records))
+    assert "Cost: 4 min in all, 2 min a record (2.0 s to 4 min), 1 not measured;" in words
 
 
-def test_a_caption_names_the_command_without_the_words_that_change_no_record(drawn):
+def test_a_caption_names_the_command_without_the_words_that_change_no_record(draw_figure):
     typed = "python -m benchmarks.run experiment=sparsity"
     records = []
     for seed, words in enumerate(("", " tracking=none", " results=x force=true")):
         about = {**example.PROVENANCE, "command": f"{typed}{words}"}
         record = example.swept("sparsity", TOPK, seed)
         records.append(Record(**{**vars(record), "provenance": about}))
-    said = drawing.caption("sparsity", drawn("sparsity", records))
-    assert f"Records made by `{typed}`; drawn by" in said
+    words = drawing.caption("sparsity", draw_figure("sparsity", records))
+    assert f"Records made by `{typed}`; drawn by" in words
 
 
 def test_a_header_ends_with_its_comment_and_joins_the_lines_of_a_field():

@@ -150,8 +150,8 @@ def newest_versions(settings: Sequence[Setting]) -> list[Setting]:
     """
     newest: dict[str, int] = {}
     for setting in settings:
-        known, version = known_task(setting.first), setting.first.task["version"]
-        if known is None or version <= known.version:
+        task, version = known_task(setting.first), setting.first.task["version"]
+        if task is None or version <= task.version:
             newest[setting.task] = max(newest.get(setting.task, 0), version)
     current = [
         setting for setting in settings if setting.first.task["version"] == newest.get(setting.task)

@@ -69,7 +69,9 @@ def draw(settings: Sequence[Setting]) -> Drawing | None:
     grid[0][0].set_yticks(range(len(names)), names)
     grid[0][0].set_ylim(len(names) - 0.4, -0.6)
     handles = [line_handle(w.replace("_", "-"), look_by_world[w], linestyle="") for w in worlds]
-    handles.append(handle("mean over worlds, 95 %", BLACK, "|", linestyle="-", markersize=9))
+    handles.append(
+        handle("mean over worlds, 95 % interval", BLACK, "|", linestyle="-", markersize=9)
+    )
     legend_below(figure, handles, 4)
     return Drawing(
         figure=figure,

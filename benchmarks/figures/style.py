@@ -204,7 +204,8 @@ def row_title(axes: Any, text: str, columns: int = 1) -> None:
     It may reach over the next panel. With titles in several `columns` it is smaller, not bold,
     and broken into lines.
     """
-    text = "\n".join(wrap(text, TITLE_WIDTH // columns, max_lines=3))
+    letters = TITLE_WIDTH if columns == 1 else TITLE_WIDTH * 8 // (7 * columns)  # 8 or 7 points
+    text = "\n".join(wrap(text, letters, max_lines=3))
     axes.set_title("\n".join(" " for _ in text.splitlines()))  # reserves the height
     font = {"fontweight": "bold", "fontsize": 8} if columns == 1 else {"fontsize": 7}
     place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
