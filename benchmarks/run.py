@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from benchmarks.launch.command import command
 from benchmarks.launch.report import CELL, failures
+from benchmarks.launch.words import readable
 from benchmarks.places import CONF, ROOT
 from gradsae.config.experiments import full_rows
 from gradsae.config.source import unfilled
@@ -58,7 +59,8 @@ def folders_of(words: Sequence[str]) -> list[Path]:
 
 
 def _run() -> None:
-    sys.argv[1:] = full_rows(sys.argv[1:], folders_of(sys.argv[1:]))
+    words = readable(sys.argv[1:])
+    sys.argv[1:] = full_rows(words, folders_of(words))
     with unfilled() if {"-h", "--help"} & set(sys.argv) else nullcontext():
         _job()
     if failures:

@@ -1,7 +1,12 @@
 """Checks of hyperparameters: each message names the field, the value and what would be right."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from gradsae.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def whole(field: str, value: Any, low: int, high: int | None = None) -> None:
@@ -43,3 +48,23 @@ def flag(field: str, value: Any) -> None:
     """Raise ValueError unless `value` is true or false."""
     if type(value) is not bool:
         raise ValueError(f"{field} must be true or false, got {value!r}")
+
+
+def device(name: str) -> "torch.device":
+    """Return the device of a name; "auto" takes CUDA where there is one.
+
+    Raises UserError unless torch can put a tensor there.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+        torch.empty(1, device=place).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise UserError(
+            f"device must be auto, cpu or one that torch can use here, got {name!r}: {reason}"
+        ) from None
+    return place

@@ -2,19 +2,28 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from benchmarks.launch.words import readable
 from gradsae.bench.cell import build
 from gradsae.bench.experiment import run
 from gradsae.errors import UserError
 from gradsae.metrics.recovery import Recovery
+from gradsae.optim import Optim
 from gradsae.sae import model as saes
 from gradsae.sae.formats import load
 from gradsae.sae.model import make_sae
+from gradsae.seeds import make_generator
+from gradsae.sources.streams import DrawnStream, ShuffledStream
 from gradsae.sources.superposition import Superposition
+from gradsae.trainers.topk import TopK
+from gradsae.training.fit import FitSettings, Training, fit
+from gradsae.training.sample import initial_sample
 
 CONF = Path(__file__).parent.parent / "conf"
 WORLD = ["source=synthsaebench_1k", "source.orthogonal_steps=0"]
@@ -69,6 +78,68 @@ def composed(tmp_path: Path, *words: str):
 def test_a_world_or_a_band_that_cannot_be_is_refused_by_field_and_value(words, message, tmp_path):
     with pytest.raises(UserError, match=message):
         build(composed(tmp_path, *words))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["device=mps"], "device must be auto, cpu or .* here, got 'mps': "),
+        (["device=cuda:99"], "device must be auto, cpu or .* here, got 'cuda:99': "),
+        (["device=meta"], "device must be auto, cpu or .* here, got 'meta': "),
+        (["device=gpu"], "device must be auto, cpu or .* here, got 'gpu': "),
+        (["metric=[]"], r"metric must name at least one metric, got \[\]"),
+        (["fit.batch_size=1"], "fit.batch_size must be a whole number from 2, got 1"),
+    ],
+)
+def test_a_message_names_the_field_that_is_at_fault(words, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        build(composed(tmp_path, *TINY, *words))
+
+
+@pytest.mark.parametrize("field", ["init_rows", "batch_size"])
+def test_rows_that_are_not_stored_are_told_of_the_field_that_asks_for_them(field):
+    def stream(n_rows, seed, device):
+        return ShuffledStream(lambda index: torch.ones(len(index), 2), 240, n_rows, seed, device)
+
+    source = SimpleNamespace(stream=stream, name="stored")
+    message = f"fit.{field}=256 is more than the 240 stored training rows: .* fit.{field}=240 at"
+    with pytest.raises(UserError, match=message):
+        if field == "init_rows":
+            initial_sample(source, 256, 0)
+        else:
+            source.stream(256, 0, torch.device("cpu"))
+
+
+def test_a_batch_without_variance_is_not_called_a_divergence_of_the_rate():
+    trainer = TopK(d_sae=16, k=2, optim=Optim(lr=0.01))
+    sae = trainer.build(torch.eye(8), make_generator(0, "init"))
+    training = Training(trainer, sae)
+    stream = DrawnStream(lambda n, _: torch.ones(n, 8), 32, 0, torch.device("cpu"))
+    fit([training], stream, FitSettings(steps=3, batch_size=32), log=lambda *_: None)
+    assert "all rows of the batch are equal" in str(training.error)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("results=/tmp/café", "/tmp/café"),
+        ("results=/tmp/a(b)", "/tmp/a(b)"),
+        ("label=it's", "it's"),
+        ("label=a\\b é", "a\\b é"),
+        ("label=é\\", "é\\"),
+        ("results=/tmp/plain", "/tmp/plain"),
+        ("k=3", 3),
+    ],
+)
+def test_a_value_is_read_as_it_stands_whatever_its_letters(word, value):
+    (read,) = readable([word])
+    assert OverridesParser.create().parse_override(read).value() == value
+
+
+def test_a_list_that_cannot_be_read_says_where_the_quotes_go():
+    with pytest.raises(UserError, match=r"in quotes twice, as in \"label='\.\.\.'\""):
+        readable(["label=é,a"])
+    assert readable(["--multirun", "-m", "seed=0,1"]) == ["--multirun", "-m", "seed=0,1"]
 
 
 def test_an_sae_of_another_width_is_told_the_two_widths():

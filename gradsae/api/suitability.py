@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
+from gradsae import checks
 from gradsae.api.table import Table
-from gradsae.api.train import make_source, pick_device
+from gradsae.api.train import make_source
 from gradsae.interfaces import Source
 from gradsae.seeds import Seeds
 from gradsae.suitability import references
@@ -68,7 +69,7 @@ def suitability(
     length = FitSettings(steps=steps, batch_size=batch_size, init_rows=min(8192, rows))
     seeds = Seeds(world=seed, data=seed, init=seed, eval=seed)
     trainer = references.trainer_of(d_sae, k, lr)
-    answer = study(place, trainer, length, seeds, pick_device(device))
+    answer = study(place, trainer, length, seeds, checks.device(device))
     return _table(place.about.label, answer)
 
 

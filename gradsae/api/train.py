@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradsae import checks
 from gradsae.api import presets
 from gradsae.api.saes import PlacedSAE
 from gradsae.errors import UserError
@@ -15,6 +16,7 @@ from gradsae.seeds import make_generator
 from gradsae.sources.activations import Activations
 from gradsae.storage.cache import cache_root
 from gradsae.training.fit import FitSettings, Training, fit
+from gradsae.training.sample import initial_sample
 
 SHARED = ("d_sae", "k", "lr")
 """Settings that several parts of a recipe take from one word."""
@@ -68,14 +70,14 @@ def train(
     if isinstance(place, Activations):
         init_rows, batch_size = min(init_rows, len(place.x)), min(batch_size, len(place.x))
     length = FitSettings(steps=steps, batch_size=batch_size, init_rows=init_rows)
-    return _made(chosen.bind(place), place, length, seed, pick_device(device))
+    return _made(chosen.bind(place), place, length, seed, checks.device(device))
 
 
 def _made(
     method: Method[Any], source: Source, length: FitSettings, seed: int, device: torch.device
 ) -> PlacedSAE:
     """Return the SAE that a cell of these settings would measure, frozen and with its place."""
-    sample = source.stream(length.init_rows, seed, torch.device("cpu")).next().float()
+    sample = initial_sample(source, length.init_rows, seed)
     started = time.perf_counter()
     sae = method.build(sample, make_generator(seed, "init")).to(device)
     seconds = time.perf_counter() - started
@@ -128,13 +130,3 @@ def make_source(source: str | Source | Tensor, seed: int) -> Source:
     raise UserError(
         f"a source is a name, a source object or a tensor of activations, got a {type(source)}"
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" takes CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device must be auto, cpu or cuda, got {name!r}") from None

@@ -124,7 +124,7 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
             task=_build(cfg, "task", Task),
             fit=_build(cfg, "fit", FitSettings),
             tracking=_build(cfg, "tracking", Tracking),
-            device=_device(cfg.device),
+            device=checks.device(cfg.device),
             results=Path(cfg.results),
             label=cfg.label,
             experiment=experiment,
@@ -143,7 +143,8 @@ def _build(cfg: DictConfig, field: str, kind: type[Part]) -> Part:
         refuse_unknown(field, OmegaConf.to_container(node) if isinstance(node, Container) else node)
         built = instantiate(node, _convert_="object")
     except InterpolationResolutionError as error:  # "... resolving interpolation: WHY"
-        raise UserError(str(error).splitlines()[0].partition(": ")[2]) from error
+        line = str(error).splitlines()[0]
+        raise UserError(line.partition(": ")[2] or line) from error
     except InstantiationException as error:
         cause, place = error.__cause__, _place(error) or field
         if isinstance(cause, (UserError, ValueError)):
@@ -163,15 +164,3 @@ def _place(error: InstantiationException) -> str:
     mark = "full_key: "
     lines = str(error).splitlines()
     return next((line.removeprefix(mark) for line in lines if line.startswith(mark)), "")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device must be auto, cpu or cuda, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={name}, but torch sees no CUDA device; use device=auto")
-    return device

@@ -58,7 +58,9 @@ class RecoveryTask(Task):
 
 
 def check_metrics(metrics: Mapping[str, Metric]) -> None:
-    """Raise ValueError for a metric whose settings are given although it was not chosen."""
+    """Raise ValueError if there is no metric, or for settings of one that was not chosen."""
+    if not metrics:
+        raise ValueError("metric must name at least one metric, got []: metric=[recovery], for one")
     for name, metric in metrics.items():
         if not isinstance(metric, Metric):
             raise ValueError(

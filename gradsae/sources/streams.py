@@ -53,6 +53,21 @@ Gather = Callable[[Int[Tensor, " batch"]], Float[Tensor, "batch d_in"]]
 """Returns the stored rows at an index, in that order, in float32."""
 
 
+class TooFewRowsError(UserError):
+    """A batch is larger than what is stored."""
+
+    def __init__(self, field: str, value: int, n_rows: int) -> None:
+        self.value, self.n_rows = value, n_rows
+        super().__init__(
+            f"{field}={value} is more than the {n_rows} stored training rows: read more tokens "
+            f"(source.n_tokens) or take {field}={n_rows} at most"
+        )
+
+    def of(self, field: str) -> "TooFewRowsError":
+        """Return the same error where another field than the batch size said how many."""
+        return TooFewRowsError(field, self.value, self.n_rows)
+
+
 @final
 class ShuffledStream(Stream):
     """Stored rows in a new random order each epoch; no row comes twice in an epoch.
@@ -64,10 +79,7 @@ class ShuffledStream(Stream):
         self, gather: Gather, n_rows: int, batch_size: int, seed: int, device: torch.device
     ) -> None:
         if batch_size > n_rows:
-            raise UserError(
-                f"batch_size={batch_size} is more than the {n_rows} stored training rows: "
-                "harvest more tokens (n_tokens) or take smaller batches"
-            )
+            raise TooFewRowsError("fit.batch_size", batch_size, n_rows)
         self._gather = gather
         self._n_rows = n_rows
         self._batch_size = batch_size

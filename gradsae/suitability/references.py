@@ -23,6 +23,7 @@ from gradsae.suitability.evidence import Evidence, merged
 from gradsae.suitability.quantities import MAX_PAIRS
 from gradsae.trainers.topk import TopK
 from gradsae.training.fit import FitSettings, Training, fit
+from gradsae.training.sample import initial_sample
 
 MORE_ROWS = 1 << 19
 """Rows of true codes that are drawn: rho_2 of 512 features with rate .01 to a third of itself."""
@@ -79,7 +80,7 @@ def topk(
     device: torch.device,
 ) -> Evidence:
     """Train a TopK autoencoder on the source and return its latents' part of each row of `x`."""
-    sample = source.stream(settings.init_rows, seeds.data, torch.device("cpu")).next().float()
+    sample = initial_sample(source, settings.init_rows, seeds.data)
     sae = trainer.build(sample, make_generator(seeds.init, "init")).to(device)
     training = Training(trainer, sae)
     stream = source.stream(settings.batch_size, seeds.data, device)

@@ -25,6 +25,7 @@ from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import Seeds, make_generator
 from gradsae.storage.files import writing
 from gradsae.training.fit import FitSettings, Log, Training, fit
+from gradsae.training.sample import initial_sample
 
 VERSION = 1
 """Goes up when the same settings would give another SAE; older checkpoints are then not found."""
@@ -122,10 +123,8 @@ def train(group: Sequence[Request], log: Log) -> list[Checkpoint | Exception]:
     first = group[0]
     first.source.prepare()  # now, so that it is not timed as training
     started = time.perf_counter()
-    rows, seed = first.settings.init_rows, first.seeds.data
-    sample = first.source.stream(rows, seed, torch.device("cpu")).next().float()
-    if not sample.isfinite().all():
-        raise UserError(f"source {first.source.name}: its training activations are not all finite")
+    seed = first.seeds.data
+    sample = initial_sample(first.source, first.settings.init_rows, seed)
     common = (time.perf_counter() - started) / len(group)
     built = [_build(request, sample, common) for request in group]
     del sample

@@ -53,7 +53,7 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         checks.one_of("fit.precision", self.precision, PRECISIONS)
-        least = {"steps": 0, "batch_size": 1, "init_rows": 1, "log_every": 1, "save_every": 0}
+        least = {"steps": 0, "batch_size": 2, "init_rows": 1, "log_every": 1, "save_every": 0}
         for name, low in least.items():
             checks.whole(f"fit.{name}", getattr(self, name), low)
         checks.number("fit.shared_gb", self.shared_gb, low=0)
@@ -214,6 +214,8 @@ def _is_sound(
     if not bad:
         return True
     advice = f"(lr={training.trainer.optim.lr}); try a smaller optim.lr"
+    if bad == ["fvu"]:
+        advice = "because all rows of the batch are equal: the activations do not vary"
     if not total.isfinite():
         advice = "because the activations of its source are not all finite"
     training.done = step  # so it takes no further step
