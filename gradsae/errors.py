@@ -7,3 +7,18 @@ class UserError(Exception):
 
 class DivergedError(UserError):
     """Training left the finite numbers: of these settings, so that others may still be trained."""
+
+
+class TooFewRowsError(UserError):
+    """A batch is larger than what is stored."""
+
+    def __init__(self, field: str, value: int, n_rows: int) -> None:
+        self.value, self.n_rows = value, n_rows
+        super().__init__(
+            f"{field}={value} is more than the {n_rows} stored training rows: read more tokens "
+            f"(source.n_tokens) or take {field}={n_rows} at most"
+        )
+
+    def of(self, field: str) -> "TooFewRowsError":
+        """Return the same error where another field than the batch size said how many."""
+        return TooFewRowsError(field, self.value, self.n_rows)

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from benchmarks.launch.words import readable
 from gradsae.bench.cell import build
 from gradsae.bench.experiment import run
-from gradsae.errors import UserError
+from gradsae.errors import DivergedError, UserError
 from gradsae.metrics.recovery import Recovery
 from gradsae.optim import Optim
 from gradsae.sae import model as saes
@@ -115,8 +115,8 @@ def test_a_batch_without_variance_is_not_called_a_divergence_of_the_rate():
     sae = trainer.build(torch.eye(8), make_generator(0, "init"))
     training = Training(trainer, sae)
     stream = DrawnStream(lambda n, _: torch.ones(n, 8), 32, 0, torch.device("cpu"))
-    fit([training], stream, FitSettings(steps=3, batch_size=32), log=lambda *_: None)
-    assert "all rows of the batch are equal" in str(training.error)
+    with pytest.raises(DivergedError, match="all rows of the batch are equal"):
+        fit([training], stream, FitSettings(steps=3, batch_size=32), log=lambda *_: None)
 
 
 @pytest.mark.parametrize(

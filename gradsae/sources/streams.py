@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsae.errors import UserError
+from gradsae.errors import TooFewRowsError
 from gradsae.interfaces import Stream
 from gradsae.seeds import make_generator
 
@@ -51,21 +51,6 @@ class DrawnStream(Stream):
 
 Gather = Callable[[Int[Tensor, " batch"]], Float[Tensor, "batch d_in"]]
 """Returns the stored rows at an index, in that order, in float32."""
-
-
-class TooFewRowsError(UserError):
-    """A batch is larger than what is stored."""
-
-    def __init__(self, field: str, value: int, n_rows: int) -> None:
-        self.value, self.n_rows = value, n_rows
-        super().__init__(
-            f"{field}={value} is more than the {n_rows} stored training rows: read more tokens "
-            f"(source.n_tokens) or take {field}={n_rows} at most"
-        )
-
-    def of(self, field: str) -> "TooFewRowsError":
-        """Return the same error where another field than the batch size said how many."""
-        return TooFewRowsError(field, self.value, self.n_rows)
 
 
 @final

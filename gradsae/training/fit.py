@@ -214,7 +214,7 @@ def _is_sound(
     if not bad:
         return True
     advice = f"(lr={training.trainer.optim.lr}); try a smaller optim.lr"
-    if bad == ["fvu"]:
+    if "fvu" in bad:  # the loss may be finite: it is not divided by the variance
         advice = "because all rows of the batch are equal: the activations do not vary"
     if not total.isfinite():
         advice = "because the activations of its source are not all finite"

@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae.errors import UserError
+from gradsae.errors import TooFewRowsError, UserError
 from gradsae.interfaces import Source
-from gradsae.sources.streams import TooFewRowsError
 
 
 def initial_sample(source: Source, n_rows: int, seed: int) -> Float[Tensor, "n_rows d_in"]:
