@@ -13,7 +13,7 @@ from gradsae.training.fit import FitSettings
 
 NOTE = (
     "The conditions are sufficient and not necessary: data that misses some may still be "
-    "recovered. Which of them count is said in the column `counts`."
+    "recovered. The column `counts` says which of them decide the verdict."
 )
 REFERENCES = (
     "Seen through reference dictionaries: latents that split or mix features fire together and at "
