@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numba import types
 from scipy.stats import chi2_contingency, ks_2samp, multivariate_normal, norm
 
 from gradsae.sae.codes import SparseCodes
 from gradsae.sources.forest import Forest
-from gradsae.sources.world import draw, laws
+from gradsae.sources.world import draw, laws, loops
 from gradsae.sources.world.draw import Plan
 from gradsae.sources.world.marginals import true_rates
 from gradsae.sources.world.parts import Trees, World
@@ -203,6 +204,13 @@ def test_rows_do_not_hang_on_how_many_entries_were_made_room_for(monkeypatch):
     tight = Plan(SMALL.world())
     for _ in range(2):
         assert equal(tight.draw(500, torch.Generator().manual_seed(0)), roomy)
+
+
+def test_compiled_loops_are_kept_on_disk_without_the_name_of_a_class_of_ours(drawn):
+    """A file of theirs is read even where a class has been renamed since."""
+    loop: Any = loops.draw_rows
+    kinds = [kind for signature in loop.signatures for kind in signature]
+    assert kinds and not any(isinstance(kind, types.BaseNamedTuple) for kind in kinds)
 
 
 def test_a_draw_of_no_rows_is_empty():

@@ -32,14 +32,14 @@ T = TypeVar("T")
 @cache
 def classes() -> dict[str, tuple[type, ...]]:
     """Return the dataclasses of this package by name; several may share one."""
-    found: dict[str, tuple[type, ...]] = {}
+    by_name: dict[str, tuple[type, ...]] = {}
     for name in PACKAGES:
         for module in _modules(name):
             for value in vars(module).values():
                 is_own = getattr(value, "__module__", None) == module.__name__
                 if isinstance(value, type) and is_own and is_dataclass(value):
-                    found[value.__name__] = (*found.get(value.__name__, ()), value)
-    return found
+                    by_name[value.__name__] = (*by_name.get(value.__name__, ()), value)
+    return by_name
 
 
 def _modules(name: str) -> Iterator[Any]:
@@ -51,8 +51,8 @@ def _modules(name: str) -> Iterator[Any]:
 
 def kinds(base: type[T]) -> list[type[T]]:
     """Return the known component classes of one kind, by name."""
-    found = (cls for _, same in sorted(classes().items()) for cls in same)
-    return [cls for cls in found if issubclass(cls, base)]
+    known_classes = (cls for _, same in sorted(classes().items()) for cls in same)
+    return [cls for cls in known_classes if issubclass(cls, base)]
 
 
 def rebuild(value: Any) -> Any:
@@ -91,15 +91,15 @@ def rebuild_source(config: Mapping[str, Any]) -> Source | None:
     return _named(Source, config, {"name", "version"})
 
 
-def _named(base: type[T], config: Mapping[str, Any], more: set[str]) -> T | None:
+def _named(base: type[T], config: Mapping[str, Any], not_fields: set[str]) -> T | None:
     """Return the component of a kind that has the name and the fields of a config."""
-    arguments = {key: item for key, item in config.items() if key not in more}
+    arguments = {key: item for key, item in config.items() if key not in not_fields}
     for cls in kinds(base):
-        own = field_names(cls)
+        accepted = field_names(cls)
         adds = getattr(cls, "content", None) is not getattr(base, "content", None)
-        if not adds and not set(arguments) <= own:
+        if not adds and not set(arguments) <= accepted:
             continue
-        built = _tried(cls, {key: item for key, item in arguments.items() if key in own})
+        built = _tried(cls, {key: item for key, item in arguments.items() if key in accepted})
         if built is not None and getattr(built, "name", None) == config.get("name"):
             return built
     return None
@@ -120,12 +120,12 @@ def described(value: Any, base: type[T]) -> list[T]:
     """
     if isinstance(value, Mapping):
         if "class" not in value:
-            return [one for item in value.values() for one in described(item, base)]
+            return [component for item in value.values() for component in described(item, base)]
         same = [c for c in classes().get(str(value["class"]), ()) if issubclass(c, base)]
         built = [_as_far_as_known(cls, value) for cls in same]
-        return [one for one in built if one is not None]
+        return [component for component in built if component is not None]
     if isinstance(value, list):
-        return [one for item in value for one in described(item, base)]
+        return [component for item in value for component in described(item, base)]
     return []
 
 
@@ -174,20 +174,20 @@ def about_variants(ask: Mapping[str, Any]) -> Mapping[str, About]:
 
 @cache
 def _about_variants(ask: str) -> Mapping[str, About]:
-    asked = json.loads(ask)
-    own = [*described(asked, Estimator), *described(asked, Truth)]
-    return {**known_variants(), **{each.name: each.about for each in own}}
+    config = json.loads(ask)
+    named = [*described(config, Estimator), *described(config, Truth)]
+    return {**known_variants(), **{component.name: component.about for component in named}}
 
 
 @cache
 def known_variants() -> Mapping[str, About]:
     """Return the references of the tasks, and estimators and truths with their default fields."""
-    found: dict[str, About] = {}
+    variants: dict[str, About] = {}
     for cls in _every_class():
-        found |= getattr(cls, "REFERENCES", {})
-    for each in (*_by_default(Estimator), *_by_default(Truth)):
-        found[each.name] = each.about
-    return found
+        variants |= getattr(cls, "REFERENCES", {})
+    for component in (*_by_default(Estimator), *_by_default(Truth)):
+        variants[component.name] = component.about
+    return variants
 
 
 @cache

@@ -116,11 +116,13 @@ def mode_now(mode: Mode) -> Mode:
     """Return the mode that holds here: what is configured, or what W&B's variables ask for."""
     if mode == "none" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
         return "none"
-    asked = os.environ.get("WANDB_MODE", "").lower()
-    if asked and asked not in ENVIRONMENT:
-        _say(f"WANDB_MODE must be one of {', '.join(ENVIRONMENT)}, got {asked!r}: it is ignored")
+    requested = os.environ.get("WANDB_MODE", "").lower()
+    if requested and requested not in ENVIRONMENT:
+        _say(
+            f"WANDB_MODE must be one of {', '.join(ENVIRONMENT)}, got {requested!r}: it is ignored"
+        )
         os.environ.pop("WANDB_MODE")  # W&B itself would refuse to be imported
-    return ENVIRONMENT.get(asked, mode)
+    return ENVIRONMENT.get(requested, mode)
 
 
 @final

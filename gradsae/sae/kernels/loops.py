@@ -24,7 +24,11 @@ FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
 
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at first use, kept on disk. `unwrap` takes off the shape checks that tests put on."""
+    """Compile at first use, kept on disk. `unwrap` takes off the shape checks that tests put on.
+
+    Pass arrays, numbers and plain tuples. For a class of ours the file on disk would name it, and
+    could not be read once the class is renamed.
+    """
     return numba.njit(fastmath=FASTMATH, cache=True, nogil=True)(inspect.unwrap(loop))
 
 

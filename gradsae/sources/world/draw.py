@@ -11,7 +11,7 @@ import torch
 from gradsae.sae.codes import SparseCodes
 from gradsae.sae.kernels.loops import as_numpy, even, in_parts
 from gradsae.sources.common import row_offsets
-from gradsae.sources.world.loops import BLOCK, SURE, TILE, draw_blocks, pack
+from gradsae.sources.world.loops import BLOCK, SURE, TILE, draw_rows, pack
 from gradsae.sources.world.parts import World, conditional_law, positive_share
 
 START_CAPACITY = 128
@@ -25,7 +25,7 @@ WORK_PER_BLOCK = 1 << 18
 """About what a block of rows costs, in multiply-adds."""
 
 
-class Trees(NamedTuple):
+class Children(NamedTuple):
     """Children in compressed form: those of i are starts[i] to starts[i + 1], by group.
 
     Exclusive features without a parent are children of an extra feature that always fires.
@@ -65,7 +65,7 @@ class Plan:
         )
         parent, group = as_numpy(world.trees.parent), as_numpy(world.trees.group)
         self.free = np.flatnonzero((parent < 0) & (group < 0))
-        self.trees = _trees(parent, group, as_numpy(world.trees.scaled))
+        self.children = _children(parent, group, as_numpy(world.trees.scaled))
         n_tiles = -(-len(self.free) // TILE)
         flat = np.zeros((n_tiles * TILE, world.factor.shape[1] + 1), np.float32)
         flat[:, -1] = NEVER
@@ -81,10 +81,10 @@ class Plan:
             latents = np.empty((n, self._capacity), np.int64)
             values = np.empty((n, self._capacity), np.float32)
             n_open = np.empty(n, np.int64)
-            fixed: tuple[Any, ...] = (self.free, self.tiles, self.trees, self.laws)
+            fixed: tuple[Any, ...] = (self.free, self.tiles, tuple(self.children), tuple(self.laws))
             n_blocks = -(-n // BLOCK)
             work = n_blocks * WORK_PER_BLOCK
-            in_parts(draw_blocks, even(n_blocks), work, seed, *fixed, latents, values, n_open)
+            in_parts(draw_rows, even(n_blocks), work, seed, *fixed, latents, values, n_open)
             if n == 0 or n_open.min() >= 0:
                 return self._packed(latents, values, n_open)
             self._capacity = min(2 * self._capacity, self.n_features)
@@ -101,10 +101,10 @@ class Plan:
         )
 
 
-def _trees(parent: np.ndarray, group: np.ndarray, scaled: np.ndarray) -> Trees:
+def _children(parent: np.ndarray, group: np.ndarray, scaled: np.ndarray) -> Children:
     n = len(parent)
     above = np.where((parent < 0) & (group >= 0), n, parent)
     children = np.flatnonzero(above >= 0)
     children = children[np.lexsort((children, group[children], above[children]))]
     starts = np.searchsorted(above[children], np.arange(n + 2))
-    return Trees(starts, children, group[children], scaled[children])
+    return Children(starts, children, group[children], scaled[children])

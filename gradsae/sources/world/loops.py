@@ -148,7 +148,7 @@ def screen_tile(first, last, r, x, skip, a, b, active):
 
 
 @compiled
-def grow(i, n, latents, values, r, factors, trees, laws, a, b):
+def draw_children(i, n, latents, values, r, factors, trees, laws, a, b):
     """Draw the children of every feature in row i's list, which grows while it is read.
 
     Returns the length of the list, or -1 when it does not fit, and the next state.
@@ -214,7 +214,7 @@ def start_row(seed, row, factor, state):
 
 
 @compiled
-def draw_blocks(start, stop, seed, free, tiles, trees, laws, latents, values, n_open):
+def draw_rows(start, stop, seed, free, tiles, trees, laws, latents, values, n_open):
     """Draw the rows of blocks start .. stop into `latents`, `values` [rows, capacity].
 
     `free` [n_free] are the features without a parent; `tiles` [n_tiles, rank + 1, TILE] are
@@ -260,7 +260,9 @@ def draw_blocks(start, stop, seed, free, tiles, trees, laws, latents, values, n_
             i = first_row + r
             if n_open[i] >= 0:
                 a, b = states[r, 0], states[r, 1]
-                n, a, b = grow(i, n_open[i], latents, values, r, factors, trees, laws, a, b)
+                n, a, b = draw_children(
+                    i, n_open[i], latents, values, r, factors, trees, laws, a, b
+                )
                 n_open[i] = n
 
 
