@@ -18,10 +18,13 @@ from gradsae.about import About, Score
 from gradsae.records.record import Record, group_by_seed, group_key
 from gradsae.records.setup import Setup
 from gradsae.stats.intervals import seeds_interval
+from gradsae.tables.printing import printable
 
 MIN_SEEDS = 3
 """Below this there is no interval over seeds and no rank."""
 
+MAX_NOTE = 100
+"""Characters of a note on the weights of a model."""
 MAX_DIGITS = 10
 """Of a layer number; what is longer is no layer."""
 
@@ -146,7 +149,7 @@ class Setting:
         if not isinstance(about, dict):
             return ""
         note = about.get("note") or about.get("quantisation")
-        return note if isinstance(note, str) and note != "none" else ""
+        return printable(note, MAX_NOTE) if isinstance(note, str) and note != "none" else ""
 
     @property
     def seconds(self) -> float | None:
