@@ -34,7 +34,7 @@ def _job(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     try:
-        outcome = run(build(cfg, experiment), ROOT)
+        outcome = run(build(cfg, experiment), ROOT, _say_waiting)
         path = str(outcome.record.absolute()) if outcome.record else None
         note = {"status": outcome.status, "text": outcome.text, "record": path}
         print(f"{outcome.status}: {outcome.text}", flush=True)
@@ -49,6 +49,10 @@ def _job(cfg: DictConfig) -> None:
         note = {"status": "failed", "text": text, "record": None}
         print(f"error: {text}", file=sys.stderr, flush=True)
     (folder / CELL).write_text(json.dumps({**note, "report": cfg.report}))
+
+
+def _say_waiting(holder: str) -> None:
+    print(f"waiting: {holder} measures the same cell", flush=True)
 
 
 def folders_of(words: Sequence[str]) -> list[Path]:

@@ -5,9 +5,10 @@ trained in one go (`gradsae.training.sharing`). Another launcher (`hydra/launche
 submitit) shares nothing and gives the same records.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -15,7 +16,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 if TYPE_CHECKING:
+    from gradsae.storage.lease import Lease
     from gradsae.training.checkpoints import Request
+
+
+POLL_SECONDS = 0.25
+"""Between looks at cells that other processes work on."""
 
 
 class CellsLauncher(Launcher):
@@ -29,8 +35,6 @@ class CellsLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from gradsae.training.sharing import Shared  # torch: not before it is needed
-
         setup_globals()
         self._configure_log()
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
@@ -38,24 +42,50 @@ class CellsLauncher(Launcher):
             self._compose(overrides, initial_job_idx + i)
             for i, overrides in enumerate(job_overrides)
         ]
-        shared = Shared([due(config) for config in configs])
-        runs = []
-        for i, config in enumerate(configs):
-            words = " ".join(filter_overrides(job_overrides[i]))
-            print(f"cell {initial_job_idx + i} of {len(configs)}: {words}", flush=True)
-            for note in shared.train_for(i):
-                print(note, flush=True)
-            runs.append(
-                run_job(
-                    hydra_context=self.hydra_context,
-                    task_function=self.task_function,
-                    config=config,
-                    job_dir_key="hydra.sweep.dir",
-                    job_subdir_key="hydra.sweep.subdir",
-                )
-            )
-            self._configure_log()
-        return runs
+        words = [" ".join(filter_overrides(overrides)) for overrides in job_overrides]
+        return self._run_all(configs, words, initial_job_idx)
+
+    def _run_all(
+        self, configs: Sequence[DictConfig], words: Sequence[str], first: int
+    ) -> list[JobReturn]:
+        """Run the cells in order, those that another process works on last; return their results.
+
+        The other process may be an identical sweep: then the two share the cells between them.
+        """
+        from gradsae.training.sharing import Shared  # torch: not before it is needed
+
+        works = [work_of(config) for config in configs]
+        shared = Shared([work.due for work in works])
+        runs: dict[int, JobReturn] = {}
+        put_off: set[int] = set()
+        while waiting := [i for i in range(len(configs)) if i not in runs]:
+            free, lease = next(((i, held) for i in waiting if (held := take(works[i]))), (-1, None))
+            for i in waiting if lease is None else waiting[: waiting.index(free)]:
+                if i not in put_off:
+                    print(f"cell {first + i}: another process works on it, it comes later")
+                    put_off.add(i)
+            if lease is None:
+                time.sleep(POLL_SECONDS)
+                continue
+            try:
+                print(f"cell {first + free} of {len(configs)}: {words[free]}", flush=True)
+                for note in shared.train_for(free):
+                    print(note, flush=True)
+                runs[free] = self._run(configs[free])
+            finally:
+                lease.give_back()
+        return [runs[i] for i in range(len(configs))]
+
+    def _run(self, config: DictConfig) -> JobReturn:
+        job = run_job(
+            hydra_context=self.hydra_context,
+            task_function=self.task_function,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        self._configure_log()
+        return job
 
     def _compose(self, overrides: Sequence[str], idx: int) -> DictConfig:
         loader = self.hydra_context.config_loader
@@ -69,14 +99,33 @@ class CellsLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
 
-def due(config: DictConfig) -> "list[Request]":
-    """Return the SAEs that the job of this config would train; none if it cannot be built.
+class Work(NamedTuple):
+    """What a job will do, as far as other processes may do it too."""
+
+    due: "list[Request]"
+    """The SAEs that it would train."""
+    lease: "Lease"
+    """Of the record."""
+
+
+def work_of(config: DictConfig) -> Work:
+    """Return the work of a job; that of a cell that cannot be built is of no other process.
 
     What is wrong is for the job itself to report.
     """
     from gradsae.bench import cell, experiment
+    from gradsae.storage.lease import Lease
 
     try:
-        return experiment.due(cell.build(config, config.hydra.runtime.choices.experiment))
+        built = cell.build(config, config.hydra.runtime.choices.experiment)
+        return Work(experiment.due(built), Lease(built.lease()))
     except Exception:  # whatever it is, it meets the job again
-        return []
+        return Work([], Lease(None))
+
+
+def take(work: Work) -> "Lease | None":
+    """Return the lease of a cell, taken; None if another process measures it or trains its SAEs."""
+    from gradsae.storage.lease import is_held
+
+    is_free = not any(is_held(request.lease()) for request in work.due) and work.lease.take()
+    return work.lease if is_free else None

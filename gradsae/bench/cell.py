@@ -101,6 +101,10 @@ class Cell:
         name = record_id(self.versioned_task(), config, plain(self.seeds))
         return self.results / "records" / f"{name}.json"
 
+    def lease(self) -> Path:
+        """Return the lease of whoever measures this cell."""
+        return self.results / "leases" / f"record-{self.record_path().stem}"
+
 
 def _dtype_said_in(record: Path) -> str | None:
     """Return the dtype of the model of a record; None where there is no such record."""

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
@@ -19,6 +19,7 @@ from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
 from gradsae.records.shapes import TaskId
 from gradsae.storage.files import check_writable
+from gradsae.storage.lease import holding
 from gradsae.training import checkpoints
 from gradsae.training.checkpoints import Checkpoint, Request
 
@@ -34,22 +35,37 @@ class Outcome:
     record: Path | None = None
 
 
-def run(cell: Cell, checkout: Path | None = None) -> Outcome:
+def run(
+    cell: Cell, checkout: Path | None = None, on_wait: Callable[[str], None] = lambda holder: None
+) -> Outcome:
     """Measure one cell and save its record; skip it if this machine has done it.
 
-    The record names the commit of `checkout`, where that is given: see `provenance`.
+    The record names the commit of `checkout`, where that is given: see `provenance`. While another
+    process measures the same cell, wait for its record; `on_wait` is told which process that is.
     """
     if why := cell.why_not():
         return Outcome("does not apply", f"{cell.title}: {why}")
     check_writable(cell.results)  # before the work, not after it
+    if done := _done(cell):
+        return done
+    with holding(cell.lease(), on_wait):
+        return _done(cell) or _measured(cell, checkout)
+
+
+def _done(cell: Cell) -> Outcome | None:
+    """Return the outcome of a cell whose record is there; None if it is to be measured."""
     path = cell.record_path()
-    if path.exists() and not cell.force:
-        load(path)  # a damaged record is an error, not done work
-        text = f"{cell.title}: done before, force=true repeats it ({path.stem})"
-        return Outcome("found", text, path)
+    if not path.exists() or cell.force:
+        return None
+    load(path)  # a damaged record is an error, not done work
+    text = f"{cell.title}: done before, force=true repeats it ({path.stem})"
+    return Outcome("found", text, path)
+
+
+def _measured(cell: Cell, checkout: Path | None) -> Outcome:
     cell.source.prepare()  # now, so that it is not timed as training
     started = time.perf_counter()
-    with _track(cell, path.stem) as tracked:
+    with _track(cell, cell.record_path().stem) as tracked:
         requests = cell.requests()
         trained = _train(cell, requests, tracked)
         answer = _measure(cell, requests, trained)

@@ -24,6 +24,7 @@ from gradsae.sae import model as saes
 from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import Seeds, make_generator
 from gradsae.storage.files import writing
+from gradsae.storage.lease import holding
 from gradsae.training.fit import FitSettings, Log, Training, fit
 from gradsae.training.sample import initial_sample
 
@@ -93,6 +94,10 @@ class Request:
     def folder(self) -> Path:
         return self.root / "checkpoints" / self.id()
 
+    def lease(self) -> Path:
+        """Return the lease of whoever trains this SAE."""
+        return self.root / "leases" / f"checkpoint-{self.id()}"
+
 
 def get(
     request: Request, *, log: Callable[[int, dict[str, float]], None], force: bool = False
@@ -100,19 +105,30 @@ def get(
     """Return the trained SAE on its device, from `root`/checkpoints or trained now.
 
     `log` gets the curve: as it grows, or whole if the SAE was there. A training that was cut off
-    goes on from its last saved state in `root`/training.
+    goes on from its last saved state in `root`/training. While another process trains the same
+    SAE, wait for it.
     """
     folder = request.folder()
     if folder.exists() and not force:
-        checkpoint = _load(folder, request)
-        parts = {name: column for name, column in checkpoint.curve.items() if name != "step"}
-        for i, step in enumerate(checkpoint.curve["step"]):
-            log(step, {name: column[i] for name, column in parts.items()})
-        return checkpoint
-    (outcome,) = train([request], lambda _, step, parts: log(step, parts))
+        return _found(folder, request, log)
+    with holding(request.lease()):
+        if folder.exists() and not force:
+            return _found(folder, request, log)
+        (outcome,) = train([request], lambda _, step, parts: log(step, parts))
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
+
+
+def _found(
+    folder: Path, request: Request, log: Callable[[int, dict[str, float]], None]
+) -> Checkpoint:
+    """Return the SAE of a folder and log its curve."""
+    checkpoint = _load(folder, request)
+    parts = {name: column for name, column in checkpoint.curve.items() if name != "step"}
+    for i, step in enumerate(checkpoint.curve["step"]):
+        log(step, {name: column[i] for name, column in parts.items()})
+    return checkpoint
 
 
 def train(group: Sequence[Request], log: Log) -> list[Checkpoint | Exception]:

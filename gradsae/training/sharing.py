@@ -9,6 +9,7 @@ from typing import final
 
 from gradsae.about import plain
 from gradsae.records.record import content_id
+from gradsae.storage.lease import Lease
 from gradsae.training import checkpoints
 from gradsae.training.checkpoints import Request
 from gradsae.training.fit import is_serial
@@ -49,13 +50,20 @@ class Shared:
 
 
 def _train_together(part: Sequence[Request]) -> list[str]:
-    if len(part) < 2:
-        return []  # its own cell trains it, and shows the curve as it grows
-    outcomes = checkpoints.train(part, lambda i, step, parts: None)
+    """Train those of a part that no other process trains; one alone is left to its own cell."""
+    leases = {request.id(): Lease(request.lease()) for request in part}
+    try:
+        free = [r for r in part if leases[r.id()].take() and not r.folder().exists()]
+        if len(free) < 2:
+            return []  # its own cell trains it, and shows the curve as it grows
+        outcomes = checkpoints.train(free, lambda i, step, parts: None)
+    finally:
+        for lease in leases.values():
+            lease.give_back()
     done = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
-    methods = ", ".join(dict.fromkeys(request.method.name for request in part))
-    note = f"trained {len(done)} of {len(part)} SAEs ({methods}) on one stream"
-    return [f"{note} of {part[0].source.name}"]
+    methods = ", ".join(dict.fromkeys(request.method.name for request in free))
+    note = f"trained {len(done)} of {len(free)} SAEs ({methods}) on one stream"
+    return [f"{note} of {free[0].source.name}"]
 
 
 def stream_key(request: Request) -> str:
