@@ -131,7 +131,7 @@ def _explain(error: ValidationError) -> str:
     if kind == "extra_forbidden":
         return f"{_place(path) or 'the record'} has an unknown key {_short(str(last))}"
     if kind == "wanted":
-        place, value = _place([*path, last]) + context["inside"], context["value"]
+        (value,), place = context["value"], _place([*path, last]) + context["inside"]
         return _message(place, value, context["want"])
     pattern = next((p for p in PATTERNS if context.get("pattern") == f"^{p.pattern}$"), None)
     want = PATTERNS[pattern] if pattern else KINDS.get(kind, "").format(**context)

@@ -69,9 +69,9 @@ OPEN = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 def wrong(value: object, want: str, inside: str = "") -> PydanticCustomError:
     """Return the error of a value (at `inside` of the field, such as `[3]`) that must be `want`."""
-    return PydanticCustomError(
-        "wanted", "it must be {want}", {"want": want, "value": value, "inside": inside}
-    )
+    # In a tuple: pydantic would turn a bare text into UTF-8, which half a pair has not.
+    context = {"want": want, "value": (value,), "inside": inside}
+    return PydanticCustomError("wanted", "it must be {want}", context)
 
 
 def why_not_number(value: float) -> str:
