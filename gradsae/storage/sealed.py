@@ -58,6 +58,11 @@ def unsealed(data: Mapping[str, Any], path: Path, remedy: str = "") -> dict[str,
     return rest
 
 
+def is_sealed(path: Path) -> bool:
+    """Return whether the object in a JSON file has a checksum."""
+    return CHECKSUM in read_object(path)
+
+
 def _checksum(values: Mapping[str, Any]) -> str:
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
