@@ -4,7 +4,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help bench experiments speed peers test check figures board docs clean
+.PHONY: help bench experiments speed peers test fuzz check figures board docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ peers: $(VENV)/.run  ## install sae-lens and others, which `make speed` and some
 
 test: $(VENV)/.dev  ## run the tests
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
+fuzz: $(VENV)/.dev  ## damage 5,000 foreign files at random and read them with every command (half an hour)
+	$(RUN) -m tests.fuzz
 
 check: $(VENV)/.dev  ## lint, format, types, layers and sizes
 	$(VENV)/bin/ruff check .

@@ -128,7 +128,7 @@ def best_constant(mean: Mapping[tuple[str, Values], float], worlds: Sequence[str
     settings = dict.fromkeys(setting for _, setting in mean)
     whole = [s for s in settings if all((world, s) in mean for world in worlds)]
     if not whole:
-        raise UserError(f"no setting was tried on all of {', '.join(worlds)}")
+        raise ValueError(f"no setting was tried on all of {', '.join(worlds)}")
     return max(whole, key=lambda s: math.fsum(mean[world, s] for world in worlds))
 
 

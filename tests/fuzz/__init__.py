@@ -18,6 +18,8 @@ class Counts:
     """What a campaign has seen."""
 
     tries: int = 0
+    read: int = 0
+    """Damaged files that passed all checks, so that commands had to bear them."""
     tracebacks: int = 0
     hangs: int = 0
     silent: int = 0
@@ -35,7 +37,8 @@ class Counts:
 
     def line(self, what: str) -> str:
         return (
-            f"{what}: {self.tries} tries, {self.tracebacks} tracebacks, {self.hangs} hangs, "
+            f"{what}: {self.tries} tries ({self.read} passed all checks), "
+            f"{self.tracebacks} tracebacks, {self.hangs} hangs, "
             f"{self.silent} silent acceptances, {self.code_run} times code of a file"
         )
 
