@@ -1,10 +1,13 @@
 # Each target sets up what it needs in .venv and reuses what is there.
 PYTHON ?= python3
 VENV   := .venv
+# The ends of the ranges in pyproject.toml; uv fetches a Python that is not there.
+LOWEST_PYTHON ?= 3.11
+NEWEST_PYTHON ?= 3.13
 RUN    := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help bench experiments speed peers test fuzz check figures board docs clean
+.PHONY: help bench experiments speed peers test test-lowest test-newest fuzz check figures board docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +28,12 @@ peers: $(VENV)/.run  ## install sae-lens and others, which `make speed` and some
 test: $(VENV)/.dev  ## run the tests
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
+test-lowest: .venv-lowest/.done  ## run the tests with the oldest versions that pyproject.toml allows
+	.venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
+test-newest: .venv-newest/.done  ## run the tests with the newest versions there are
+	.venv-newest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
 fuzz: $(VENV)/.dev  ## damage 5,000 foreign files at random and read them with every command (half an hour)
 	$(RUN) -m tests.fuzz
 
@@ -44,8 +53,15 @@ board: $(VENV)/.run  ## rebuild the leaderboard page from all records
 docs: $(VENV)/.docs  ## build the documentation site into site/ (open site/index.html; no network)
 	$(VENV)/bin/mkdocs build --strict --quiet
 
-clean:  ## remove .venv (records, checkpoints and the model cache stay)
-	rm -rf $(VENV)
+.venv-lowest/.done .venv-newest/.done: pyproject.toml $(VENV)/.run
+	$(RUN) -m pip install --quiet uv
+	$(VENV)/bin/uv venv --quiet --clear --python $(if $(findstring lowest,$@),$(LOWEST_PYTHON),$(NEWEST_PYTHON)) $(@D)
+	$(VENV)/bin/uv pip install --quiet --python $(@D)/bin/python \
+	    --resolution $(if $(findstring lowest,$@),lowest-direct,highest) -e '.[test]'
+	@touch $@
+
+clean:  ## remove .venv and its kind (records, checkpoints and the model cache stay)
+	rm -rf $(VENV) .venv-lowest .venv-newest
 
 # torch goes first and pinned: nothing else may pull in another build of it.
 $(VENV)/.run: pyproject.toml constraints.txt
