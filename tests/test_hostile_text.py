@@ -81,7 +81,7 @@ def _about(texts: Iterator[str]) -> dict[str, str]:
 
 
 def _score(texts: Iterator[str]) -> dict[str, str]:
-    return {name: next(texts) for name in ("header", "meaning", "over", "better")}
+    return {"better": "higher", **{name: next(texts) for name in ("header", "meaning", "over")}}
 
 
 def saved(folder: Path, start: int, inner: str = "mallory") -> Path:
@@ -108,6 +108,7 @@ def test_text_of_a_record_stays_text_in_all_that_commands_write(root: Path, star
             said = call()
             refused = name == "publish" and "absolute path" in said.err  # as some texts look
             assert said.status == 0 or refused, f"{name}: {said.err}"
+            assert "left out" not in said.err, said.err
             assert (name, outputs.faults_of_terminal(said.out + said.err)) == (name, [])
         places = json.loads((root / "regret_choice.json").read_text())
     assert "&lt;script&gt;alert(1)" in (root / "board" / "index.html").read_text()

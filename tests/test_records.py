@@ -206,6 +206,20 @@ def test_the_id_ignores_bookkeeping_and_scores_but_not_the_config_or_the_seeds()
             r"about.variants\[a\].label is \['x'\]",
         ),
         (
+            lambda d: d.update(about={"method": {"label": 5}}),
+            "about.method.label is 5; it must be a text",
+        ),
+        (
+            lambda d: d.update(about={"method": {"label": "x", "is_control": "no"}}),
+            "about.method.is_control is 'no'; it must be true or false",
+        ),
+        (
+            lambda d: d.update(
+                about={"scores": {"a/b": {"name": "", "header": "", "meaning": "", "better": "up"}}}
+            ),
+            "better is 'up'; it must be 'higher', 'lower' or ''",
+        ),
+        (
             lambda d: d.update(about={"scores": {"a/b": {"name": "a/b"}}}),
             r"about.scores\[a/b\] lacks the key better, header, meaning",
         ),

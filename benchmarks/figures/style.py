@@ -10,6 +10,7 @@ from benchmarks.figures.looks import Look
 from benchmarks.results.labels import labels
 from benchmarks.results.settings import MIN_SEEDS, Estimate, Setting
 from gradsae.about import About
+from gradsae.storage.files import replacing
 
 COLUMN = 3.4
 """Inches: the width of one column of a two-column paper."""
@@ -223,8 +224,10 @@ def write_figure(figure: Any, folder: Path, name: str) -> list[Path]:
     figure.set_dpi(RC["savefig.dpi"])
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")  # `savefig` would lay out and draw each file twice
-    FigureCanvasSVG(figure).print_svg(paths[0], metadata={"Date": None})
+    with replacing(paths[0]) as fresh:
+        FigureCanvasSVG(figure).print_svg(fresh, metadata={"Date": None})
     figure.set_dpi(RC["savefig.dpi"])  # print_svg has set it to 72
-    FigureCanvasAgg(figure).print_png(paths[1], metadata={"Software": None})
+    with replacing(paths[1]) as fresh:
+        FigureCanvasAgg(figure).print_png(fresh, metadata={"Software": None})
     plt.close(figure)
     return paths

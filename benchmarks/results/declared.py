@@ -30,7 +30,7 @@ def about_method(record: Record) -> About:
 
     trainer = record.config.get("trainer")
     ours = catalogue.about_method(trainer) if isinstance(trainer, dict) else None
-    return ours or recorded_about(record.about.get("method"), method_of(record))
+    return shown(ours) if ours else recorded_about(record.about.get("method"), method_of(record))
 
 
 def about_source(record: Record) -> About:
@@ -39,9 +39,8 @@ def about_source(record: Record) -> About:
 
     source = record.config.get("source")
     ours = catalogue.about_source(source) if isinstance(source, dict) else None
-    return ours or recorded_about(
-        record.about.get("source"), record.setup.source.name or "unknown source"
-    )
+    name = record.setup.source.name or "unknown source"
+    return shown(ours) if ours else recorded_about(record.about.get("source"), name)
 
 
 def about_variant(record: Record, name: str) -> About:
@@ -49,8 +48,8 @@ def about_variant(record: Record, name: str) -> About:
     from gradsae.bench import catalogue
 
     ask = record.config.get("ask")
-    ours = catalogue.about_variants(ask if isinstance(ask, dict) else {})
-    return ours.get(name) or recorded_about(record.about.get("variants", {}).get(name), name)
+    ours = catalogue.about_variants(ask if isinstance(ask, dict) else {}).get(name)
+    return shown(ours) if ours else recorded_about(record.about.get("variants", {}).get(name), name)
 
 
 def headline_of(record: Record) -> tuple[str, ...]:
@@ -95,5 +94,11 @@ def recorded_score(scores: Mapping[str, Mapping[str, Any]], name: str) -> Score:
 
 def recorded_about(about: Mapping[str, Any] | None, name: str) -> About:
     """Return what a record holds of a component that this package does not know."""
-    given = About(**about) if about else About(label=name)
-    return replace(given, label=printable(given.label, MAX_LABEL))
+    return shown(About(**about) if about else About(label=name))
+
+
+def shown(about: About) -> About:
+    """Return what a table can show: also a component of this package may have a label that a
+    stranger's config has filled."""
+    label = printable(about.label, MAX_LABEL)
+    return about if label == about.label else replace(about, label=label)

@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from gradsae.about import About, Score
-from gradsae.errors import UserError
 from gradsae.influence.estimator import Estimator
 from gradsae.influence.truth import Truth
 from gradsae.interfaces import Method, Source, Task
@@ -108,7 +107,7 @@ def _named(base: type[T], config: Mapping[str, Any], not_fields: set[str]) -> T 
 def _tried(cls: type[T], arguments: Mapping[str, Any]) -> T | None:
     try:
         return cls(**{key: rebuild(item) for key, item in arguments.items()})
-    except (LookupError, TypeError, ValueError, AttributeError, UserError):
+    except Exception:  # a stranger's values: whatever is wrong with them, it is not ours
         return None
 
 

@@ -4,7 +4,8 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import cache
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -207,10 +208,20 @@ def _check_declared(field: str, value: Any, declared: type[About | Score]) -> No
     required = {each.name for each in fields if each.default is dataclasses.MISSING}
     _check_keys(field, value, required, optional={each.name for each in fields} - required)
     for name, item in value.items():
-        scalar = item is None or isinstance(item, str | bool | int | float)
-        _require(scalar, f"{field}.{name}", item, "a text, a number, true, false or null")
+        try:
+            _forms(declared)[name].validate_python(item, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            want = KINDS.get(first["type"], first["msg"].removeprefix("Input should be "))
+            raise UserError(_message(f"{field}.{name}", item, want)) from None
         short = not isinstance(item, str) or len(item) <= MAX_ABOUT
         _require(short, f"{field}.{name}", item, f"a text of at most {MAX_ABOUT} characters")
+
+
+@cache
+def _forms(declared: type[About | Score]) -> dict[str, TypeAdapter[Any]]:
+    """Return what checks each field of `About` or `Score`: the field's own type."""
+    return {name: TypeAdapter(form) for name, form in get_type_hints(declared).items()}
 
 
 def _check_keys(
