@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,7 +86,7 @@ def test_a_world_or_a_band_that_cannot_be_is_refused_by_field_and_value(words, m
         (["device=cuda:99"], "device must be auto, cpu or .* here, got 'cuda:99': "),
         (["device=meta"], "device must be auto, cpu or .* here, got 'meta': "),
         (["device=gpu"], "device must be auto, cpu or .* here, got 'gpu': "),
-        (["metric=[]"], r"metric must name at least one metric, got \[\]"),
+        (["metric=[]"], r"metric must name at least one, got \[\]"),
         (["fit.batch_size=1"], "fit.batch_size must be a whole number from 2, got 1"),
     ],
 )
@@ -97,11 +96,12 @@ def test_a_message_names_the_field_that_is_at_fault(words, message, tmp_path):
 
 
 @pytest.mark.parametrize("field", ["init_rows", "batch_size"])
-def test_rows_that_are_not_stored_are_told_of_the_field_that_asks_for_them(field):
-    def stream(n_rows, seed, device):
-        return ShuffledStream(lambda index: torch.ones(len(index), 2), 240, n_rows, seed, device)
+def test_rows_that_are_not_stored_are_told_of_the_field_that_asks_for_them(field, monkeypatch):
+    def stream(self, batch_size, seed, device):
+        return ShuffledStream(lambda i: torch.ones(len(i), 2), 240, batch_size, seed, device)
 
-    source = SimpleNamespace(stream=stream, name="stored")
+    monkeypatch.setattr(Superposition, "stream", stream)
+    source = Superposition(n_features=20, width=8, l0=2)
     message = f"fit.{field}=256 is more than the 240 stored training rows: .* fit.{field}=240 at"
     with pytest.raises(UserError, match=message):
         if field == "init_rows":

@@ -41,6 +41,8 @@ class RecoveryTask(Task):
     metrics: Mapping[str, Metric]
 
     def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ValueError("metric must name at least one, got []: metric=[recovery], for one")
         check_metrics(self.metrics)
 
     def asks(self) -> dict[str, Any]:
@@ -58,9 +60,7 @@ class RecoveryTask(Task):
 
 
 def check_metrics(metrics: Mapping[str, Metric]) -> None:
-    """Raise ValueError if there is no metric, or for settings of one that was not chosen."""
-    if not metrics:
-        raise ValueError("metric must name at least one metric, got []: metric=[recovery], for one")
+    """Raise ValueError for a metric whose settings are given although it was not chosen."""
     for name, metric in metrics.items():
         if not isinstance(metric, Metric):
             raise ValueError(

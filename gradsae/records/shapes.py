@@ -74,7 +74,7 @@ def wrong(value: object, want: str, inside: str = "") -> PydanticCustomError:
     return PydanticCustomError("wanted", "it must be {want}", context)
 
 
-def why_not_number(value: float) -> str:
+def why_not_number(value: int | float) -> str:
     """Return what a number (whole or not) must be where it is not, or the empty string."""
     if isinstance(value, int):
         return "" if abs(value) < MAX_WHOLE else "a whole number that fits into 64 bits"

@@ -187,7 +187,7 @@ def fit(
                 parts = trainings[i].step(x, Progress(step, settings.steps))
                 logs = step % settings.log_every == 0 or step == settings.steps - 1
                 saves = settings.save_every and (step + 1) % settings.save_every == 0
-                if (logs or saves) and _is_sound(trainings[i], parts, total, step):
+                if (logs or saves) and _is_sound(trainings[i], parts, total, x, step):
                     if logs:
                         _log(trainings[i], parts, step, partial(log, i))
                     if saves:
@@ -205,16 +205,23 @@ def fit(
 
 
 def _is_sound(
-    training: Training, parts: dict[str, Tensor], total: Float[Tensor, ""], step: int
+    training: Training,
+    parts: dict[str, Tensor],
+    total: Float[Tensor, ""],
+    x: Float[Tensor, "batch d_in"],
+    step: int,
 ) -> bool:
-    """Return whether the loss and the weights are finite; if not, stop the training."""
+    """Return whether the loss and the weights are finite; if not, stop the training.
+
+    `total` is the sum of all activations so far, and `x` the last batch of them.
+    """
     weights = {name: p.detach() for name, p in training.sae.named_parameters()}
     largest = {name: torch.linalg.vector_norm(p, float("inf")) for name, p in weights.items()}
     bad = [name for name, value in {**parts, **largest}.items() if not value.isfinite()]
     if not bad:
         return True
     advice = f"(lr={training.trainer.optim.lr}); try a smaller optim.lr"
-    if "fvu" in bad:  # the loss may be finite: it is not divided by the variance
+    if bool((x == x[0]).all()):
         advice = "because all rows of the batch are equal: the activations do not vary"
     if not total.isfinite():
         advice = "because the activations of its source are not all finite"
