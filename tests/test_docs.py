@@ -158,6 +158,8 @@ def small(module: str, arguments: list[str]) -> list[str]:
         given = [a_record(here).stem if word == "ID" else word for word in arguments]
         places = ["--from", str(here / "records"), "--to", str(here.parent / "records")]
         return [*given, "--allow-dirty", *places]
+    if module == "benchmarks.doctor":
+        return [*arguments, "--cache", str(here / "cache")]
     if module == "benchmarks.reproduce":
         return ["--records", str(add_published(here / "published"))]
     if module == "benchmarks.export":

@@ -16,7 +16,7 @@ def test_no_damage_to_a_file_ends_in_a_traceback_a_hang_or_a_silent_acceptance()
 @pytest.mark.parametrize(
     ("module", "check", "says", "subject"),
     [
-        (weights, "n_not_finite", 0, "dictionary"),
+        (weights, "n_not_finite", 0, "sparsify"),
         (tensors, "checksum", "0" * 64, "state"),
         (sealed, "_checksum", "0" * 64, "checkpoint"),
     ],
