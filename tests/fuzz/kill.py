@@ -1,6 +1,6 @@
 """Kill a tiny sweep again and again: what it ends with must be what it would have been, bit by bit.
 
-PYTHONPATH=tests python -m fuzz.kill [--kills N] [--seed S]     one line at its end
+python -m tests.fuzz.kill [--kills N] [--seed S]     one line at its end
 
 A sweep trains three SAEs on one stream, reads a store of activations and measures four cells. A
 child process runs it, is killed at a chance moment or at a chosen one (before, inside or after a
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,7 @@ CELLS = [
 ]
 Phase = Literal["before", "inside", "after"]
 PHASES: tuple[Phase, ...] = ("before", "inside", "after")
+ERROR = "error.txt"
 MOST_IN_A_ROW = 8
 """Kills of one sweep, before it may end."""
 
@@ -75,17 +77,31 @@ class Outcome:
         )
 
 
-def cells(results: Path) -> list[Cell]:
+Words = list[list[str]]
+"""The words of each cell of a sweep."""
+
+
+@cache
+def composed(words: tuple[str, ...]) -> Any:
+    """Return the configuration of a cell, made once: that takes longer than the cell."""
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        common = ["tracking=none", "device=cpu", f"results={results}"]
-        return [build(compose("config", [*words, *common])) for words in CELLS]
+        return compose("config", [*words, "tracking=none", "device=cpu"])
 
 
-def sweep(results: Path) -> None:
+def cells(results: Path, words: Words) -> list[Cell]:
+    built = []
+    for each in words:
+        config = composed(tuple(each)).copy()
+        config.results = str(results)
+        built.append(build(config))
+    return built
+
+
+def sweep(results: Path, words: Words) -> None:
     """Do what the launcher does with these cells."""
-    built = cells(results)
+    built = cells(results, words)
     shared = Shared([due(cell) for cell in built])
     for i, cell in enumerate(built):
         shared.train_for(i)
@@ -115,14 +131,16 @@ class Moments:
     """Counts what a process does to its disk, and kills it at one of these moments."""
 
     def __init__(self, target: int, phase: Phase) -> None:
-        self.n, self.target, self.phase = 0, target, phase
+        self.target, self.phase = target, phase
+        self.paths: list[str] = []
+        """What each moment changed."""
 
     def hook(self, act: Callable[..., Any], halve: Callable[..., None] | None) -> Any:
         """Return the function `act` with a look before and after; `halve` does half of it."""
 
         def hooked(*args: Any, **words: Any) -> Any:
-            self.n += 1
-            is_due = self.n == self.target
+            self.paths.append(str(args[1] if act is SAVE else args[0]))
+            is_due = len(self.paths) == self.target
             if is_due and self.phase == "inside" and halve is not None:
                 halve(*args, **words)
             if is_due and self.phase != "after":
@@ -181,17 +199,15 @@ def watched(moments: Moments) -> Iterator[None]:
             setattr(owner, name, act)
 
 
-def child(results: Path, moments: Moments, seconds: float | None) -> int:
+def child(results: Path, words: Words, moments: Moments, seconds: float | None) -> int:
     """Run the sweep in a child that is killed at a moment or after some seconds; return its end."""
     pid = os.fork()
     if pid == 0:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        error = os.open(results / "error.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(error, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(results / ERROR, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         try:
             with watched(moments):
-                sweep(results)
+                sweep(results, words)
         except BaseException as reason:
             os.write(2, f"{type(reason).__name__}: {reason}".encode())
             os._exit(1)
@@ -202,49 +218,72 @@ def child(results: Path, moments: Moments, seconds: float | None) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def campaign(n: int, seed: int) -> Outcome:
+class Kills:
+    """A campaign: the sweep, how it ends, and how much there is to interrupt."""
+
+    def __init__(self, work: Path, words: Words, seed: int) -> None:
+        self.work, self.words = work, words
+        self.dice, self.outcome = random.Random(seed), Outcome()
+        whole, counted = work / "whole", Moments(0, "before")
+        whole.mkdir()
+        sweep(whole, words)  # once for all that is compiled and loaded
+        shutil.rmtree(whole)
+        whole.mkdir()
+        started = time.perf_counter()
+        with watched(counted):
+            sweep(whole, words)
+        self.seconds, self.paths = time.perf_counter() - started, counted.paths
+        self.expected = ending(whole)
+
+    def one_sweep(self, n_kills: int) -> None:
+        """Kill one sweep some times, let it end, and compare the end."""
+        results = self.work / f"sweep-{self.outcome.sweeps}"
+        results.mkdir()
+        self.outcome.sweeps += 1
+        while n_kills > 0 and self.kill(results):
+            n_kills -= 1
+        self.end(results)
+
+    def end(self, results: Path) -> None:
+        """Let a sweep come to its end, and compare that."""
+        status = child(results, self.words, Moments(0, "before"), None)
+        if status != 0:
+            self.outcome.failed += 1
+            self.outcome.notes.append(f"{results.name}: {(results / ERROR).read_text()[:300]}")
+        elif (end := ending(results)) != self.expected:
+            self.outcome.wrong += 1
+            self.outcome.notes.append(f"{results.name}: {differences(end, self.expected)}")
+        shutil.rmtree(results)
+
+    def kill(self, results: Path) -> bool:
+        """Kill a child at a chosen moment, or at a random one; return False if it ended before."""
+        moments, seconds = Moments(0, "before"), None
+        if self.dice.random() < 0.7:
+            target = self.dice.randrange(1, len(self.paths) + 1)
+            moments = Moments(target, self.dice.choice(PHASES))
+        else:
+            seconds = self.dice.random() * self.seconds
+        return self.kill_at(results, moments, seconds)
+
+    def kill_at(self, results: Path, moments: Moments, seconds: float | None = None) -> bool:
+        """Kill a child, and count the files that are damaged then."""
+        status = child(results, self.words, moments, seconds)
+        found = [each for each in check(results, results) if each.state == "damaged"]
+        self.outcome.damaged += len(found)
+        self.outcome.notes += [f"{results.name}: {each.path}: {each.reason}" for each in found]
+        self.outcome.kills += os.WIFSIGNALED(status)
+        return os.WIFSIGNALED(status)
+
+
+def campaign(n: int, seed: int, words: Words = CELLS) -> Outcome:
     """Kill sweeps `n` times; the same seed chooses the same moments."""
-    outcome, dice = Outcome(), random.Random(seed)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
-        whole = Path(work) / "whole"
-        whole.mkdir()
-        counted, started = Moments(0, "before"), time.perf_counter()
-        with watched(counted):
-            sweep(whole)
-        started = time.perf_counter() - started
-        expected = ending(whole)
-        while outcome.kills < n:
-            results = Path(work) / f"sweep-{outcome.sweeps}"
-            results.mkdir()
-            few = min(dice.randrange(1, MOST_IN_A_ROW), n - outcome.kills)
-            _one_sweep(results, outcome, dice, few, counted.n, min(started, 5.0))
-            if (results / "records").is_dir() and ending(results) != expected:
-                outcome.wrong += 1
-                outcome.notes.append(f"{results.name}: {differences(ending(results), expected)}")
-            shutil.rmtree(results)
-    return outcome
-
-
-def _one_sweep(
-    results: Path, outcome: Outcome, dice: random.Random, few: int, n_moments: int, seconds: float
-) -> None:
-    """Kill one sweep some times, then let it end."""
-    outcome.sweeps += 1
-    for _ in range(few):
-        at_moment = dice.random() < 0.7
-        moments = Moments(dice.randrange(1, n_moments + 1) if at_moment else 0, dice.choice(PHASES))
-        status = child(results, moments, None if at_moment else dice.random() * seconds)
-        outcome.kills += os.WIFSIGNALED(status)
-        found = [each for each in check(results, results) if each.state == "damaged"]
-        outcome.damaged += len(found)
-        outcome.notes += [f"{results.name}: {each.path}: {each.reason}" for each in found]
-        if os.WIFEXITED(status):  # it came to its end first
-            break
-    status = child(results, Moments(0, "before"), None)
-    if status != 0:
-        outcome.failed += 1
-        outcome.notes.append(f"{results.name}: {(results / 'error.txt').read_text()[:300]}")
+        kills = Kills(Path(work), words, seed)
+        while kills.outcome.kills < n:
+            most = n - kills.outcome.kills
+            kills.one_sweep(min(kills.dice.randrange(1, MOST_IN_A_ROW + 1), most))
+    return kills.outcome
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> str:
@@ -253,7 +292,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m fuzz.kill", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.kill", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
