@@ -21,6 +21,7 @@ from gradsae.prompts.sets import GivenPrompts
 from gradsae.seeds import make_generator
 from gradsae.sources.corpora import Corpus
 from gradsae.sources.windows import draw_windows
+from gradsae.steering.interventions import Chosen, Intervention
 from gradsae.steering.samples import sample_texts
 
 BEFORE, ANSWER = "The capital of France is", " Paris and Lyons"
@@ -123,9 +124,9 @@ def test_a_steering_sample_goes_on_where_the_prompt_ends(lm, monkeypatch):
         "gradsae.steering.samples.continue_steered", lambda *_: torch.tensor(answer)
     )
     source = Windows(lm, place="resid_post.0")
-    chosen: Any = {"top": type("Chosen", (), {"latents": torch.tensor([0])})()}
-    intervention: Any = type("Intervention", (), {"mode": "add", "dose": 1.0})()
-    (sample,) = sample_texts(source, random_sae(16), ids, chosen, [intervention], len(answer))
+    top = Chosen(latents=torch.tensor([0]), directions=torch.zeros(1, 16), reference=torch.ones(1))
+    dose = Intervention(mode="add", dose=1.0)
+    (sample,) = sample_texts(source, random_sae(16), ids, {"top": top}, [dose], len(answer))
     whole = lm.text([*before, *answer])
     assert sample.before == sample.after
     assert sample.prompt + sample.after == whole

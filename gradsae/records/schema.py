@@ -219,8 +219,8 @@ def _check_declared(field: str, value: Any, declared: type[About | Score]) -> No
 
 
 @cache
-def _forms(declared: type[About | Score]) -> dict[str, TypeAdapter[Any]]:
-    """Return what checks each field of `About` or `Score`: the field's own type."""
+def _forms(declared: type[About | Score]) -> dict[str, Any]:
+    """Return a TypeAdapter of each field of `About` or `Score`: of the field's own type."""
     return {name: TypeAdapter(form) for name, form in get_type_hints(declared).items()}
 
 
