@@ -7,7 +7,7 @@ NEWEST_PYTHON ?= 3.13
 RUN    := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help bench experiments speed peers test test-lowest test-newest fuzz kill check figures board docs clean
+.PHONY: help bench experiments speed peers test test-lowest test-newest fuzz kill architectures check figures board docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ fuzz: $(VENV)/.dev  ## damage 5,000 foreign files at random and read them with e
 
 kill: $(VENV)/.dev  ## kill a tiny sweep 200 times: it ends as it would have, bit by bit (minutes)
 	$(RUN) -m tests.fuzz.kill
+
+architectures: $(VENV)/.dev  ## every causal architecture of transformers, tiny, at every site (3 minutes)
+	$(RUN) -m pytest -o addopts='' -q tests/test_architectures.py
 
 check: $(VENV)/.dev  ## lint, format, types, layers and sizes
 	$(VENV)/bin/ruff check .

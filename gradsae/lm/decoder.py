@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from gradsae.errors import UserError
-from gradsae.lm.sites import Layout, Site, find_module
+from gradsae.lm.outputs import copied, first, hidden_in, with_first
+from gradsae.lm.sites import Layout, Site, find_module, layout_of
 
 Edit = tuple[Site, Callable[[Tensor], Tensor]]
 """Where, and the function from the site's activation [batch pos d_in] to the one used instead."""
@@ -49,6 +50,8 @@ class Decoder:
     max_context: int
     _checked: set[int] = field(default_factory=set, repr=False)
     """Layers whose block output was found to be input + attention + MLP."""
+    reruns: set[Site] = field(default_factory=set, repr=False)
+    """Sites from which a rerun was found to give what a whole pass gives."""
     notes: list[str] = field(default_factory=list, repr=False)
     """What is slower on this model than on others, and why; records keep it."""
 
@@ -84,7 +87,13 @@ class Decoder:
 
     def module(self, site: Site) -> nn.Module:
         """Return the module whose output is the site's activation."""
-        return find_module(self.model, self.layout, site)
+        return find_module(self.model, self.layout_of(site.layer), site)
+
+    def layout_of(self, layer: int) -> Layout:
+        """Return the module paths of one block."""
+        block = self.model.get_submodule(self.layout.blocks)[layer]
+        given = {"attn_path": self.layout.attn_path, "mlp_path": self.layout.mlp_path}
+        return layout_of(block, self.layout.blocks, **given)
 
     def block(self, layer: int) -> nn.Module:
         """Return a decoder block; its output is the residual stream after it."""
@@ -113,7 +122,7 @@ class Decoder:
         self.check_site(site)
         module = self.module(site)
         seen = self.capture({"site": module}, module, token_ids, attention_mask, stop=stop)
-        return first(seen["site"])
+        return hidden_in(seen["site"], len(token_ids))
 
     def logits(
         self,
@@ -129,7 +138,8 @@ class Decoder:
             if edit is not None:
                 site, change = edit
                 self.check_site(site)
-                handle = self.module(site).register_forward_hook(_editing(change))
+                hook = _editing(change, len(token_ids))
+                handle = self.module(site).register_forward_hook(hook)
                 stack.callback(handle.remove)
             return self.forward(token_ids, attention_mask, positions, cache)
 
@@ -155,6 +165,11 @@ class Decoder:
                 stack.callback(handle.remove)
             with suppress(_Stop):
                 self.forward(token_ids, attention_mask, [-1], cache)
+        if stop and not any(module is last and name in seen for name, module in watched.items()):
+            raise UserError(
+                f"{self.name}: a {type(self.model).__name__} does not run a {type(last).__name__} "
+                "that was asked for on the tokens of a text alone: take another layer"
+            )
         return seen
 
     def forward(
@@ -213,56 +228,89 @@ class Decoder:
 
     def _check_additive(self, layer: int) -> None:
         """Raise UserError unless block output = input + attn_out + mlp_out on a few tokens."""
-        if self.layout.attn_out is None or self.layout.mlp_out is None:
-            return  # nothing to compare with
-        block = self.module(Site("resid_post", layer))
-        watched = {"block": block}
-        watched["attn"] = self.module(Site("attn_out", layer))
-        watched["mlp"] = self.module(Site("mlp_out", layer))
-        middle = self.model.get_input_embeddings().num_embeddings // 2  # no special tokens there
-        token_ids = middle + torch.arange(N_PROBE_TOKENS, device=self.model.device)[None]
+        block, layout = self.block(layer), self.layout_of(layer)
+        halves = [path for path in (layout.attn_out, layout.mlp_out) if path is not None]
+        watched = {"block": block, **{path: block.get_submodule(path) for path in halves}}
         with torch.no_grad():
-            seen = self.capture(watched, block, token_ids, None, stop=True)
-        parts = (seen["block.input"], first(seen["attn"]), first(seen["mlp"]), first(seen["block"]))
-        # Position 0 may be a hundred times larger than the rest and would hide their misfit.
-        before, attn, mlp, after = (part[:, 1:].double() for part in parts)
-        misfit = (after - before - attn - mlp).norm()
-        scale = before.norm() + attn.norm() + mlp.norm()
-        if misfit > ADDITIVE_TOLERANCE[parts[0].dtype] * scale:
+            seen = self.capture(watched, block, self.probe(), None, stop=True)
+        before, after = seen["block.input"], first(seen["block"])
+        added = [hidden_in(seen[path], 1) for path in halves if path in seen]
+        misfit = 1.0
+        if all(part.shape == before.shape for part in (after, *added)):
+            # Position 0 may be a hundred times larger than the rest and would hide their misfit.
+            parts = [part[:, 1:].double() for part in (before, *added)]
+            scale = torch.stack([part.norm() for part in parts]).sum()
+            misfit = float((after[:, 1:].double() - sum(parts)).norm() / scale)
+        if not misfit <= ADDITIVE_TOLERANCE[before.dtype]:
+            names = " + ".join(["input", *map(repr, halves)])
             raise UserError(
-                f"{self.name}: a block of {type(self.model).__name__} is not input + attention + "
-                f"MLP with {self.layout.attn_out!r} and {self.layout.mlp_out!r} (misfit "
-                f"{float(misfit / scale):.1%}). Set model.attn_path and model.mlp_path to the "
-                "modules whose outputs are added, or use resid_post."
+                f"{self.name}: block {layer} of {type(self.model).__name__} is not {names} (misfit "
+                f"{misfit:.1%}). Set model.attn_path and model.mlp_path to the modules whose "
+                "outputs are added, or use resid_post."
+            )
+
+    def probe(self, n_rows: int = 1) -> Tensor:
+        """Return a few token ids for checks of the model; the rows differ in their last token."""
+        middle = self.model.get_input_embeddings().num_embeddings // 2  # no special tokens there
+        token_ids = middle + torch.arange(N_PROBE_TOKENS, device=self.model.device)
+        rows = token_ids[: self.max_context].repeat(n_rows, 1)
+        rows[:, -1] -= torch.arange(n_rows, device=rows.device)
+        return rows
+
+    def check_runs(self) -> None:
+        """Raise UserError unless the model runs on tokens alone and no token sees a later one."""
+        name, n_rows = type(self.model).__name__, 2
+        blocks = [self.block(layer) for layer in range(self.n_layers)]
+        watched = {str(layer): block for layer, block in enumerate(blocks)}
+        with torch.no_grad():
+            try:
+                seen = self.capture(watched, blocks[-1], self.probe(n_rows), None, stop=False)
+                hidden = first(list(seen.values())[-1])
+            except UserError:
+                raise
+            except Exception as error:  # of any model that there is
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise UserError(
+                    f"{self.name}: a {name} does not run on the tokens of a text alone, as a "
+                    f"causal language model does ({type(error).__name__}: {reason[:200]})"
+                ) from error
+        shape = (n_rows, self.probe().shape[1])
+        if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[:2] != shape:
+            raise UserError(
+                f"{self.name}: the blocks of a {name} hand on {_shape(hidden)}, not one vector for "
+                "each token ([batch, pos, d_model]): set model.block_path to blocks that do"
+            )
+        before = hidden[:, :-1].double()
+        if float((before[0] - before[1]).norm()) > ADDITIVE_TOLERANCE[hidden.dtype] * before.norm():
+            raise UserError(
+                f"{self.name}: in this {name} a token sees those after it, so it is no causal "
+                "language model: set is_decoder to true in its config.json if it is meant to be one"
             )
 
 
-def first(output: Any) -> Tensor:
-    """Return the hidden state in a module's output, which may be a tuple."""
-    return output[0] if isinstance(output, tuple) else output
+def _shape(hidden: Any) -> str:
+    return f"shape {list(hidden.shape)}" if isinstance(hidden, Tensor) else type(hidden).__name__
 
 
-def with_first(output: Any, hidden: Tensor) -> Any:
-    """Return a module's output with another hidden state in it."""
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-
-def _editing(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+def _editing(change: Callable[[Tensor], Tensor], n_rows: int) -> Callable[..., Any]:
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        before = first(output)
+        before = hidden_in(output, n_rows)
         after = change(before)
         if after.shape != before.shape:
             raise ValueError(f"an edit must keep the shape {tuple(before.shape)}: {after.shape}")
-        return with_first(output, after.to(before.dtype))
+        # A copy: a block may add to a half in place, and the edit may be used again.
+        return copied(with_first(output, after.to(before.dtype)))
 
     return hook
 
 
 def _keeping(seen: dict[str, Any], name: str, *, stop: bool) -> Callable[..., None]:
     def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        seen[name] = output
         if name == "block":
             seen["block.input"] = args[0] if args else kwargs["hidden_states"]
+            seen[name] = output
+        else:  # a copy: a block may add to a half in place (Falcon)
+            seen[name] = copied(output)
         if stop:
             raise _Stop
 

@@ -21,6 +21,13 @@ from gradsae.lm.sites import Site, find_layout
 from gradsae.lm.spec import LanguageModel
 from gradsae.lm.tokens import Tokens
 
+CONTEXT = (
+    *("max_position_embeddings", "max_seq_len", "n_positions", "max_target_positions"),
+    *("seq_length", "context_length"),
+)
+"""Names under which configs of transformers say how many tokens fit. Recurrent models say none."""
+UNLIMITED = 2**31
+
 Activation = Float[Tensor, "batch pos d_in"]
 
 
@@ -36,10 +43,10 @@ def load(spec: LanguageModel, device: str | torch.device = "cpu") -> "LM":
 def wrap(model: nn.Module, tokenizer: Any, spec: LanguageModel) -> "LM":
     """Wrap a transformers causal LM that is already in memory."""
     config: Any = model.config
-    config = config.get_text_config()
+    config = config.get_text_config(decoder=True)
     layout = find_layout(
         model,
-        config.num_hidden_layers,
+        getattr(config, "decoder_layers", config.num_hidden_layers),
         block_path=spec.block_path,
         attn_path=spec.attn_path,
         mlp_path=spec.mlp_path,
@@ -49,10 +56,17 @@ def wrap(model: nn.Module, tokenizer: Any, spec: LanguageModel) -> "LM":
         name=spec.name,
         model=model,
         layout=layout,
-        n_layers=config.num_hidden_layers,
-        max_context=config.max_position_embeddings,
+        n_layers=len(list(model.get_submodule(layout.blocks).children())),
+        max_context=_max_context(config),
     )
+    decoder.check_runs()
     return LM(spec=spec, model=model, tokenizer=tokenizer, config=config, decoder=decoder)
+
+
+def _max_context(config: Any) -> int:
+    """Return the largest number of tokens in one sequence; unlimited where a config names none."""
+    given = (getattr(config, name, None) for name in CONTEXT)
+    return next((n for n in given if isinstance(n, int) and n > 0), UNLIMITED)
 
 
 @final

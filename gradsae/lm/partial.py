@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradsae.lm.attention import Heads, watched
-from gradsae.lm.decoder import first
 from gradsae.lm.key_values import KeyValues, read_cache
+from gradsae.lm.outputs import first
 from gradsae.lm.rerun import Rerun
 
 
@@ -64,7 +64,7 @@ def watch_stream(rerun: Rerun, layer: int) -> Iterator[list[Tensor]]:
 @contextmanager
 def watch_attention(rerun: Rerun) -> Iterator[dict[int, Heads]]:
     """Collect the attention of the blocks after the site in a rerun, by block."""
-    layout = rerun.decoder.layout
+    decoder = rerun.decoder
     with ExitStack() as stack:
         heads = stack.enter_context(watched(rerun.decoder.model))
 
@@ -75,9 +75,10 @@ def watch_attention(rerun: Rerun) -> Iterator[dict[int, Heads]]:
 
             return hook
 
-        path = layout.attn_out
-        if path is not None and path == layout.attn:  # there is no norm between it and the stream
-            blocks = [(i, rerun.decoder.block(i)) for i in rerun.later_blocks]
-            halves = [(block.get_submodule(path), add_output(i)) for i, block in blocks]
-            stack.enter_context(rerun.decoder.hooked(halves))
+        halves: list[tuple[nn.Module, Callable[..., Any]]] = []
+        for i in rerun.later_blocks:
+            layout = decoder.layout_of(i)
+            if layout.attn and layout.attn == layout.attn_out:  # no norm before the stream
+                halves.append((decoder.block(i).get_submodule(layout.attn), add_output(i)))
+        stack.enter_context(decoder.hooked(halves))
         yield heads

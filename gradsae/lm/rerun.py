@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradsae.lm.decoder import Decoder, first, with_first
+from gradsae.errors import UserError
+from gradsae.lm.decoder import Decoder
 from gradsae.lm.key_values import KeyValues, read_cache
+from gradsae.lm.outputs import copied, hidden_in, with_first
 from gradsae.lm.sites import Site
 
 REUSE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -26,7 +28,53 @@ REUSE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-
 def run_to(decoder: Decoder, site: Site, token_ids: Int[Tensor, "1 pos"]) -> "Rerun":
     """Run one prompt up to the site and keep what reruns from there need."""
     decoder.check_site(site)
-    layout, block = decoder.layout, decoder.block(site.layer)
+    rerun = _run_to(decoder, site, token_ids)
+    if site not in decoder.reruns:
+        decoder.reruns.add(site)  # before the check, which runs to the site itself
+        try:
+            _check_rerun(decoder, site)
+        except Exception:
+            decoder.reruns.remove(site)
+            raise
+    return rerun
+
+
+@torch.no_grad()
+def _check_rerun(decoder: Decoder, site: Site) -> None:
+    """Raise UserError unless a rerun from the site gives what a whole pass with that edit gives.
+
+    Tried once on a few tokens, so that a block which is put together in another way is refused
+    rather than measured wrong.
+    """
+    token_ids = decoder.probe()
+    rerun = _run_to(decoder, site, token_ids)
+    edited = (rerun.clean + rerun.clean.flip(0))[None]  # of the size that the model is used to
+    whole = decoder.logits(token_ids, None, edit=(site, lambda _: edited), positions=None)
+    try:
+        with torch.enable_grad():
+            again = rerun.logits(edited.requires_grad_())
+        misfit = (again.detach() - whole).norm() / (whole - whole.mean()).norm()
+    except UserError:
+        raise
+    except Exception as error:  # of any model that there is
+        raise UserError(_no_rerun(decoder, site, f"{type(error).__name__}: {error}")) from error
+    if not misfit <= REUSE_TOLERANCE[rerun.clean.dtype]:
+        raise UserError(_no_rerun(decoder, site, f"the logits differ by {float(misfit):.1%}"))
+    if not again.requires_grad:
+        raise UserError(_no_rerun(decoder, site, "the logits have no gradient"))
+
+
+def _no_rerun(decoder: Decoder, site: Site, reason: str) -> str:
+    name = type(decoder.model).__name__
+    return (
+        f"{decoder.name}: a {name} cannot be run again from {site} ({reason[:200]}). Set "
+        "model.block_path, model.attn_path or model.mlp_path to other modules, or take another "
+        "site (resid_post)"
+    )
+
+
+def _run_to(decoder: Decoder, site: Site, token_ids: Int[Tensor, "1 pos"]) -> "Rerun":
+    layout, block = decoder.layout_of(site.layer), decoder.block(site.layer)
     paths = {"resid_post": "block", "attn_out": layout.attn_out, "mlp_out": layout.mlp_out}
     halves = (layout.attn, layout.attn_out, layout.mlp, layout.mlp_out)
     watched = {path: block.get_submodule(path) for path in halves if path is not None}
@@ -35,7 +83,7 @@ def run_to(decoder: Decoder, site: Site, token_ids: Int[Tensor, "1 pos"]) -> "Re
         decoder=decoder,
         site=site,
         token_ids=token_ids,
-        clean=first(outputs[paths[site.kind] or ""])[0],
+        clean=hidden_in(outputs[paths[site.kind] or ""], 1)[0],
         block_input=outputs["block.input"],
         outputs=outputs,
     )
@@ -192,11 +240,15 @@ class Rerun:
         cache = self.decoder.empty_cache()
         if cache is None:
             return None, "the model fills no key-value cache of transformers"
-        whole = self._run(self.clean[None], 0, cache, [-1])
-        key_values = self._read(cache)
-        if key_values is None:
-            return None, "its key-value cache does not hold each position of each block"
-        again = self._run(self.clean[None], n_pos - 1, key_values.cache(n_pos - 1, 1), [-1])
+        try:
+            whole = self._run(self.clean[None], 0, cache, [-1])
+            key_values = self._read(cache)
+            if key_values is None:
+                return None, "its key-value cache does not hold each position of each block"
+            again = self._run(self.clean[None], n_pos - 1, key_values.cache(n_pos - 1, 1), [-1])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            return None, f"it does not run on keys and values ({type(error).__name__}: {reason})"
         misfit = float((again - whole).abs().max() / whole.abs().max())
         if not misfit <= REUSE_TOLERANCE[self.clean.dtype]:
             return None, f"a run on its cached keys and values differs by {misfit:.1g}"
@@ -217,7 +269,7 @@ class Rerun:
 
         Inside the block everything before the site is replayed from the clean pass.
         """
-        layout, outputs = self.decoder.layout, self.outputs
+        layout, outputs = self.decoder.layout_of(self.site.layer), self.outputs
         if self.site.kind == "resid_post":
             yield block, _returning(with_first(outputs["block"], value))
             return
@@ -227,8 +279,12 @@ class Rerun:
         if self.site.kind == "mlp_out":
             replayed += [layout.mlp, layout.mlp_out]
             edited = layout.mlp_out
-        for path in dict.fromkeys(p for p in replayed if p is not None):
-            output = value if path == edited else first(outputs[path])[:, run]
+        for path in dict.fromkeys(p for p in replayed if p in outputs):
+            clean = hidden_in(outputs[path], 1)
+            around = edited is not None and edited.startswith(f"{path}.")
+            if around and not torch.equal(clean, hidden_in(outputs[edited], 1)):
+                continue  # it adds to the edited module inside it, so it must run
+            output = value if around or path == edited else clean[:, run]
             yield block.get_submodule(path), _returning(with_first(outputs[path], output))
 
     def _on_clean_input(self, block: nn.Module, n_rows: int, run: slice) -> Callable[..., Any]:
@@ -244,7 +300,8 @@ class Rerun:
 
 
 def _returning(value: Any) -> Callable[..., Any]:
-    return lambda *args, **kwargs: value
+    """Return a forward with a fixed answer. A half is copied: blocks may add to it in place."""
+    return lambda *args, **kwargs: copied(value)
 
 
 @contextmanager

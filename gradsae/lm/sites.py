@@ -9,12 +9,21 @@ from gradsae.errors import UserError
 
 SiteKind = Literal["resid_post", "mlp_out", "attn_out"]
 
-ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
+ATTENTION = (
+    *("self_attn", "attn", "attention", "self_attention", "multi_head_attention"),
+    *("linear_attn", "mamba", "conv", "temporal_block"),
+)
+"""Attention, and what stands in its place in some blocks of hybrids."""
+MLP = (
+    *("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mlp_block"),
+    *("fc2", "output_layer"),
+)
+"""MLPs, and the last layer of those that are no module of their own."""
 
 # Blocks that normalise an output before it joins the residual stream: Gemma 2 and 3, OLMo 2, GLM 4.
 # The last MLP norm tells them apart from the pre-norm blocks that use the same attention names.
 POST_NORMS = (
+    ("post_attention_layernorm", "post_mlp_layernorm"),
     ("post_attention_layernorm", "post_feedforward_layernorm"),
     ("post_self_attn_layernorm", "post_mlp_layernorm"),
 )
@@ -55,10 +64,13 @@ def parse_site(text: str) -> Site:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Module paths of one architecture."""
+    """Module paths of one block. In a hybrid they differ from block to block."""
 
     blocks: str
     """The list of decoder blocks."""
+    attn_path: str | None
+    """Set by hand; wins over what is found."""
+    mlp_path: str | None
     attn: str | None
     """Inside a block: the attention itself."""
     mlp: str | None
@@ -84,16 +96,25 @@ def find_layout(
     """
     blocks = block_path or _find_blocks(model, n_layers)
     block = _child(_child(model, blocks, "block_path"), "0", "block_path")
+    for path, field in ((attn_path, "attn_path"), (mlp_path, "mlp_path")):
+        if path is not None:
+            _child(block, path, field)
+    return layout_of(block, blocks, attn_path=attn_path, mlp_path=mlp_path)
+
+
+def layout_of(
+    block: nn.Module, blocks: str, *, attn_path: str | None, mlp_path: str | None
+) -> Layout:
+    """Return the module paths of one block; given paths win where the block has them."""
     attn, mlp = _first_of(block, ATTENTION), _first_of(block, MLP)
     attn_out, mlp_out = attn, mlp
     for norms in POST_NORMS:
         if all(hasattr(block, norm) for norm in norms):
             attn_out, mlp_out = norms
-    for path, field in ((attn_path, "attn_path"), (mlp_path, "mlp_path")):
-        if path is not None:
-            _child(block, path, field)
     return Layout(
         blocks=blocks,
+        attn_path=attn_path,
+        mlp_path=mlp_path,
         attn=attn,
         mlp=mlp,
         attn_out=attn_path or attn_out,
@@ -102,7 +123,10 @@ def find_layout(
 
 
 def find_module(model: nn.Module, layout: Layout, site: Site) -> nn.Module:
-    """Return the module whose output is the site's activation. UserError if it is not known."""
+    """Return the module whose output is the site's activation. UserError if it is not known.
+
+    `layout` is that of the site's block.
+    """
     block = model.get_submodule(layout.blocks)[site.layer]  # pyright: ignore[reportIndexIssue]
     match site.kind:
         case "resid_post":
@@ -115,10 +139,10 @@ def find_module(model: nn.Module, layout: Layout, site: Site) -> nn.Module:
         names = [name for name, _ in block.named_children()]
         raise UserError(
             f"{type(model).__name__} is an unknown architecture: cannot tell which module makes "
-            f"{site.kind}. Set model.{field} to the one whose output is added to the residual "
+            f"{site}. Set model.{field} to the one whose output is added to the residual "
             f"stream; a {type(block).__name__} holds: {', '.join(names)}."
         )
-    return block.get_submodule(path)
+    return _child(block, path, field)
 
 
 def _find_blocks(model: nn.Module, n_layers: int) -> str:

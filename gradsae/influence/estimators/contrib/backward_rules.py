@@ -76,11 +76,10 @@ class Rules:
 @contextmanager
 def changed_backward(rerun: Rerun, rules: Rules) -> Iterator[None]:
     """Let gradients through the later blocks and the final norm follow other rules for a while."""
-    layout, model = rerun.decoder.layout, rerun.decoder.model
-    halves = [path for path in (layout.attn_out, layout.mlp_out) if path is not None]
-    hooks = list(rules.outside(model, layout.blocks))
+    hooks = list(rules.outside(rerun.decoder.model, rerun.decoder.layout.blocks))
     for layer in rerun.later_blocks:
-        block = rerun.decoder.block(layer)
+        block, layout = rerun.decoder.block(layer), rerun.decoder.layout_of(layer)
+        halves = [path for path in (layout.attn_out, layout.mlp_out) if path is not None]
         hooks += rules.in_block(layer, block, [block.get_submodule(path) for path in halves])
     edited = rerun.decoder.module(rerun.site)  # its output is the edit, which no rule may touch
     with rerun.decoder.hooked((module, hook) for module, hook in hooks if module is not edited):

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradsae.influence.estimators.contrib.backward_rules import Hook, is_norm
-from gradsae.lm.decoder import first
+from gradsae.lm.outputs import first
 from gradsae.lm.rerun import Rerun
 
 
@@ -61,26 +61,27 @@ def watch_norms(rerun: Rerun) -> Iterator[list[Reader]]:
     """Collect the norms that read the stream after the site, from one rerun."""
     readers: list[Reader] = []
     layout, model = rerun.decoder.layout, rerun.decoder.model
-    blocks = list(model.get_submodule(layout.blocks))[rerun.site.layer :]
+    layers = range(rerun.site.layer, rerun.decoder.n_layers)
+    blocks = [(rerun.decoder.block(i), rerun.decoder.layout_of(i).attn_out) for i in layers]
     named = model.named_modules()
     outside = [module for name, module in named if not name.startswith(f"{layout.blocks}.")]
-    hooks = reading(blocks, layout.attn_out, outside, rerun.block_input, readers)
+    hooks = reading(blocks, outside, rerun.block_input, readers)
     with rerun.decoder.hooked(hooks):
         yield readers
 
 
 def reading(
-    blocks: Sequence[nn.Module],
-    attn_out: str | None,
+    blocks: Sequence[tuple[nn.Module, str | None]],
     outside: Sequence[nn.Module],
     entry: Tensor | None,
     readers: list[Reader],
 ) -> Iterator[Hook]:
     """Yield hooks that append to `readers`, in the order in which the norms run.
 
-    `blocks` begin with the one that holds the site, `outside` are the modules after the last block,
-    and `entry` is what the first block reads. A norm reads the stream if its input is what enters
-    its block, or that plus the output of `attn_out`. A model without such norms has no readers.
+    `blocks` begin with the one that holds the site, each with its `attn_out`; `outside` are the
+    modules after the last block, and `entry` is what the first block reads. A norm reads the stream
+    if its input is what enters its block, or that plus the output of `attn_out`. A model without
+    such norms has no readers.
     """
     stream: dict[str, Tensor | None] = {"entry": entry, "middle": None}
 
@@ -97,7 +98,7 @@ def reading(
         if is_stream and x.requires_grad:
             readers.append(Reader(norm=module, stream=x[0].detach(), out=output))
 
-    for block in blocks:
+    for block, attn_out in blocks:
         if attn_out is not None:
             yield block.get_submodule(attn_out), half
         yield from ((module, norm) for module in block.modules() if is_norm(module))

@@ -30,7 +30,7 @@ from gradsae.influence.estimators.screen_then_verify import (
 )
 from gradsae.influence.gradient import gradient_and, gradient_cost, write_norms
 from gradsae.influence.target import Target
-from gradsae.lm.decoder import first
+from gradsae.lm.outputs import first
 from gradsae.lm.partial import cost_through, watch_stream
 from gradsae.lm.rerun import Rerun
 from gradsae.prompts.seen import SeenPrompt
