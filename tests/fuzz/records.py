@@ -137,6 +137,8 @@ def _write_damaged(rng: random.Random, folder: Path, data: dict[str, Any]) -> No
         with contextlib.suppress(LookupError, TypeError, AttributeError, ValueError):
             rng.choice(CHANGES)(rng, data)
     with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        if rng.random() < 0.7:  # beside the good record, not in its place
+            data["seeds"]["world"] = rng.randrange(10, 10**6)
         data["id"] = record_id(data["task"], data["config"], data["seeds"])
     name = str(data.get("id", "x"))
     name = name if name.isalnum() and len(name) < 50 else "x"
