@@ -90,7 +90,8 @@ def ablate(
 
     Many SAEs are measured on the same windows, so the sums are remembered by their inputs.
     """
-    key = sha256(f"{lm.weights_id} {lm.dtype} {lm.device} {site} {mean.dtype}".encode())
+    module = lm.decoder.layout_of(site.layer)  # a site is where the paths say
+    key = sha256(f"{lm.weights_id} {lm.dtype} {lm.device} {site} {module} {mean.dtype}".encode())
     for tensor in (token_ids, replaced, mean):
         key.update(tensor.cpu().numpy().tobytes())
     name = key.hexdigest()
