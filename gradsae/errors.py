@@ -9,6 +9,17 @@ class DivergedError(UserError):
     """Training left the finite numbers: of these settings, so that others may still be trained."""
 
 
+class UnwritableError(UserError):
+    """A folder cannot be written: a full disk, missing permission, a file in its place.
+
+    `setting` is what a user writes to name another folder.
+    """
+
+    def __init__(self, message: str, setting: str) -> None:
+        self.setting = setting
+        super().__init__(message)
+
+
 class TooFewRowsError(UserError):
     """A batch is larger than what is stored."""
 

@@ -195,16 +195,16 @@ def test_a_full_disk_during_a_download_is_not_called_a_failed_fetch(monkeypatch)
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
-    with pytest.raises(UserError, match=r"cannot write to the cache .*No space left.*HF_HOME"):
+    with pytest.raises(UserError, match=r"cannot write to .*No space left.*HF_HOME"):
         fetch_snapshot("owner/name", None, ["*"])
-    words = _pip_failed(shipped("0" * 64), "ERROR: [Errno 28] No space left on device")
-    assert words.startswith("cannot write to the cache folder") and "GRADSAE_CACHE" in words
+    said = str(_pip_failed(shipped("0" * 64), "ERROR: [Errno 28] No space left on device"))
+    assert said.startswith("cannot write to ") and "GRADSAE_CACHE" in said
 
 
 def test_a_cache_that_cannot_be_made_is_a_user_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("GRADSAE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot write to the cache folder"):
+    with pytest.raises(UserError, match=r"cannot write to .*is no folder"):
         cached_folder(cache_root() / "x" / "y", lambda work: {})
 
 

@@ -94,7 +94,7 @@ def draw_all(
     all is a problem and does not stop the others. A figure of several pages has the files NAME,
     NAME_2 and so on.
     """
-    check_writable(out)
+    check_writable(out, "--out")
     newest = newest_versions(settings)
     written: list[FigureFiles] = []
     problems: list[str] = []

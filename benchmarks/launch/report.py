@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from benchmarks.launch.faults import begin
+
 if TYPE_CHECKING:
     from benchmarks.results.reading import Entry
 
@@ -21,6 +23,12 @@ failures: list[str] = []
 
 class Report(Callback):
     """Collects the notes of all jobs, wherever they ran, and prints one table."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        begin(Path(str(config.results)))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        begin(Path(str(config.results)))
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         _report(Path(config.hydra.runtime.output_dir))

@@ -45,7 +45,7 @@ def main() -> None:
     entries = read(args.records)
     if not entries:
         raise UserError(f"no records in {args.records}; `python -m benchmarks.run` makes some")
-    check_writable(args.out)
+    check_writable(args.out, "--out")
     settings = make_settings(entries)
     figures, problems = ([], []) if args.no_figures else draw_all(settings, args.out / "figures")
     texts = tolerant(partial(board, figures, args.out), entries, str, "the board")

@@ -31,7 +31,7 @@ def main() -> None:
             f"no records of masking, influence or steering in {args.records}; "
             "`python -m benchmarks.run experiment=masking` makes some"
         )
-    check_writable(args.out)
+    check_writable(args.out, "--out")
     every = [page for _, pages in listed for page in pages]
     for page in every:
         write_whole(args.out / page.file, page.html)

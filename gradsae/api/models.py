@@ -9,6 +9,7 @@ from gradsae.api import presets
 from gradsae.errors import UserError
 from gradsae.lm.model import LM, load, wrap
 from gradsae.lm.spec import DTYPES, LanguageModel
+from gradsae.storage.files import expanded
 
 
 def load_model(
@@ -74,7 +75,7 @@ def _in_memory(model: nn.Module, tokenizer: Any) -> LM:
 
 def _spec(name: str, dtype: str, revision: str | None) -> LanguageModel:
     """Return the specification of a model by its name, path or hub id."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     rest: dict[str, Any] = {"name": path.name, "licence": "unknown", "dtype": dtype}
     if path.is_dir():
         return LanguageModel(source="folder", folder=str(path), **rest)

@@ -13,6 +13,7 @@ from gradsae.lm.sites import Site, parse_site
 from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.foreign import adopt
 from gradsae.sae.formats import load as formats
+from gradsae.storage.files import expanded
 
 
 @final
@@ -99,7 +100,7 @@ def load_sae(
 
 
 def _from_files(text: str, subfolder: str, revision: str | None) -> PlacedSAE:
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not path.is_dir():
         owner, _, rest = text.partition("/")
         repository, _, below = rest.partition("/")

@@ -32,6 +32,7 @@ from gradsae.lm.spec import (
 from gradsae.seeds import make_generator
 from gradsae.storage.cache import cache_root, cached_folder, sha256_file
 from gradsae.storage.fetch import fetch_wheel
+from gradsae.storage.files import expanded
 
 LOG = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def local_folder(spec: LanguageModel) -> Path:
         case "hub":
             return hub_folder(spec)
         case "folder":
-            return Path(spec.folder or "").expanduser()
+            return expanded(spec.folder or "")
         case _:
             return _converted(spec)
 

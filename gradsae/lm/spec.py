@@ -17,6 +17,7 @@ import torch
 from gradsae.errors import UserError
 from gradsae.storage.cache import file_hash, sha256_text
 from gradsae.storage.fetch import Wheel, fetch_snapshot, wheel_from
+from gradsae.storage.files import expanded
 
 LOG = logging.getLogger(__name__)
 CONVERSION = 1
@@ -140,7 +141,7 @@ class LanguageModel:
         )
 
     def _path(self) -> Path:
-        return Path(self.folder or "").expanduser()
+        return expanded(self.folder or "")
 
     def provenance(self) -> dict[str, Any]:
         """Return what a record states about the weights: JSON values, no path of this machine."""
@@ -164,7 +165,7 @@ class LanguageModel:
 
 
 def existing_gguf(spec: LanguageModel) -> Path:
-    file = Path(spec.gguf or "").expanduser()
+    file = expanded(spec.gguf or "")
     if not file.is_file():
         raise UserError(f"model {spec.name}: there is no GGUF file {file}")
     return file

@@ -31,7 +31,7 @@ from gradsae.records.shapes import (
     TaskId,
 )
 from gradsae.storage.files import check_writable as check_writable
-from gradsae.storage.files import read_plain, write_whole
+from gradsae.storage.files import read_plain, writing
 
 MAX_BYTES = 20_000_000
 """Of a record's file."""
@@ -108,14 +108,8 @@ def save(record: Record, folder: Path | str) -> Path:
     """Write `<folder>/<id>.json` whole or not at all, and return its path."""
     folder = Path(folder)
     whole = text(record)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / f"{record.id}.json", whole)
-    except OSError as error:
-        raise UserError(
-            f"cannot write record {record.id} to {folder}: {error.strerror or error}. "
-            "Nothing there was changed; free some space or mend the permissions and run again."
-        ) from error
+    with writing(f"record {record.id}", folder / f"{record.id}.json") as fresh:
+        fresh.write_text(whole, encoding="utf-8")
     return folder / f"{record.id}.json"
 
 

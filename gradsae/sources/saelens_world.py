@@ -23,6 +23,7 @@ from gradsae.sae.weights import check_sizes, check_weights
 from gradsae.sources.forest import Forest, spread_generator
 from gradsae.sources.world.laws import folded_normal
 from gradsae.sources.world.parts import Trees, World
+from gradsae.storage.files import replacing, write_whole
 from gradsae.storage.sealed import read_object
 from gradsae.storage.tensors import read_tensors
 
@@ -167,10 +168,11 @@ def save(source: Forest, folder: Path) -> None:
     if source.correlation_rank:
         weights["correlation_factor"] = world.factor
         weights["correlation_diag"] = 1 - world.factor.square().sum(1)
-    save_file(weights, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(_config(source), indent=2) + "\n")
+    with replacing(folder / WEIGHTS) as fresh:
+        save_file(weights, fresh)
     if source.n_roots:
-        (folder / HIERARCHY).write_text(json.dumps({"roots": _nodes(world.trees)}) + "\n")
+        write_whole(folder / HIERARCHY, json.dumps({"roots": _nodes(world.trees)}) + "\n")
+    write_whole(folder / CONFIG, json.dumps(_config(source), indent=2) + "\n")
 
 
 def _config(source: Forest) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from gradsae.sources.streams import DrawnStream
 from gradsae.sources.world.parts import World
 from gradsae.sources.world.sampler import Sampler
 from gradsae.storage.cache import sha256_file
+from gradsae.storage.files import expanded
 
 VERSION = 1
 
@@ -71,7 +72,7 @@ class SavedWorld(KnownSource):
         return sha256_file(*files(self._path()))
 
     def _path(self) -> Path:
-        return Path(self.folder).expanduser()
+        return expanded(self.folder)
 
     def _sampler(self) -> Sampler:
         return _sampler(self._path(), self._sha256())

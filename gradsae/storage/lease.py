@@ -153,16 +153,27 @@ def _break(path: Path, stale_tag: str) -> None:
 def _make(path: Path, text: str, tag: str) -> None:
     """Make a file with its content in one step; FileExistsError if it is there."""
     fresh = path.with_name(f"{path.name}.{tag}{PARTIAL}")
-    fresh.write_text(text)
+    try:
+        fresh.write_text(text)
+        _link(fresh, path, text)
+    finally:
+        remove(fresh)
+
+
+def _link(fresh: Path, path: Path, text: str) -> None:
+    """Give a file its second name; on a file system without links, write it there."""
     try:
         os.link(fresh, path)
     except FileExistsError:
         raise
-    except OSError:  # a file system without links
+    except OSError:
         with path.open("x") as file:
-            file.write(text)
-    finally:
-        remove(fresh)
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:  # a full disk
+                remove(path)
+                raise
 
 
 def _content(path: Path) -> dict[str, object]:

@@ -21,6 +21,7 @@ from gradsae.lm.sites import Site, parse_site
 from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.formats import load
 from gradsae.sae.formats.released import Place
+from gradsae.storage.files import expanded
 
 
 @final
@@ -128,7 +129,7 @@ class Pretrained(Method[Dictionary]):
     def _folder(self) -> Path:
         if self.hub_id is not None:
             return load.fetch(self.hub_id, self.subfolder, self.revision)
-        return Path(self.folder or "").expanduser()
+        return expanded(self.folder or "")
 
 
 def same_model(a: str, b: str) -> bool:

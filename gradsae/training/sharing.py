@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import final
 
 from gradsae.about import plain
+from gradsae.errors import UnwritableError
 from gradsae.records.record import content_id
+from gradsae.storage.files import RESULTS
 from gradsae.storage.lease import Lease
 from gradsae.training import checkpoints
 from gradsae.training.checkpoints import Request
@@ -44,6 +46,8 @@ class Shared:
                 for part in split(missing):
                     notes += _train_together(part)
             except Exception as error:  # a prefetch may fail without harm
+                if isinstance(error, UnwritableError) and error.setting == RESULTS:
+                    raise  # no cell could go on
                 first = str(error).splitlines()[0] if str(error) else type(error).__name__
                 notes.append(f"shared training stopped, each cell goes on alone: {first}")
         return notes

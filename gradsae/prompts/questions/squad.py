@@ -10,6 +10,7 @@ from gradsae.errors import UserError
 from gradsae.interfaces import ModelSource
 from gradsae.prompts.questions.question import Candidate, QuestionSet
 from gradsae.seeds import make_generator
+from gradsae.storage.files import expanded
 
 COLUMNS = ("context", "question", "answers")
 
@@ -52,7 +53,7 @@ class SquadQuestions(QuestionSet):
 
     def _rows(self) -> Iterable[Any]:
         if self.file is not None:
-            return list(_json_lines(Path(self.file).expanduser()))
+            return list(_json_lines(expanded(self.file)))
         from datasets import load_dataset
 
         try:

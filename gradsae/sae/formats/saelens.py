@@ -32,6 +32,7 @@ from gradsae.storage.sealed import read_object
 from gradsae.storage.tensors import read_tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+TARGET = "the target"
 THEIRS = {
     "relu": "standard",
     "topk": "topk",
@@ -64,8 +65,8 @@ def to_saelens(sae: Dictionary, folder: Path, about: dict[str, Any] | None = Non
         kind = sae.architecture()["gate"] or type(sae).__name__
         raise UserError(f"gate={kind} cannot be exported: sae-lens has no such architecture")
     tensors, config = _their_weights(sae), _their_config(sae, about or {})
-    check_writable(folder)
-    with writing("an exported SAE", folder / WEIGHTS) as fresh:
+    check_writable(folder, TARGET)
+    with writing("an exported SAE", folder / WEIGHTS, TARGET) as fresh:
         save_file({k: t.float().cpu().contiguous() for k, t in tensors.items()}, fresh)
         write_whole(folder / CONFIG, json.dumps(config, indent=1))
 
