@@ -320,9 +320,7 @@ def test_a_full_disk_is_said_and_finished_shards_stay(lm, tmp_path, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(
-            UserError, match=r"No space left on device. Nothing that was finished is lost"
-        ):
+        with pytest.raises(UserError, match=r"No space left on device.*finished is lost"):
             job(lm, tmp_path).run()
     assert not list(tmp_path.glob("*.partial"))
     assert len(list(tmp_path.glob("train-*.safetensors"))) == 2
