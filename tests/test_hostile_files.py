@@ -14,7 +14,7 @@ from fuzz import commands, limited
 from test_run import command, records
 
 import benchmarks.figures.__main__ as figures
-from benchmarks.launch import launcher, report
+from benchmarks.launch import report
 from benchmarks.leaderboard.board import make_tables
 from benchmarks.results import labels
 from benchmarks.results.reading import Entry
@@ -250,7 +250,7 @@ def test_a_sweep_with_an_unforeseen_failure_prints_its_table_and_logs_the_traceb
         return train(request, **options)
 
     monkeypatch.setattr(checkpoints, "get", fails_once)
-    monkeypatch.setattr(launcher, "due", lambda config: [])
+    monkeypatch.setattr("gradsae.bench.experiment.due", lambda cell: [])
     assert command(monkeypatch, tmp_path, "-m", "seed=0,1,2", "report=table") == 1
     said = capsys.readouterr()
     assert len(records(tmp_path)) == 2

@@ -220,7 +220,7 @@ def shell(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["trainer.kk=3"], "kk"),
         (["task=recover"], "Could not find 'task/recover'"),
         (["model=nosuch"], "nosuch"),
-        (["device=tpu9"], "device must be auto, cpu or cuda, got 'tpu9'"),
+        (["device=tpu9"], "device must be auto, cpu or one that torch can use here, got 'tpu9'"),
         (["seed=-1"], "seeds.world must be a whole number from 0, got -1"),
         (["fit.steps=abc"], "fit.steps must be a whole number from 0, got 'abc'"),
     ],
