@@ -21,7 +21,9 @@ from test_run import command, records
 from benchmarks.launch.command import Unread
 from benchmarks.launch.command import command as ended
 from gradsae.errors import UnwritableError, UserError
+from gradsae.sources.corpora import Corpus
 from gradsae.storage.cache import cache_root, cached_folder
+from gradsae.storage.fetch import Wheel, _pip_failed
 from gradsae.storage.files import check_writable, expanded, write_whole, writing_below
 from gradsae.storage.lease import Lease
 
@@ -274,3 +276,53 @@ def in_child(action) -> str:
     os.waitpid(child, 0)
     with os.fdopen(reader) as text:
         return text.read()
+
+
+def test_a_compiled_loop_runs_where_it_cannot_be_kept(tmp_path, monkeypatch):
+    """Where the disk is full, and where numba finds no folder that it may write."""
+    import numba
+    from numba.core import config
+
+    from gradsae.sae.kernels.loops import compiled
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+
+    def double(x):
+        return 2 * x
+
+    with files_of_at_most(0):
+        assert compiled(double)(3) == 6
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    plain = numba.njit
+
+    def njit(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function 'double': no locator available")
+        return plain(**options)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert compiled(double)(4) == 8
+
+
+def test_pip_without_a_network_is_not_said_to_lack_the_wheel():
+    wheel = Wheel(requirement="name==1.0", sha256="0" * 64, members=["*"])
+    output = (
+        "WARNING: Retrying after connection broken by 'NewConnectionError(...)': /simple/name/\n"
+        "ERROR: No matching distribution found for name==1.0\n"
+    )
+    assert "the package index cannot be reached. Without a network" in str(
+        _pip_failed(wheel, output)
+    )
+    assert "No matching distribution" in str(_pip_failed(wheel, output.splitlines()[1]))
+
+
+def test_a_full_disk_is_not_called_a_data_set_that_cannot_be_reached(monkeypatch):
+    import datasets
+
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    corpus = Corpus(name="x", source="hub", licence="none", hub_id="owner/name", hub_split="train")
+    with pytest.raises(UserError, match=r"cannot write to .*No space left.*HF_HOME"):
+        corpus._collect()

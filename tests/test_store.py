@@ -335,7 +335,7 @@ def test_too_little_room_is_said_before_the_work(lm, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000))
     kill_after(monkeypatch, 0)
-    with pytest.raises(UserError, match=r"need 0 MB, but .* has 0 MB free"):
+    with pytest.raises(UserError, match=r"need 0.0348 MB, but .* has 0.001 MB free"):
         job(lm, tmp_path).run()
 
 

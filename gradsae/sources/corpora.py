@@ -21,7 +21,7 @@ from tqdm import tqdm
 from gradsae.errors import UserError
 from gradsae.storage.cache import cache_root, cached_folder, check_folder, sha256_text
 from gradsae.storage.fetch import Wheel, fetch_wheel, wheel_from
-from gradsae.storage.files import expanded
+from gradsae.storage.files import cannot_write, expanded, unwritable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -237,10 +237,14 @@ class Corpus:
         except KeyError as error:
             raise UserError(f"corpus {self.name}: there is no column {error}") from error
         except (OSError, ValueError) as error:
+            if unwritable(error):
+                from huggingface_hub.constants import HF_HOME
+
+                raise cannot_write(Path(HF_HOME), error, setting="HF_HOME") from error
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise UserError(
                 f"cannot read the data set {self.hub_id} ({self.hub_config or 'default'}, "
-                f"{self.hub_split}): {reason} Check its names and the network."
+                f"{self.hub_split}): {reason.rstrip('.')}. Check its names and the network."
             ) from error
 
     def _pinned(self) -> Wheel:

@@ -128,8 +128,9 @@ class Harvest:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
-                f"the activations need {needed / 1e6:.0f} MB, but {self.folder} has "
-                f"{free / 1e6:.0f} MB free: make room, or take fewer tokens (n_tokens)"
+                f"the activations need {needed / 1e6:,.3g} MB, but {self.folder} has "
+                f"{free / 1e6:,.3g} MB free: make room, take another folder (results=), or read "
+                "fewer tokens (source.n_tokens)"
             )
 
     def _bar(self, parts: Sequence[Part], missing: Sequence[Part]) -> tqdm:

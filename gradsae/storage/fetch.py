@@ -108,9 +108,9 @@ def fetch_snapshot(hub_id: str, revision: str | None, patterns: Sequence[str]) -
             raise cannot_write(Path(HF_HUB_CACHE), error, setting="HF_HOME") from error
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"cannot fetch {hub_id} (revision {revision or 'main'}) from the hub: {reason} Check "
-            "the id, your access to it (gated repositories need a login) and the network, or use "
-            "a local copy with source=folder."
+            f"cannot fetch {hub_id} (revision {revision or 'main'}) from the hub: "
+            f"{reason.rstrip('.')}. Check the id, your access to it (gated repositories need a "
+            "login) and the network, or use a local copy with source=folder."
         ) from error
 
 
@@ -175,6 +175,8 @@ def _pip_failed(wheel: Wheel, output: str) -> UserError:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines
     reason = errors[-1] if errors else "pip downloaded no wheel"
+    if "connection broken" in output:  # pip goes on to say that there is no such wheel
+        reason = "the package index cannot be reached"
     return UserError(
         f"cannot fetch {wheel.requirement}: {reason}. Without a network, run `pip download "
         f"--no-deps {wheel.requirement}` elsewhere, bring the file here and set PIP_NO_INDEX=1 and "

@@ -7,6 +7,7 @@ pool, and two pools that wait in a spin take each other's cores: see results/LOG
 import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -27,9 +28,21 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """Compile at first use, kept on disk. `unwrap` takes off the shape checks that tests put on.
 
     Pass arrays, numbers and plain tuples. For a class of ours the file on disk would name it, and
-    could not be read once the class is renamed.
+    could not be read once the class is renamed. Where nothing can be kept, each process compiles.
     """
-    return numba.njit(fastmath=FASTMATH, cache=True, nogil=True)(inspect.unwrap(loop))
+    plain = inspect.unwrap(loop)
+    try:
+        kept: Any = numba.njit(fastmath=FASTMATH, cache=True, nogil=True)(plain)
+    except RuntimeError:  # neither the folder of the code nor one of the user's can be written
+        return numba.njit(fastmath=FASTMATH, nogil=True)(plain)
+    save = kept._cache.save_overload
+
+    def save_if_possible(signature: Any, compiled_loop: Any) -> None:
+        with suppress(OSError):  # a full disk
+            save(signature, compiled_loop)
+
+    kept._cache.save_overload = save_if_possible
+    return kept
 
 
 @lru_cache
