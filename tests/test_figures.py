@@ -38,6 +38,7 @@ from benchmarks.results.labels import labels
 from benchmarks.results.reading import Entry
 from benchmarks.results.settings import Estimate, Setting, make_settings
 from benchmarks.results.worlds import in_order, make_worlds
+from gradsae.influence.task import Influence
 from gradsae.records.record import Record
 
 GBA = {"name": "gba"}
@@ -490,10 +491,9 @@ def test_estimators_that_spend_checks_are_not_drawn_against_checks():
 
 
 def test_two_versions_of_a_task_are_never_in_one_figure(capsys):
-    now = example.influence(15, TOPK, 0)
-    current = now.task["version"]
+    record, current = example.influence(15, TOPK, 0), Influence.version
     versions = [
-        Record(**{**vars(now), "task": {"name": "influence", "version": version}, "id": ""})
+        Record(**{**vars(record), "task": {"name": "influence", "version": version}, "id": ""})
         for version in (current - 1, current, current + 1)  # the last one is not known here
     ]
     newest = newest_versions(settings_of(versions))

@@ -199,8 +199,9 @@ class Decoder:
         whole = (
             positions is None or "logits_to_keep" not in signature(self.model.forward).parameters
         )
-        extra = {} if whole else {"logits_to_keep": keep}
-        extra |= {} if cache is None else {self.cache_word: cache}
+        extra: dict[str, Any] = {} if whole else {"logits_to_keep": keep}
+        if cache is not None and self.cache_word is not None:
+            extra[self.cache_word] = cache
         logits = self.model(
             input_ids=token_ids, attention_mask=mask, use_cache=False, **extra
         ).logits.float()
