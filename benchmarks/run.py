@@ -16,7 +16,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from benchmarks.launch.command import command, disk_message
+from benchmarks.launch.command import command, machine_message
 from benchmarks.launch.faults import run_hydra, say_and_stop
 from benchmarks.launch.report import CELL, failures
 from benchmarks.launch.words import readable
@@ -59,7 +59,7 @@ def _outcome(cfg: DictConfig, folder: Path) -> dict[str, str | None]:
             raise
         text = str(error)
     except Exception as error:  # a fault of the code: the other cells go on, and the table stands
-        text = disk_message(error)
+        text = machine_message(error)
         if text is None:
             log = folder / f"{HydraConfig.get().job.name}.log"
             with log.open("a", encoding="utf-8") as file:

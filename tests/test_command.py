@@ -35,6 +35,12 @@ def test_a_command_whose_reader_leaves_goes_on_to_its_end_without_a_word(tmp_pat
     [
         (UserError("k must be whole"), 1, "error: k must be whole\n"),
         (KeyboardInterrupt, 130, "\nno\n"),
+        (
+            MemoryError("cannot allocate 9 TiB."),
+            1,
+            "error: not enough memory: cannot allocate 9 TiB. Take a smaller batch "
+            "(fit.batch_size) or SAE (d_sae)\n",
+        ),
     ],
 )
 def test_what_ends_a_command_is_one_message_and_a_status(capsys, error, status, message):

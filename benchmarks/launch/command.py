@@ -38,15 +38,19 @@ def command(main: Callable[[], None], stopped: str = "stopped") -> int:
         print(f"\n{stopped}", file=sys.stderr)
         return 143 if isinstance(stop, TerminatedError) else 130
     except Exception as error:
-        if (message := disk_message(error)) is None:
+        if (message := machine_message(error)) is None:
             raise
         return _failed(message)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def disk_message(error: BaseException | None) -> str | None:
-    """Return what to say of an error that the disk or a file caused; None for another error."""
+def machine_message(error: BaseException | None) -> str | None:
+    """Return what to say of an error of the disk, of a file or of memory; None for another one."""
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or is_torch:
+        first = (str(error).splitlines() or ["the system gives no more"])[0]
+        return f"not enough memory: {first} Take a smaller batch (fit.batch_size) or SAE (d_sae)"
     while error is not None:
         if isinstance(error, Exception) and (reason := unwritable(error)):
             where = getattr(error, "filename", None) or "a file"
