@@ -1,5 +1,7 @@
 """The short form of the campaign of kills: see `tests/fuzz/kill.py`."""
 
+from contextlib import contextmanager
+
 from fuzz import kill
 
 
@@ -10,10 +12,12 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_bit_for_bit_as_it_would_have():
 
 
 def test_the_campaign_sees_a_write_that_is_not_whole(monkeypatch, tmp_path):
-    def at_once(path, text):
-        path.write_text(text)
+    @contextmanager
+    def in_place(what, target, setting=""):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield target
 
-    monkeypatch.setattr("gradsae.records.record.write_whole", at_once)
+    monkeypatch.setattr("gradsae.records.record.writing", in_place)
     kills = kill.Kills(tmp_path, kill.CELLS[:1], seed=0)
     (tmp_path / "results").mkdir()
     at = next(

@@ -282,7 +282,7 @@ class Rerun:
         for path in dict.fromkeys(p for p in replayed if p in outputs):
             clean = hidden_in(outputs[path], 1)
             around = edited is not None and edited.startswith(f"{path}.")
-            if around and not torch.equal(clean, hidden_in(outputs[edited], 1)):
+            if around and edited and not torch.equal(clean, hidden_in(outputs[edited], 1)):
                 continue  # it adds to the edited module inside it, so it must run
             output = value if around or path == edited else clean[:, run]
             yield block.get_submodule(path), _returning(with_first(outputs[path], output))

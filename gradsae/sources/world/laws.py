@@ -15,7 +15,7 @@ MIN_ALONE = 0.01
 
 
 def zipf(
-    n_features: int, exponent: float, highest: float, lowest: float
+    n_features: int, exponent: int | float, highest: int | float, lowest: int | float
 ) -> Float[Tensor, " n_features"]:
     """Return rank^-exponent, moved and stretched so that it runs from `highest` to `lowest`.
 
@@ -46,7 +46,7 @@ def compensated(rates: Float[Tensor, " n_features"], trees: Trees) -> Float[Tens
 
 
 def correlation_factor(
-    n_features: int, rank: int, scale: float, generator: torch.Generator
+    n_features: int, rank: int, scale: int | float, generator: torch.Generator
 ) -> Float[Tensor, "n_features rank"]:
     """Return rows of N(0, scale^2), shortened where a feature would share 99 % or more.
 
@@ -59,7 +59,7 @@ def correlation_factor(
 
 
 def folded_normal(
-    n_features: int, mean: float, std: float, generator: torch.Generator
+    n_features: int, mean: int | float, std: int | float, generator: torch.Generator
 ) -> Float[Tensor, " n_features"]:
     """Return |N(mean, std^2)|: `firing_magnitudes.FoldedNormalMagnitudeConfig`."""
     return (mean + std * torch.randn(n_features, generator=generator)).abs()
@@ -75,7 +75,7 @@ def grown_trees(
     n_roots: int,
     branching: int,
     depth: int,
-    exclusive: float,
+    exclusive: int | float,
     scaled: bool,
     generator: torch.Generator,
 ) -> Trees:
