@@ -140,7 +140,7 @@ def steering_budget(settings: Sequence[Setting]) -> str:
 
 def regret(settings: Sequence[Setting]) -> str:
     """Return what each method's default loses against the best setting of its grid."""
-    return regrets.table_of([record for s in settings for record in s.records]).rstrip()
+    return regrets.table_of([record for s in settings for record in s.records])
 
 
 def of_experiment(settings: Iterable[Setting], *names: str) -> list[Setting]:

@@ -211,9 +211,7 @@ class LmLayer(ModelSource):
         return draw_windows(self.lm(), self.corpus, split, n, self.context_length, generator)
 
     def _device(self) -> str:
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return str(checks.device(self.device))
 
 
 def multiplies_bfloat16(device: str) -> bool:
