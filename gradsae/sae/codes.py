@@ -105,7 +105,7 @@ class SparseCodes:
 
     def weighted_sum(self, weight: Float[Tensor, " d_sae"]) -> Float[Tensor, " batch"]:
         """Sum over latents of value times weight, for each row (the l1 penalty)."""
-        products = self.values * weight[self.latents]
+        products = self.values * weight.index_select(0, self.latents)
         return products.new_zeros(self.n_rows).index_add(0, self.rows, products)
 
 

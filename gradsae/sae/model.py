@@ -147,7 +147,7 @@ def _scaled(codes: Codes, scale: Float[Tensor, " d_sae"] | None) -> Codes:
     if scale is None:
         return codes
     if isinstance(codes, SparseCodes):
-        return codes.with_values(codes.values * scale[codes.latents])
+        return codes.with_values(codes.values * scale.index_select(0, codes.latents))
     return DenseCodes(values=codes.values * scale)
 
 

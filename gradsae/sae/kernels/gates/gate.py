@@ -53,4 +53,5 @@ def per_entry(of_latents: Float[Tensor, " d_sae"], codes: Codes) -> Float[Tensor
     """Return the number of each stored entry's latent, in the shape of `codes.values`."""
     if isinstance(codes, DenseCodes):
         return of_latents.expand(codes.n_rows, -1)
-    return of_latents[codes.latents]
+    # Not by brackets: their gradient is a sum in the order in which threads come to it.
+    return of_latents.index_select(0, codes.latents)
