@@ -67,6 +67,51 @@ def test_without_a_cache_reruns_are_whole_and_that_is_said_once(monkeypatch, cap
     assert [f"{lm.spec.name}: {note}" for note in lm.decoder.notes] == [line]
 
 
+def deaf(lm: LM, answer: Callable[..., Any]) -> None:
+    """Let the model see nothing of which logits are asked for; `answer` changes its words."""
+    forward = lm.model.forward
+    lm.model.forward = lambda *args, **words: forward(*args, **answer(words))
+    lm.decoder.__dict__.pop("skips_logits")
+
+
+def swallowed(words: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in words.items() if name != decoder.LOGITS_WORD}
+
+
+def refused(words: dict[str, Any]) -> dict[str, Any]:
+    if decoder.LOGITS_WORD in words:
+        raise TypeError(f"unexpected keyword {decoder.LOGITS_WORD}")
+    return words
+
+
+def the_last(words: dict[str, Any]) -> dict[str, Any]:
+    """As a model would that counts from the end: the right shape, another position."""
+    return words | {name: 1 for name in words if name == decoder.LOGITS_WORD}
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_only_the_logits_asked_for_are_computed(architecture: str):
+    lm = random_lm(architecture)
+    n_rows: list[int] = []
+    head = lm.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, args, output: n_rows.append(output.shape[1]))
+    assert lm.decoder.skips_logits
+    lm.decoder.forward(TOKENS, None, [2, 5])
+    assert n_rows[-1] == 2
+
+
+@pytest.mark.parametrize("answer", [swallowed, refused, the_last])
+def test_a_model_that_computes_all_logits_is_read_at_the_right_ones(capfd, answer):
+    lm = random_lm()
+    expected = lm.model(input_ids=TOKENS).logits[:, [2, 5]]
+    deaf(lm, answer)
+    for _ in range(2):
+        torch.testing.assert_close(lm.decoder.forward(TOKENS, None, [2, 5]), expected)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "logits are computed at all positions, which takes more time" in line
+    assert [f"{lm.spec.name}: {note}" for note in lm.decoder.notes] == [line]
+
+
 def test_a_record_keeps_why_its_reruns_were_slow(monkeypatch, tmp_path):
     words = ("task=influence", "source=lm_tiny", "trainer=random", "d_sae=48")
     words = (*words, "fit.batch_size=32", "fit.init_rows=64")

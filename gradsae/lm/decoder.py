@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from inspect import signature
 from typing import Any, final
 
 import torch
@@ -31,6 +30,8 @@ ADDITIVE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 
 N_PROBE_TOKENS = 8
 CACHE_WORDS = ("cache", "past_key_values")
 """What versions of transformers call the key-value cache of a forward pass."""
+LOGITS_WORD = "logits_to_keep"
+"""What transformers calls the positions at which logits are computed."""
 
 
 class _Stop(Exception):  # noqa: N818  not an error
@@ -70,6 +71,28 @@ class Decoder:
                 if n_cached(cache) == 1:
                     return word
         return None
+
+    @cached_property
+    def skips_logits(self) -> bool:
+        """True if the model computes logits at given positions only, when it is told them.
+
+        The model is asked by two passes over a few tokens, for the reasons of `cache_word`. Where
+        it does not, a note says so. Raises what the model raises on tokens alone.
+        """
+        tokens, row = self.probe(), torch.tensor([1], device=self.model.device)
+        with torch.no_grad():
+            whole = self.model(input_ids=tokens, use_cache=False).logits[:, row].float()
+            with suppress(Exception):  # it takes no such keyword, or no tensor under it
+                words = {LOGITS_WORD: row}
+                part = self.model(input_ids=tokens, use_cache=False, **words).logits.float()
+                tolerance = ADDITIVE_TOLERANCE[self.model.dtype]
+                if part.shape == whole.shape and (part - whole).norm() <= tolerance * whole.norm():
+                    return True
+        self.note(
+            "logits are computed at all positions, which takes more time and memory: the model "
+            f"does not compute those of {LOGITS_WORD} alone"
+        )
+        return False
 
     def empty_cache(self) -> Any:
         """Return an empty transformers cache, or None if the model takes none.
@@ -196,10 +219,8 @@ class Decoder:
         if any(not 0 <= row < n for row in rows):
             raise UserError(f"positions {list(positions or ())} are outside a prompt of {n} tokens")
         keep = torch.tensor(list(rows), device=token_ids.device)
-        whole = (
-            positions is None or "logits_to_keep" not in signature(self.model.forward).parameters
-        )
-        extra: dict[str, Any] = {} if whole else {"logits_to_keep": keep}
+        whole = positions is None or not self.skips_logits
+        extra: dict[str, Any] = {} if whole else {LOGITS_WORD: keep}
         if cache is not None and self.cache_word is not None:
             extra[self.cache_word] = cache
         logits = self.model(
@@ -265,6 +286,7 @@ class Decoder:
         watched = {str(layer): block for layer, block in enumerate(blocks)}
         with torch.no_grad():
             try:
+                _ = self.skips_logits  # asked here, where no hook is set
                 seen = self.capture(watched, blocks[-1], self.probe(n_rows), None, stop=False)
                 hidden = first(list(seen.values())[-1])
             except UserError:
