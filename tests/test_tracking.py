@@ -16,6 +16,7 @@ import pytest
 import yaml
 from example_records import record as example
 
+from gradsae.bench import tracking
 from gradsae.bench.experiment import _mirror
 from gradsae.bench.tracking import MAX_KEYS, MAX_ROWS, NoRun, Run, Tracking, mode_now
 
@@ -126,9 +127,8 @@ def test_an_offline_run_can_be_read_back(tmp_path: Path, capfd):
 
 
 def test_two_jobs_of_a_sweep_in_one_process_stay_apart(tmp_path: Path):
-    tracking = Tracking(mode="offline", dir=str(tmp_path))
     for run_id in ("aaaa", "bbbb"):
-        with start(tracking, run_id) as run:
+        with start(Tracking(mode="offline", dir=str(tmp_path)), run_id) as run:
             run.log(0, {f"train/{run_id}": 1.0})
             run.finish()  # again on exit: does nothing
     for run_id, other in (("aaaa", "bbbb"), ("bbbb", "aaaa")):
@@ -171,6 +171,31 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capfd):
     with start(Tracking(mode="offline", dir=str(tmp_path / "taken"))) as run:
         run.log(0, {"train/fvu": 1.0})
     assert "this run is not mirrored: cannot write to " in one_line(capfd)
+
+
+def test_wandbs_folders_are_tried_once_a_process(tmp_path: Path, monkeypatch):
+    tried: list[Path] = []
+    monkeypatch.setattr(tracking, "check_writable", lambda folder: tried.append(Path(folder)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    tracking._is_writable.cache_clear()
+    for cell in range(3):
+        tracking._find_homes(tmp_path / str(cell))
+    tracking._is_writable.cache_clear()
+    default = [tmp_path / ".cache" / "wandb", tmp_path / ".config" / "wandb"]
+    assert tried == [*default, tmp_path / "data"]
+
+
+def test_a_folder_of_wandb_that_cannot_be_written_is_replaced_in_every_cell(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "file"))
+    for cell in ("a", "b"):
+        tracking._find_homes(tmp_path / cell)
+        assert os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "a" / "cache")
+    assert (tmp_path / "a" / "cache").is_dir()
 
 
 @pytest.mark.parametrize(

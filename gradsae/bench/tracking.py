@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, final, get_args
 
@@ -216,13 +217,23 @@ def _init(tracking: Tracking, mode: Mode, about: dict[str, Any]) -> Any:
 
 def _find_homes(instead: Path) -> None:
     """Send W&B's cache, settings and data to another folder where theirs cannot be written."""
-    for name in ("cache", "config", "data"):
+    for name, below in HOMES.items():
         variable = f"WANDB_{name.upper()}_DIR"
-        try:
-            default = Path.home() / HOMES[name] / "wandb"
-            check_writable(Path(os.environ.get(variable, default)))
-        except (UserError, RuntimeError):  # no such folder; no home at all
+        if not _is_writable(os.environ.get(variable), below):
             os.environ[variable] = str(instead / name)
+
+
+@cache
+def _is_writable(folder: str | None, below: str) -> bool:
+    """Try W&B's folder, or where it is None the one at `below` in the home; once a process.
+
+    A trial waits for the disk three times, and a sweep of small cells has thousands.
+    """
+    try:
+        check_writable(folder if folder is not None else Path.home() / below / "wandb")
+    except (UserError, RuntimeError):  # no such folder; no home at all
+        return False
+    return True
 
 
 def _leave(line: str, error: Exception) -> None:
