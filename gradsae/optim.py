@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 import torch
 from torch import nn
 
 from gradsae import checks
+from gradsae.about import LATER
 
 
 @final
@@ -29,12 +30,15 @@ class Optim:
     """Rate at the end of the decay, as a share of the peak."""
     clip: float | None = None
     """Largest gradient norm over all parameters, or None."""
+    warmup_steps: int = field(default=0, metadata=LATER)
+    """Steps over which the rate rises, where that is longer than the share `warmup`."""
 
     def __post_init__(self) -> None:
         checks.number("lr", self.lr, above=0)
         checks.number("eps", self.eps, above=0)
         for name in ("warmup", "decay_share", "final"):
             checks.share(name, getattr(self, name))
+        checks.whole("warmup_steps", self.warmup_steps, 0)
         checks.one_of("decay", self.decay, ("none", "linear", "cosine"))
         if self.clip is not None:
             checks.number("clip", self.clip, above=0)
@@ -48,7 +52,7 @@ class Optim:
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """Return the learning rate of step 0 <= step < n_steps."""
-        rise = self.warmup * n_steps
+        rise = max(self.warmup * n_steps, self.warmup_steps)
         if step < rise:
             return self.lr * (step + 1) / (rise + 1)
         start = n_steps * (1 - self.decay_share)

@@ -246,7 +246,7 @@ def test_jumprelu_equals_the_dense_formula_of_the_paper(shift, to_input, generat
     gate.threshold.data.copy_(threshold)
     ours = [p.clone().requires_grad_() for p in (W_enc, bias, W_dec)]
     ours.insert(2, gate.threshold)
-    codes, pre = kernels.encode(x, ours[0], ours[1], None, gate)
+    codes, pre, _ = kernels.encode(x, ours[0], ours[1], None, gate)
     assert isinstance(codes, DenseCodes) == (shift == 0.0)
     opened = step(pre.values, per_entry(ours[2], pre), width, to_input).sum()
     loss = (kernels.decode(codes, ours[3]) - target).square().sum() + coefficient * opened

@@ -16,6 +16,7 @@ from gradsae.trainers.batchtopk import BatchTopK
 from gradsae.trainers.bias_rule import BiasRule
 from gradsae.trainers.gated import Gated
 from gradsae.trainers.gba import GBA
+from gradsae.trainers.ista_matryoshka import IstaMatryoshka
 from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.l1 import L1
 from gradsae.trainers.matryoshka import Matryoshka
@@ -40,6 +41,9 @@ TRAINERS = [
     BatchTopK(d_sae=24, k=1.5, optim=OPTIM, tied=True),
     Matryoshka(d_sae=24, k=2, optim=OPTIM, prefixes=(0.25, 0.5, 1.0)),
     Matryoshka(d_sae=24, k=2, optim=OPTIM, prefixes=(0.25, 1.0), tied=True),
+    IstaMatryoshka(
+        d_sae=24, k=2, optim=OPTIM, prefixes=(0.25, 0.5, 1.0), sort_every=5, sort_after=10
+    ),
     Gated(d_sae=24, l1=0.02, optim=OPTIM),
     Gated(d_sae=24, l1=0.02, optim=OPTIM, tied=True),
     PAnneal(d_sae=24, l1=0.02, optim=OPTIM),

@@ -114,6 +114,10 @@ class Trainer(Method[Kind]):
         """
         return None
 
+    def gate_at(self, progress: Progress) -> Gate | None:
+        """Return the gate of one training step, for a method whose gate changes as it trains."""
+        return self.gate
+
     @abstractmethod
     def loss(self, sae: Kind, out: Pass, progress: Progress) -> Loss:
         """Return what is minimised on one batch."""

@@ -7,7 +7,7 @@ library. A method may bring a class of its own: see `Dictionary`.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,8 @@ class Pass:
     """Decodes `codes` with the weights that the SAE then has."""
     precision: Precision = "fp32"
     """In which the pass was computed."""
+    early: Sequence[Codes] = ()
+    """Codes before each step by which the encoder refined them."""
 
     @cached_property
     def recon_in(self) -> Float[Tensor, "batch d_in"]:
@@ -277,7 +279,7 @@ class Normalised(Dictionary):
     ) -> Pass:
         normaliser = self.normaliser
         x_in, scale = normaliser.apply(x)
-        codes, pre = self.encode_in(x_in, precision, gate)
+        codes, pre, early = self.encode_in(x_in, precision, gate)
         with_grad = torch.is_grad_enabled()
 
         def decode() -> Float[Tensor, "batch d_in"]:
@@ -292,6 +294,7 @@ class Normalised(Dictionary):
             normaliser=normaliser,
             decode=decode,
             precision=precision,
+            early=early,
         )
 
     def row_scale(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch 1"]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar, cast, final
 
 import torch
 from jaxtyping import Float
@@ -46,11 +46,24 @@ class Architecture:
     pre_bias: bool = True
     """Subtract b_dec from the input before encoding."""
     normalise: Mode = "none"
+    ista_steps: int = 0
+    """Steps of ISTA after the linear encoder: each adds a share of what is left of the input."""
+    ista_rate: float = 0.25
+    """That share."""
 
     def __post_init__(self) -> None:
         checks.whole("d_in", self.d_in, 1)
         checks.whole("d_sae", self.d_sae, 1)
         checks.one_of("normalise", self.normalise, MODES)
+        checks.whole("ista_steps", self.ista_steps, 0)
+        checks.number("ista_rate", self.ista_rate, low=0)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what `sae.json` says of the shape: the steps of ISTA only where there are some."""
+        said = dict(vars(self))
+        if not self.ista_steps:
+            del said["ista_steps"], said["ista_rate"]
+        return said
 
 
 @final
@@ -59,6 +72,11 @@ class SAE(Normalised):
 
     Parameters: W_enc and W_dec [d_sae, d_in], b_enc [d_sae], b_dec [d_in], output_scale [d_sae],
     and those of the gate, which stand in files beside the others.
+
+    With `ista_steps` the codes are refined: a step encodes z + ista_rate (x - recon) instead of z,
+    which is x before the first step. That is pre + ista_rate W_enc (x - recon), an iteration of
+    ISTA (Daubechies et al. 2004, https://doi.org/10.1002/cpa.20042) whose threshold is the gate.
+    The codes before step i have a gate of their own, `early.i`.
     """
 
     def __init__(self, arch: Architecture, gate: Gate) -> None:
@@ -71,6 +89,7 @@ class SAE(Normalised):
         self.b_dec = nn.Parameter(torch.zeros(arch.d_in))
         self.output_scale = nn.Parameter(torch.ones(arch.d_sae)) if arch.scaled else None
         self.gate = gate
+        self.early = nn.ModuleList(deepcopy(gate) for _ in range(arch.ista_steps))
         self.register_state_dict_post_hook(_without_prefix)
         self.register_load_state_dict_pre_hook(_with_prefix)
 
@@ -95,8 +114,16 @@ class SAE(Normalised):
         precision: Precision = "fp32",
         gate: Gate | None = None,
     ) -> kernels.Encoded:
-        b_pre = self.b_dec if self.arch.pre_bias else None
-        return kernels.encode(x_in, self.W_enc, self.b_enc, b_pre, gate or self.gate, precision)
+        b_pre, early, z = self.b_dec if self.arch.pre_bias else None, list[Codes](), x_in
+
+        def look(z: Tensor, gate: Gate, *, to_input: bool) -> kernels.Encoded:
+            W, b = self.W_enc, self.b_enc
+            return kernels.encode(z, W, b, b_pre, gate, precision, to_input=to_input)
+
+        for own in self.early:
+            early.append(look(z, gate or cast(Gate, own), to_input=bool(early)).codes)
+            z = z + self.arch.ista_rate * (x_in - self.decode_in(early[-1], precision))
+        return look(z, gate or self.gate, to_input=bool(early))._replace(early=early)
 
     def decode_in(self, codes: Codes, precision: Precision = "fp32") -> Float[Tensor, "batch d_in"]:
         codes = _scaled(codes, self.output_scale)
@@ -119,7 +146,7 @@ class SAE(Normalised):
         return control
 
     def architecture(self) -> dict[str, Any]:
-        return {**vars(self.arch), "gate": self.gate.name, **self.gate.settings()}
+        return {**self.arch.settings(), "gate": self.gate.name, **self.gate.settings()}
 
 
 def make_sae(
@@ -131,6 +158,8 @@ def make_sae(
     scaled: bool = False,
     pre_bias: bool = True,
     normalise: Mode = "none",
+    ista_steps: int = 0,
+    ista_rate: float = 0.25,
     **settings: Any,
 ) -> SAE:
     """Return an SAE of zeros whose gate is named as in files; `settings` are those of the gate.
@@ -138,7 +167,14 @@ def make_sae(
     Raises ValueError naming what does not fit.
     """
     arch = Architecture(
-        d_in=d_in, d_sae=d_sae, tied=tied, scaled=scaled, pre_bias=pre_bias, normalise=normalise
+        d_in=d_in,
+        d_sae=d_sae,
+        tied=tied,
+        scaled=scaled,
+        pre_bias=pre_bias,
+        normalise=normalise,
+        ista_steps=ista_steps,
+        ista_rate=ista_rate,
     )
     return SAE(arch, make_gate(gate, d_sae, **settings))
 

@@ -1,6 +1,7 @@
 """The common part of BatchTopK and Matryoshka: latents compete over a whole batch, dead ones are
 revived, and the trained SAE has one threshold for all."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -49,6 +50,8 @@ class Batchwise:
     threshold_rate: float
     """Weight of the newest batch in the running threshold (SAELens: .01; dictionary_learning:
     .001)."""
+    ista_steps: int = 0
+    ista_rate: float = 0.25
     aux: AuxK = field(init=False, repr=False, compare=False)
     """Made of the fields of its names, which it checks."""
 
@@ -60,6 +63,8 @@ class Batchwise:
         checks.flag("tied", self.tied)
         checks.one_of("normalise", self.normalise, MODES)
         checks.share("threshold_rate", self.threshold_rate)
+        checks.whole("ista_steps", self.ista_steps, 0)
+        checks.number("ista_rate", self.ista_rate, low=0)
         aux = AuxK(
             aux_k=self.aux_k, aux_coefficient=self.aux_coefficient, dead_after=self.dead_after
         )
@@ -78,23 +83,31 @@ class Batchwise:
             d_sae=self.d_sae,
             tied=self.tied,
             normalise=self.normalise,
+            ista_steps=self.ista_steps,
+            ista_rate=self.ista_rate,
         )
         gate = JumpReLUGate(self.d_sae, bandwidth=0.0)
         sae, x = fresh(arch, gate, sample, generator, geometric_median)
-        gate.threshold.requires_grad_(False)  # follows the batches, not the gradient
-        follow_threshold(sae, sae.encode_in(x[:START_ROWS], gate=self.gate).codes, rate=1.0)
+        encoded = sae.encode_in(x[:START_ROWS], gate=self.gate)
+        self._follow(sae, (*encoded.early, encoded.codes), rate=1.0)
         self.aux.prepare(sae)
         return sae
 
     def after_step(self, sae: SAE, out: Pass) -> None:
         kernels.unit_rows_(sae.decoder_weights())
         self.aux.count(sae, out)
-        follow_threshold(sae, out.codes, self.threshold_rate)
+        self._follow(sae, (*out.early, out.codes), self.threshold_rate)
+
+    def _follow(self, sae: SAE, looks: Sequence[Codes], rate: float) -> None:
+        """Move the threshold of each look of the encoder; no threshold follows the gradient."""
+        for gate, codes in zip((*sae.early, sae.gate), looks, strict=True):
+            assert isinstance(gate, JumpReLUGate)
+            follow_threshold(gate.threshold.requires_grad_(False), codes, rate)
 
 
-def follow_threshold(sae: SAE, codes: Codes, rate: float) -> None:
+def follow_threshold(threshold: Float[Tensor, " d_sae"], codes: Codes, rate: float) -> None:
     """Move the threshold of all latents towards the least open value of a batch."""
-    threshold, values = sae.gate_as(JumpReLUGate).threshold, codes.values
+    values = codes.values
     least = torch.where(values > 0, values, torch.inf).amin() if values.numel() else torch.inf
     least = torch.as_tensor(least).to(threshold)
     moved = threshold.lerp(least, rate)

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsae import checks
 from gradsae.about import HIDDEN, About
 from gradsae.interfaces import Loss, Progress, Trainer
 from gradsae.optim import Optim
@@ -21,6 +20,7 @@ from gradsae.sae.model import SAE
 from gradsae.sae.normalise import Mode
 from gradsae.trainers.batchwise import Batchwise
 from gradsae.trainers.common import fvu, l0, squared_error
+from gradsae.trainers.nested import check_prefixes
 
 
 @final
@@ -63,16 +63,7 @@ class Matryoshka(Trainer):
             threshold_rate=self.threshold_rate,
         )
         object.__setattr__(self, "batchwise", batchwise)
-        for share in self.prefixes:
-            checks.share("each of prefixes", share)
-        ends = self.ends()
-        rising = all(a < b for a, b in zip([0, *ends], ends, strict=False))
-        if not rising or ends[-1] != self.d_sae:
-            raise ValueError(
-                f"prefixes must be rising shares that end with 1, each with at least one latent "
-                f"more than the one before; {list(self.prefixes)} of d_sae={self.d_sae} latents "
-                f"gives {ends}"
-            )
+        check_prefixes(self.prefixes, self.d_sae)
 
     @property
     def name(self) -> str:

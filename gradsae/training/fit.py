@@ -91,7 +91,7 @@ class Training(Generic[Kind]):
         optim = self.trainer.optim
         for group in self.optimizer.param_groups:
             group["lr"] = optim.lr_at(*progress)
-        out = self.sae(x, self.precision, self.trainer.gate)
+        out = self.sae(x, self.precision, self.trainer.gate_at(progress))
         loss = self.trainer.loss(self.sae, out, progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()

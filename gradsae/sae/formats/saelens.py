@@ -64,6 +64,11 @@ def to_saelens(sae: Dictionary, folder: Path, about: dict[str, Any] | None = Non
     if not isinstance(sae, SAE) or sae.gate.name not in THEIRS:
         kind = sae.architecture()["gate"] or type(sae).__name__
         raise UserError(f"gate={kind} cannot be exported: sae-lens has no such architecture")
+    if sae.arch.ista_steps:
+        raise UserError(
+            f"ista_steps={sae.arch.ista_steps} cannot be exported: sae-lens has no encoder that "
+            "refines its codes"
+        )
     tensors, config = _their_weights(sae), _their_config(sae, about or {})
     check_writable(folder, TARGET)
     with writing("an exported SAE", folder / WEIGHTS, TARGET) as fresh:

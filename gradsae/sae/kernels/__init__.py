@@ -4,6 +4,7 @@ The backward of a sparse code is exact, not an approximation: every gate has zer
 closed latents. Which path runs is decided here, by storage, density, device and dtype.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,8 @@ class Encoded(NamedTuple):
     codes: Codes
     pre: Codes
     """Pre-activations of the same entries."""
+    early: Sequence[Codes] = ()
+    """Codes before each step by which they were refined."""
 
 
 def encode(
@@ -29,14 +32,19 @@ def encode(
     b_pre: Float[Tensor, " d_in"] | None,
     gate: Gate,
     precision: Precision = "fp32",
+    *,
+    to_input: bool = False,
 ) -> Encoded:
-    """Return the codes of `gate` over W_enc (x - b_pre) + b_enc, with gradient to all but x."""
+    """Return the codes of `gate` over W_enc (x - b_pre) + b_enc, with gradient to all but x, and to
+    x if `to_input`."""
     linear = Linear(W_enc, b_enc)
     with torch.no_grad():
         centred = factor(x if b_pre is None else x - b_pre, precision)
         pre = gate.select(centred, linear)
     if torch.is_grad_enabled():
         empty = x.new_zeros(0)
+        if to_input:
+            centred = factor(x if b_pre is None else x - b_pre.detach(), precision)
         values = _Project.apply(pre, centred, W_enc, b_enc, empty if b_pre is None else b_pre)
         pre = pre.with_values(values)
     return Encoded(gate.activate(pre, linear), pre)
@@ -76,7 +84,7 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, W_enc = ctx.saved_tensors
-        _, _, wants_W, wants_b, wants_pre = ctx.needs_input_grad
+        _, wants_x, wants_W, wants_b, wants_pre = ctx.needs_input_grad
         if isinstance(ctx.pre, DenseCodes):
             grad_W = (grad.to(x.dtype).mT @ x).to(grad.dtype) if wants_W else None
             grad_b = grad.sum(0)
@@ -84,7 +92,8 @@ class _Project(torch.autograd.Function):
             grad_W = backend(x).scatter_outer(ctx.pre, grad, x) if wants_W else None
             grad_b = grad.new_zeros(len(W_enc)).index_add(0, ctx.pre.latents, grad)
         grad_pre = -(grad_b @ W_enc) if wants_pre else None
-        return None, None, grad_W, grad_b if wants_b else None, grad_pre
+        grad_x = decode(ctx.pre.with_values(grad), W_enc).to(x.dtype) if wants_x else None
+        return None, grad_x, grad_W, grad_b if wants_b else None, grad_pre
 
 
 class _Decode(torch.autograd.Function):
