@@ -78,14 +78,20 @@ def stale_leases(folder: Path) -> Iterator[Finding]:
 
 
 def records(folder: Path, named: set[str]) -> Iterator[Finding]:
-    """Yield damaged records; add the artifacts of the others to `named`."""
+    """Yield damaged records, and those without a checksum; add the artifacts of those that can be
+    read to `named`."""
     from gradsae.records.record import load
+    from gradsae.records.schema import has_checksum
 
     for path in sorted(folder.rglob("*.json")):
         try:
-            named |= {str(name) for name in load(path).artifacts.values() if name}
+            record = load(path)
         except UserError as error:
             yield Finding(state="damaged", path=path, reason=str(error), rename=True)
+            continue
+        named |= {str(name) for name in record.artifacts.values() if name}
+        if not has_checksum(vars(record)):
+            yield Finding(state="no checksum", path=path, reason="an earlier version wrote it")
 
 
 def checkpoints(folder: Path, named: set[str]) -> Iterator[Finding]:

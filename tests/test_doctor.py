@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import example_records as example
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from toy import no_log
 from benchmarks.doctor import doctor, parse
 from gradsae.errors import UserError
 from gradsae.interfaces import Trainer
+from gradsae.records.record import load, save
 from gradsae.sae.model import make_sae
 from gradsae.seeds import make_generator
 from gradsae.sources import store as stores
@@ -102,6 +104,21 @@ def test_a_damaged_record_is_put_aside_and_not_deleted(folders, capsys):
     assert any("damaged record" in line for line in checked(folders, capsys))
     checked(folders, capsys, "--fix")
     assert record.with_name("x.json.damaged").read_text() == "{"
+
+
+def test_a_changed_digit_of_a_record_is_found_and_one_of_an_earlier_version_has_no_checksum(
+    folders, capsys
+):
+    good = save(
+        example.recovery(example.SUPERPOSITION, {"name": "topk"}, 0, (0.9, 0.5), 20),
+        folders.results / "records",
+    )
+    assert not any(good.name in line for line in checked(folders, capsys))
+    old = save(replace(load(good), schema_version=2), folders.results / "records" / "old")
+    good.write_text(good.read_text().replace("0.9", "0.8", 1))
+    damaged, earlier = (line for line in checked(folders, capsys) if good.name in line)
+    assert damaged.startswith(f"damaged: {good}") and "differs from its checksum" in damaged
+    assert earlier == f"no checksum: {old}: an earlier version wrote it"
 
 
 def test_what_killed_processes_left_is_deleted_and_what_runs_is_not(folders, capsys):

@@ -24,6 +24,7 @@ from benchmarks.results.commands import rebuilt
 from gradsae.bench.cell import build
 from gradsae.errors import UserError
 from gradsae.records.record import Record, load, record_id, save, text
+from gradsae.storage.sealed import CHECKSUM
 from gradsae.tables.printing import Markdown, escaped, markdown_table
 
 TOPK = {"name": "topk", "k": 32}
@@ -58,7 +59,7 @@ def kinds() -> list[Record]:
 def with_texts(record: Record, start: int) -> Record:
     """Return the record with a hostile text in every field that takes any text."""
     texts = cycle(hostile.TEXTS[start:] + hostile.TEXTS[:start])
-    data = json.loads(text(record))
+    data = without_checksum(record)
     data["config"] |= {"label": next(texts), "notes": next(texts)}
     data["about"] = {
         "method": _about(texts),
@@ -74,6 +75,10 @@ def with_texts(record: Record, start: int) -> Record:
             data = hostile.changed(data, path, lambda _: next(texts))
     data["id"] = record_id(data["task"], data["config"], data["seeds"])
     return Record(**data)
+
+
+def without_checksum(record: Record) -> dict[str, Any]:
+    return {k: v for k, v in json.loads(text(record)).items() if k != CHECKSUM}
 
 
 def _about(texts: Iterator[str]) -> dict[str, str]:

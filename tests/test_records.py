@@ -1,6 +1,7 @@
 """Records are checked on the way in and out, and written whole or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -18,6 +19,8 @@ from gradsae.errors import UserError
 from gradsae.records import record as records
 from gradsae.records.provenance import _command, reduce_paths
 from gradsae.records.record import Record, load, load_folder, save
+from gradsae.records.shapes import SCHEMA_VERSION
+from gradsae.storage.sealed import CHECKSUM, checksum_of
 
 
 def make(seed: int = 0, **changes: Any) -> Record:
@@ -47,9 +50,11 @@ def make(seed: int = 0, **changes: Any) -> Record:
 
 
 def damage(tmp_path: Path, change: Any) -> Path:
-    """A saved record after `change(data)` was applied to its JSON."""
+    """A record of a stranger, who seals what `change(data)` made of it."""
     data = asdict(make())
     change(data)
+    if data.get("schema_version") == SCHEMA_VERSION:
+        data[CHECKSUM] = checksum_of(data)
     path = tmp_path / "record.json"
     path.write_text(json.dumps(data))
     return path
@@ -104,6 +109,65 @@ def test_a_record_of_schema_1_is_written_without_what_schema_2_added(tmp_path: P
     assert "about" not in json.loads(path.read_text())
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_record_of_an_earlier_schema_has_no_checksum_and_is_read(version: int, tmp_path: Path):
+    path = save(make(schema_version=version), tmp_path)
+    assert "checksum" not in json.loads(path.read_text())
+    assert records.text(load(path)) == path.read_text()
+    assert load(path).id == make().id
+
+
+def test_the_checksum_is_the_sha256_of_the_sorted_compact_rest(tmp_path: Path):
+    data = json.loads(save(make(), tmp_path).read_text())
+    *_, last = data
+    checksum = data.pop(last)
+    compact = json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+    assert (last, checksum) == ("checksum", hashlib.sha256(compact).hexdigest())
+
+
+def test_one_changed_digit_anywhere_in_a_record_is_noticed(tmp_path: Path):
+    path = save(make(), tmp_path)
+    whole = path.read_text()
+    digits = [i for i, letter in enumerate(whole) if letter.isdigit()]
+    assert len(digits) > 100
+    for i in digits:
+        path.write_text(f"{whole[:i]}{(int(whole[i]) + 1) % 10}{whole[i + 1 :]}")
+        with pytest.raises(UserError, match=f"damaged record {path}: "):
+            load(path)
+
+
+def test_a_record_that_was_changed_says_so_and_not_what_that_led_to(tmp_path: Path):
+    path = save(make(), tmp_path)
+    whole = path.read_text()
+    for changed in (whole.replace("0.9,", "0.8,"), whole.replace('"data": 0', '"data": true')):
+        path.write_text(changed)
+        (problem,) = load_folder(tmp_path)[1]
+        assert (
+            "its content differs from its checksum" in problem and "run its cell again" in problem
+        )
+    path.write_text(whole)
+    assert load_folder(tmp_path) == ([load(path)], [])
+
+
+def test_a_checksum_cannot_be_dropped_by_calling_the_schema_an_earlier_one(tmp_path: Path):
+    data = json.loads(save(make(), tmp_path).read_text())
+    checksum = data.pop("checksum")
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="lacks the key checksum"):
+        load(path)
+    path.write_text(json.dumps(data | {"checksum": checksum, "schema_version": 2}))
+    with pytest.raises(UserError, match="unknown key checksum"):
+        load(path)
+
+
+def test_a_record_that_is_spaced_and_ordered_otherwise_is_the_same(tmp_path: Path):
+    data = json.loads(save(make(), tmp_path).read_text())
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(dict(reversed(data.items())), indent=8))
+    assert load(path) == load(tmp_path / f"{data['id']}.json")
+
+
 def test_readers_find_the_parts_of_a_config_by_name_and_a_part_that_is_absent_is_empty():
     setup = make().setup
     assert (setup.label, setup.trainer.name, setup.trainer.number("k")) == ("TopK K=20", "topk", 20)
@@ -151,7 +215,7 @@ def test_the_id_ignores_bookkeeping_and_scores_but_not_the_config_or_the_seeds()
     [
         (lambda d: d.pop("scores"), "lacks the key scores"),
         (lambda d: d.update(extra=1), "unknown key extra"),
-        (lambda d: d.update(schema_version=3), "schema_version is 3; it must be 1 or 2"),
+        (lambda d: d.update(schema_version=4), "schema_version is 4; it must be 1, 2 or 3"),
         (lambda d: d.update(schema_version="1"), "schema_version is '1'"),
         (lambda d: d.update(schema_version=True), "schema_version is True"),
         (lambda d: d.update(id="0" * 16), "id is '0000000000000000'; it must be [0-9a-f]{16}"),
@@ -241,7 +305,7 @@ def test_a_damaged_record_is_refused_with_its_file_and_field(tmp_path: Path, cha
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, text: str):
-    path = save(make(), tmp_path)
+    path = save(make(schema_version=2), tmp_path)  # its checksum would be noticed first
     path.write_text(path.read_text().replace('"recovery/mcc": 0.9', f'"recovery/mcc": {text}'))
     with pytest.raises(UserError, match="finite"):
         load(path)

@@ -18,7 +18,7 @@ from gradsae.records.ids import content_id as content_id
 from gradsae.records.ids import record_id as record_id
 from gradsae.records.ids import setting_id
 from gradsae.records.provenance import provenance as provenance
-from gradsae.records.schema import check, check_file
+from gradsae.records.schema import check, check_file, has_checksum
 from gradsae.records.setup import Setup
 from gradsae.records.shapes import (
     SCHEMA_VERSION,
@@ -32,6 +32,7 @@ from gradsae.records.shapes import (
 )
 from gradsae.storage.files import check_writable as check_writable
 from gradsae.storage.files import read_plain, writing
+from gradsae.storage.sealed import CHECKSUM, sealed
 
 MAX_BYTES = 20_000_000
 """Of a record's file."""
@@ -115,12 +116,15 @@ def save(record: Record, folder: Path | str) -> Path:
 
 def text(record: Record) -> str:
     """Return what the file of a record holds: JSON with one line per entry of each part, so that
-    it reads and diffs well. A record of schema 1 has no `about`."""
+    it reads and diffs well. A record of schema 1 has no `about`; from schema 3 on, a checksum of
+    all the rest is its last key."""
     data = {each.name: getattr(record, each.name) for each in fields(record)}
     if record.schema_version == 1:
         del data["about"]
     order = ("schema_version", "id", "created", "task", "config", "seeds")
     keys = [*order, *(key for key in data if key not in order)]
+    if has_checksum(data):
+        data, keys = sealed({key: data[key] for key in keys}), [*keys, CHECKSUM]
     return "{\n" + ",\n".join(f'  "{key}": {_part(data[key])}' for key in keys) + "\n}\n"
 
 
@@ -133,8 +137,7 @@ def load(path: Path | str) -> Record:
             parse_constant=_no_constant,
             object_pairs_hook=_no_duplicates,
         )
-        check_file(data)
-        return _from_file(data)
+        return _from_file(check_file(data))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except RecursionError:

@@ -32,6 +32,7 @@ from gradsae.records.shapes import (
     why_not_number,
     why_not_text,
 )
+from gradsae.storage.sealed import CHECKSUM, checksum_of
 
 FORM = TypeAdapter(RecordDict)
 ABOUT_PARTS = {"method", "source", "scores", "variants"}
@@ -59,9 +60,7 @@ KINDS = {
 
 def check(data: Mapping[str, Any]) -> None:
     """Raise UserError at the first field that a reader could not rely on."""
-    version = data.get("schema_version")
-    want = "1 or 2, the schemas that this version of gradsae reads"
-    _require(type(version) is int and version in READABLE, "schema_version", version, want)
+    check_version(data.get("schema_version"))
     for name, part in data.items():
         if name != "series":  # its cells are many, and are checked by the form
             check_json(name, part)
@@ -77,15 +76,36 @@ def check(data: Mapping[str, Any]) -> None:
     _require(data["id"] == right, "id", data["id"], f"{right}, the hash of task, config and seeds")
 
 
-def check_file(data: Any) -> None:
-    """Raise UserError unless a file's JSON has the keys of a record; `check` looks at the rest.
+def check_file(data: Any) -> dict[str, Any]:
+    """Return the parts of a record out of its file's JSON; `check` looks at each of them.
 
-    A record of schema 1 has no `about`.
+    Raises UserError unless it has the keys of a record, and the content that was written. A record
+    of schema 1 has no `about`, and none before schema 3 has a checksum.
     """
     if not isinstance(data, dict):
         raise UserError(f"it holds a {type(data).__name__}; a record is a JSON object")
     keys = set(RecordDict.__annotations__)
+    if "schema_version" in data:
+        check_version(data["schema_version"])
+        keys |= {CHECKSUM} if has_checksum(data) else set()
     _check_keys("the record", data, keys - {"about"}, optional={"about"})
+    parts = {name: value for name, value in data.items() if name != CHECKSUM}
+    if has_checksum(data) and data[CHECKSUM] != checksum_of(parts):
+        raise UserError(
+            "its content differs from its checksum, so it was changed after it was written: take "
+            "another copy of it, or run its cell again"
+        )
+    return parts
+
+
+def check_version(version: Any) -> None:
+    want = "1, 2 or 3, the schemas that this version of gradsae reads"
+    _require(type(version) is int and version in READABLE, "schema_version", version, want)
+
+
+def has_checksum(record: Mapping[str, Any]) -> bool:
+    """Return whether the file of such a record holds a checksum."""
+    return record["schema_version"] > 2
 
 
 def check_json(field: str, value: Any) -> None:

@@ -15,9 +15,9 @@ from typing_extensions import TypedDict  # of typing, pydantic accepts it from P
 
 from gradsae.records.setup import Setup
 
-SCHEMA_VERSION = 2
-"""Version 2 added `about`."""
-READABLE = (1, 2)
+SCHEMA_VERSION = 3
+"""Version 2 added `about`; version 3 the checksum, which stands in the file only."""
+READABLE = (1, 2, 3)
 MAX_SERIES_VALUES = 20_000
 MAX_TEXT = 4_000
 """Characters in one cell of a series."""

@@ -46,13 +46,13 @@ def read_object(path: Path, remedy: str = "") -> dict[str, Any]:
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return JSON values with their checksum."""
     values = json.loads(json.dumps(data, allow_nan=False))  # tuples become lists, as in the file
-    return {**values, CHECKSUM: _checksum(values)}
+    return {**values, CHECKSUM: checksum_of(values)}
 
 
 def unsealed(data: Mapping[str, Any], path: Path, remedy: str = "") -> dict[str, Any]:
     """Return an object without its checksum; UserError where it has one that differs."""
     rest = {name: value for name, value in data.items() if name != CHECKSUM}
-    if CHECKSUM in data and data[CHECKSUM] != _checksum(rest):
+    if CHECKSUM in data and data[CHECKSUM] != checksum_of(rest):
         end = f"; {remedy}" if remedy else ""
         raise UserError(f"damaged file {path}: its content differs from its checksum{end}")
     return rest
@@ -63,7 +63,8 @@ def is_sealed(path: Path) -> bool:
     return CHECKSUM in read_object(path)
 
 
-def _checksum(values: Mapping[str, Any]) -> str:
+def checksum_of(values: Mapping[str, Any]) -> str:
+    """Return the sha256 of JSON values, however they are spaced or ordered."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

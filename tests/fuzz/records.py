@@ -23,6 +23,7 @@ import benchmarks.figures.__main__ as figures
 from fuzz import Counts, attempt, commands, hostile, outputs
 from gradsae.errors import UserError
 from gradsae.records.record import Record, load_folder, record_id, save, text
+from gradsae.storage.sealed import CHECKSUM, checksum_of
 
 IN_ONE_FOLDER = 5
 """Fewer than a command leaves out of one page."""
@@ -140,6 +141,8 @@ def _write_damaged(rng: random.Random, folder: Path, data: dict[str, Any]) -> No
         if rng.random() < 0.7:  # beside the good record, not in its place
             data["seeds"]["world"] = rng.randrange(10, 10**6)
         data["id"] = record_id(data["task"], data["config"], data["seeds"])
+        del data[CHECKSUM]
+        data[CHECKSUM] = checksum_of(data)
     name = str(data.get("id", "x"))
     name = name if name.isalnum() and len(name) < 50 else "x"
     path = folder / f"{name}.json"
