@@ -18,7 +18,7 @@ from gradsae.about import plain
 from gradsae.bench.tracking import Tracking
 from gradsae.config.fields import refuse_unknown
 from gradsae.errors import UserError
-from gradsae.interfaces import Method, ModelSource, Source, Task
+from gradsae.interfaces import Method, ModelSource, Source, Task, Trainer
 from gradsae.records.record import load, record_id
 from gradsae.seeds import Seeds
 from gradsae.training.checkpoints import Request, shape_of, trainer_config
@@ -63,9 +63,16 @@ class Cell:
                 seeds=seeds,
                 root=self.results,
                 device=self.device,
+                along=self._steps_along() if isinstance(method, Trainer) else (),
             )
             for method, seeds in self.task.candidates(self.method, self.seeds)
         ]
+
+    def _steps_along(self) -> tuple[int, ...]:
+        """Return the steps after which the task looks at an SAE on its way."""
+        size, n_steps = self.fit.batch_size, self.fit.steps
+        steps = {max(1, round(rows / size)) for rows in self.task.rows_along(n_steps * size)}
+        return tuple(sorted(step for step in steps if step < n_steps))
 
     def versioned_task(self) -> dict[str, Any]:
         return {"name": self.task.name, "version": self.task.version}

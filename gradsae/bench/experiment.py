@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, final
 
@@ -14,7 +15,7 @@ from gradsae.bench.cell import Cell
 from gradsae.bench.declared import declarations
 from gradsae.bench.tracking import MAX_KEYS, MAX_ROWS, Run
 from gradsae.errors import DivergedError, UserError
-from gradsae.interfaces import Candidate, ModelSource, ModelTask, Scores, Skipped
+from gradsae.interfaces import Candidate, ModelSource, ModelTask, Scores, Skipped, Snapshot
 from gradsae.records.provenance import provenance
 from gradsae.records.record import Record, load, save
 from gradsae.records.shapes import TaskId
@@ -74,6 +75,8 @@ def _measured(cell: Cell, checkout: Path | None) -> Outcome:
         seconds = time.perf_counter() - started
         record = _record(cell, trained, answer, seconds, checkout)
         path = save(record, cell.results / "records")  # first: W&B is only a mirror
+        for request in requests:
+            request.snapshots().trim()
         _mirror(tracked, record)
     return Outcome("done", f"{cell.title}: {path.stem}", path)
 
@@ -85,7 +88,7 @@ def due(cell: Cell) -> list[Request]:
     """
     if cell.why_not() or cell.force or cell.record_path().exists():
         return []
-    return [request for request in cell.requests() if not request.folder().exists()]
+    return [request for request in cell.requests() if not request.is_done()]
 
 
 def _track(cell: Cell, name: str) -> Run:
@@ -133,13 +136,20 @@ def _no_log(step: int, parts: dict[str, float]) -> None:
 def _measure(
     cell: Cell, requests: Sequence[Request], trained: Sequence[Checkpoint | Skipped]
 ) -> Scores | Skipped:
-    candidates = [
-        Candidate(request.method, outcome, {})
-        if isinstance(outcome, Skipped)
-        else Candidate(request.method, outcome.sae, outcome.curve)
-        for request, outcome in zip(requests, trained, strict=True)
-    ]
+    candidates = [_candidate(*each) for each in zip(requests, trained, strict=True)]
     return cell.task.measure_all(candidates, cell.source, cell.seeds.eval)
+
+
+def _candidate(request: Request, outcome: Checkpoint | Skipped) -> Candidate:
+    if isinstance(outcome, Skipped):
+        return Candidate(request.method, outcome, {})
+    size, snapshots, blank = request.settings.batch_size, request.snapshots(), request.method.blank
+    along = [
+        Snapshot(step * size, partial(snapshots.load, step, request.device, blank))
+        for step in request.along
+    ]
+    along.append(Snapshot(request.settings.steps * size, lambda: outcome.sae))
+    return Candidate(request.method, outcome.sae, outcome.curve, along)
 
 
 def _record(

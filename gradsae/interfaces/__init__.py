@@ -16,7 +16,16 @@ from gradsae.interfaces.sources import (
     Source,
     Stream,
 )
-from gradsae.interfaces.tasks import Candidate, Metric, ModelTask, SAETask, Scores, Skipped, Task
+from gradsae.interfaces.tasks import (
+    Candidate,
+    Metric,
+    ModelTask,
+    SAETask,
+    Scores,
+    Skipped,
+    Snapshot,
+    Task,
+)
 
 __all__ = [
     "Biased",
@@ -34,6 +43,7 @@ __all__ = [
     "SAETask",
     "Scores",
     "Skipped",
+    "Snapshot",
     "Source",
     "Stream",
     "Task",

@@ -1,7 +1,7 @@
 """What is asked of an SAE: metrics and tasks, and the scores that they return."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, final
@@ -52,6 +52,15 @@ class Metric(ABC):
         """Return named scores, or why there are none. `seed` fixes what is drawn."""
 
 
+class Snapshot(NamedTuple):
+    """An SAE as it was on the way of its training."""
+
+    rows: int
+    """Training activations that it had seen."""
+    load: Callable[[], Dictionary]
+    """Returns it, on the device of the finished SAE; each call reads it again."""
+
+
 class Candidate(NamedTuple):
     """One of the SAEs that a task asked for."""
 
@@ -60,6 +69,8 @@ class Candidate(NamedTuple):
     """Skipped if its training diverged; only where the task's `may_diverge` is true."""
     curve: Mapping[str, list[Any]]
     """Of its training: `step` and the logged parts of the loss, equally long."""
+    along: Sequence[Snapshot] = ()
+    """The SAEs at the rows of `Task.rows_along`, then the finished one; empty where it diverged."""
 
 
 class Task(ABC):
@@ -108,6 +119,13 @@ class Task(ABC):
         Raises ValueError, before any work, where the method cannot be what the task asks for.
         """
         return [(method, seeds)]
+
+    def rows_along(self, n_rows: int) -> Sequence[int]:
+        """Return after how many rows of a training of `n_rows` it looks at an SAE on the way.
+
+        Rising, from 1 to below `n_rows`. None for a task that asks for finished SAEs only.
+        """
+        return ()
 
     def declared(self) -> tuple[Score, ...]:
         """Return the scores that it gives with these fields."""

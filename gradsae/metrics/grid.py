@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 from gradsae import checks
 from gradsae.about import plain
 from gradsae.interfaces import Candidate, Method, Metric, Scores, Skipped, Source, Task
-from gradsae.metrics.task import ask_metrics, check_metrics, measure_metrics
+from gradsae.metrics.measuring import ask_metrics, check_metrics, measure_metrics
 from gradsae.seeds import Seeds
 
 SERIES = "grid/scores"

@@ -1,13 +1,13 @@
 """The recovery task: the chosen metrics on one SAE."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
 
-from gradsae.about import plain
+from gradsae.about import LATER, plain
 from gradsae.interfaces import Candidate, Metric, Scores, Skipped, Source, Task
-from gradsae.metrics.once import sharing
-from gradsae.sae.dictionary import Dictionary
+from gradsae.metrics.along import SERIES, Along
+from gradsae.metrics.measuring import ask_metrics, check_metrics, measure_metrics
 
 CURVE = "training/curve"
 """Series with the logged parts of the loss."""
@@ -39,6 +39,8 @@ class RecoveryTask(Task):
     measures_training: ClassVar[bool] = True
 
     metrics: Mapping[str, Metric]
+    along: Along | None = field(default=None, metadata=LATER)
+    """Looks at the SAE on its way, for the series `along/scores`; None for none."""
 
     def __post_init__(self) -> None:
         if not self.metrics:
@@ -46,7 +48,11 @@ class RecoveryTask(Task):
         check_metrics(self.metrics)
 
     def asks(self) -> dict[str, Any]:
-        return ask_metrics(self.metrics)
+        asked = ask_metrics(self.metrics)
+        return asked if self.along is None else {**asked, "along": plain(self.along)}
+
+    def rows_along(self, n_rows: int) -> Sequence[int]:
+        return self.along.rows(n_rows) if self.along else ()
 
     def measure_all(
         self, candidates: Sequence[Candidate], source: Source, seed: int
@@ -56,36 +62,7 @@ class RecoveryTask(Task):
         if isinstance(only.sae, Skipped):
             return only.sae
         answer = measure_metrics(self.metrics, only.sae, source, seed)
-        return replace(answer, series={**answer.series, CURVE: dict(only.curve)})
-
-
-def check_metrics(metrics: Mapping[str, Metric]) -> None:
-    """Raise ValueError for a metric whose settings are given although it was not chosen."""
-    for name, metric in metrics.items():
-        if not isinstance(metric, Metric):
-            raise ValueError(
-                f"metric.{name}: it has settings but is not chosen; add it to metric=[...], or "
-                f"drop its settings with ~metric.{name}"
-            )
-
-
-def ask_metrics(metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    """Return what metrics ask, as JSON values by their names."""
-    return {name: plain(metric) for name, metric in metrics.items()}
-
-
-def measure_metrics(
-    metrics: Mapping[str, Metric], sae: Dictionary, source: Source, seed: int
-) -> Scores:
-    """Measure one SAE by several metrics; `skipped` tells which of them do not apply."""
-    with sharing():
-        answers = {name: metric.measure(sae, source, seed) for name, metric in metrics.items()}
-    merged = Scores(scores={})
-    for name, answer in answers.items():
-        if isinstance(answer, Skipped):
-            merged.skipped[name] = answer.reason
-            continue
-        for field in ("scores", "intervals", "n", "series", "skipped"):
-            getattr(merged, field).update(getattr(answer, field))
-    cost = sum(a.forward_equivalents for a in answers.values() if isinstance(a, Scores))
-    return replace(merged, forward_equivalents=cost)
+        series = {**answer.series, CURVE: dict(only.curve)}
+        if self.along:
+            series[SERIES] = self.along.table(self.metrics, only.along, source, seed)
+        return replace(answer, series=series)

@@ -27,6 +27,7 @@ from gradsae.storage.files import writing
 from gradsae.storage.lease import holding
 from gradsae.training.fit import FitSettings, Log, Training, fit
 from gradsae.training.sample import initial_sample
+from gradsae.training.snapshots import Snapshots
 
 VERSION = 1
 """Goes up when the same settings would give another SAE; older checkpoints are then not found."""
@@ -87,12 +88,24 @@ class Request:
     seeds: Seeds
     root: Path
     device: torch.device
+    along: Sequence[int] = ()
+    """Steps, rising and below `settings.steps`, after which the SAE is kept as it then is. They
+    shape nothing, so they are not part of its id."""
 
     def id(self) -> str:
         return checkpoint_id(self.source, self.method, self.settings, self.seeds)
 
     def folder(self) -> Path:
         return self.root / "checkpoints" / self.id()
+
+    def snapshots(self) -> Snapshots:
+        """Return the SAEs on the way, which need not be there."""
+        name = self.id()
+        return Snapshots(folder=self.root / "along" / name, id=name, steps=self.along)
+
+    def is_done(self) -> bool:
+        """Whether the SAE is there, and those on the way that are asked for."""
+        return self.folder().exists() and not self.snapshots().missing(self.settings.steps)
 
     def lease(self) -> Path:
         """Return the lease of whoever trains this SAE."""
@@ -106,25 +119,23 @@ def get(
 
     `log` gets the curve: as it grows, or whole if the SAE was there. A training that was cut off
     goes on from its last saved state in `root`/training. While another process trains the same
-    SAE, wait for it.
+    SAE, wait for it. An SAE that is there without those on the way is trained anew, to the same
+    weights.
     """
-    folder = request.folder()
-    if folder.exists() and not force:
-        return _found(folder, request, log)
+    if request.is_done() and not force:
+        return _found(request, log)
     with holding(request.lease()):
-        if folder.exists() and not force:
-            return _found(folder, request, log)
+        if request.is_done() and not force:
+            return _found(request, log)
         (outcome,) = train([request], lambda _, step, parts: log(step, parts))
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def _found(
-    folder: Path, request: Request, log: Callable[[int, dict[str, float]], None]
-) -> Checkpoint:
-    """Return the SAE of a folder and log its curve."""
-    checkpoint = _load(folder, request)
+def _found(request: Request, log: Callable[[int, dict[str, float]], None]) -> Checkpoint:
+    """Return the SAE that is there and log its curve."""
+    checkpoint = _load(request.folder(), request)
     parts = {name: column for name, column in checkpoint.curve.items() if name != "step"}
     for i, step in enumerate(checkpoint.curve["step"]):
         log(step, {name: column[i] for name, column in parts.items()})
@@ -176,7 +187,8 @@ def _build(request: Request, sample: Tensor, common: float) -> Training | _Built
         return _Built(sae, common + time.perf_counter() - started)
     state_dir = request.root / "training" / request.id()
     precision = request.settings.precision
-    training = Training(request.method, sae, state_dir, precision=precision)
+    snapshots = request.snapshots() if request.along else None
+    training = Training(request.method, sae, state_dir, precision=precision, snapshots=snapshots)
     training.seconds = common + time.perf_counter() - started
     return training
 

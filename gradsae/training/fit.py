@@ -22,6 +22,7 @@ from gradsae.interfaces import Kind, Progress, Stream, Trainer
 from gradsae.sae.kernels.precision import PRECISIONS, Precision
 from gradsae.storage.files import writing
 from gradsae.storage.tensors import first_line, read_tensors, save_tensors
+from gradsae.training.snapshots import Snapshots
 from gradsae.training.state import check_state
 from gradsae.training.stopwatch import Stopwatch
 
@@ -70,6 +71,7 @@ class Training(Generic[Kind]):
         state_dir: Path | None = None,
         *,
         precision: Precision = "fp32",
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.trainer = trainer
         self.sae = sae
@@ -77,6 +79,8 @@ class Training(Generic[Kind]):
         self.optimizer = trainer.optim.build(sae.parameters())
         self.state_dir = state_dir
         """Where its state is saved, and looked for when training starts."""
+        self.snapshots = snapshots
+        """Which SAEs on the way are kept, and where."""
         self.done = 0
         """Steps taken."""
         self.seconds = 0.0
@@ -118,9 +122,15 @@ class Training(Generic[Kind]):
         with writing("the state of a training", self.state_dir / STATE) as fresh:
             save_tensors(tensors, fresh)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the SAE as it is now, after `done` steps, is one of its snapshots."""
+        return self.snapshots is not None and self.done in self.snapshots.steps
+
     def resume(self, steps: int) -> dict[str, Tensor]:
         """Take over the saved state, if there is one; return the stream's position in it.
 
+        A state whose snapshots up to there are not all kept is left where it is: training begins.
         Raises UserError for a damaged state, or one that is not of a training of `steps` steps.
         """
         path = self.state_dir / STATE if self.state_dir else None
@@ -130,6 +140,8 @@ class Training(Generic[Kind]):
             tensors = read_tensors(path, "training state", own=True)
             weights = [p for group in self.optimizer.param_groups for p in group["params"]]
             check_state(tensors, self.sae.state_dict(), weights, steps)
+            if self.snapshots and self.snapshots.missing(int(tensors["done"])):
+                return {}
             self._restore(tensors)
         except torch.OutOfMemoryError:
             raise
@@ -161,6 +173,7 @@ def fit(
 
     A training with a `state_dir` is saved there every `save_every` steps and goes on from what it
     finds there, bit for bit; the folder stays until its owner has put the SAE in a safe place.
+    Snapshots on the way are written before a state that lies behind them.
     One that is ahead of the others waits for the stream to reach it. One that diverges stops, with
     the reason in its `error`, and its last saved state stays as it was; the reason is raised only
     if no training is left.
@@ -187,9 +200,12 @@ def fit(
                 parts = trainings[i].step(x, Progress(step, settings.steps))
                 logs = step % settings.log_every == 0 or step == settings.steps - 1
                 saves = settings.save_every and (step + 1) % settings.save_every == 0
-                if (logs or saves) and _is_sound(trainings[i], parts, total, x, step):
+                keeps = trainings[i].keeps
+                if (logs or saves or keeps) and _is_sound(trainings[i], parts, total, x, step):
                     if logs:
                         _log(trainings[i], parts, step, partial(log, i))
+                    if keeps and (snapshots := trainings[i].snapshots):
+                        snapshots.keep(trainings[i].sae, step + 1)
                     if saves:
                         watch.read()
                         trainings[i].save(stream)

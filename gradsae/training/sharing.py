@@ -5,6 +5,7 @@ so a cell finds it or, if anything failed here, trains it alone and reports the 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import final
 
 from gradsae.about import plain
@@ -32,7 +33,8 @@ class Shared:
         self._cells = [{request.id() for request in cell} for cell in requests]
         self._groups: dict[str, dict[str, Request]] = {}
         for request in (request for cell in requests for request in cell):
-            self._groups.setdefault(stream_key(request), {})[request.id()] = request
+            group = self._groups.setdefault(stream_key(request), {})
+            group[request.id()] = _with_steps_of(group.get(request.id()), request)
 
     def train_for(self, cell: int) -> list[str]:
         """Train the groups that hold an SAE of this cell; return notes for the user.
@@ -41,7 +43,7 @@ class Shared:
         """
         notes = []
         for key in [key for key, group in self._groups.items() if group.keys() & self._cells[cell]]:
-            missing = [w for w in self._groups.pop(key).values() if not w.folder().exists()]
+            missing = [w for w in self._groups.pop(key).values() if not w.is_done()]
             try:
                 for part in split(missing):
                     notes += _train_together(part)
@@ -53,11 +55,17 @@ class Shared:
         return notes
 
 
+def _with_steps_of(other: Request | None, request: Request) -> Request:
+    """Return a request that also keeps the SAEs on the way that another one of its SAE keeps."""
+    along = {*request.along, *(other.along if other else ())}
+    return replace(request, along=tuple(sorted(along)))
+
+
 def _train_together(part: Sequence[Request]) -> list[str]:
     """Train those of a part that no other process trains; one alone is left to its own cell."""
     leases = {request.id(): Lease(request.lease()) for request in part}
     try:
-        free = [r for r in part if leases[r.id()].take() and not r.folder().exists()]
+        free = [r for r in part if leases[r.id()].take() and not r.is_done()]
         if len(free) < 2:
             return []  # its own cell trains it, and shows the curve as it grows
         outcomes = checkpoints.train(free, lambda i, step, parts: None)
