@@ -17,6 +17,7 @@ from gradsae import checks
 from gradsae.about import plain
 from gradsae.bench.tracking import Tracking
 from gradsae.config.fields import refuse_unknown
+from gradsae.config.resolvers import latents
 from gradsae.errors import UserError
 from gradsae.interfaces import Method, ModelSource, Source, Task, Trainer
 from gradsae.records.record import load, record_id
@@ -128,6 +129,7 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
     """
     try:
         checks.flag("force", cfg.force)
+        _check_width(cfg)
         cell = Cell(
             seeds=Seeds(**cfg.seeds),
             source=(source := _build(cfg, "source", Source)),
@@ -145,6 +147,14 @@ def build(cfg: DictConfig, experiment: str | None = None) -> Cell:
         return cell
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _check_width(cfg: DictConfig) -> None:
+    """Raise UserError where both a width and another number of latents are given."""
+    if cfg.get("width") is not None and cfg.d_sae != (meant := latents(0, _root_=cfg)):
+        raise UserError(
+            f"width={cfg.width} means d_sae={meant} here, got d_sae={cfg.d_sae}: set one"
+        )
 
 
 def _build(cfg: DictConfig, field: str, kind: type[Part]) -> Part:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from gradsae import checks
 from gradsae.errors import UserError
 
 ROOT = (Path(__file__).resolve().parent.parent / "conf").resolve().parent
@@ -14,6 +16,7 @@ ROOT = (Path(__file__).resolve().parent.parent / "conf").resolve().parent
 
 def register() -> None:
     OmegaConf.register_new_resolver("calibrated", calibrated, replace=True)
+    OmegaConf.register_new_resolver("latents", latents, replace=True)
     OmegaConf.register_new_resolver("regret_choice", regret_choice, replace=True)
 
 
@@ -33,6 +36,30 @@ def calibrated(method: str, field: str, otherwise: Any, *, _root_: DictConfig) -
             f"trainer.{field}: not known for k={_root_.k}, only for {ks}; set trainer.{field}"
         )
     return value[_root_.k]
+
+
+def latents(otherwise: int, *, _root_: DictConfig) -> int:
+    """Return the number of latents: `width` times that of the source's features, at least 1.
+
+    `otherwise` where the config has no `width`. Raises UserError for a width that is no number
+    above 0, and for a source whose features are not known.
+    """
+    width = OmegaConf.select(_root_, "width")
+    if width is None:
+        return otherwise
+    checks.number("width", width, above=0)
+    return max(1, round(width * _n_features(_root_, width)))
+
+
+def _n_features(root: DictConfig, width: float) -> int:
+    """Return the number of true features of the config's source, which is built if need be."""
+    n = OmegaConf.select(root, "source.n_features")
+    if isinstance(n, int):
+        return n
+    source = instantiate(OmegaConf.select(root, "source"), _convert_="object")
+    if not hasattr(source, "features"):
+        raise UserError(f"width={width}: source {source.name} has no known features; set d_sae")
+    return len(source.features())
 
 
 def regret_choice(method: str, *, _root_: DictConfig) -> list[int] | None:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradsae import checks
-from gradsae.about import HIDDEN, About
+from gradsae.about import HIDDEN, LATER, About
 from gradsae.interfaces import Biased, KnownSource, Method, Source
 from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.directions import random_directions
@@ -63,7 +63,7 @@ class Control(Method[Dictionary]):
 
     atoms: Literal["random", "pca", "ica", "features"]
     d_sae: int
-    """Most atoms; with atoms=features there are as many as features."""
+    """Most atoms; with atoms=features there are as many as features, but see `only_frequent`."""
     k: int
     """Most open latents of a row."""
     encoder: Literal["linear", "pursuit"] = "linear"
@@ -73,6 +73,9 @@ class Control(Method[Dictionary]):
     """Share of a row's norm that a pursuit may leave."""
     centre: bool = True
     """Set b_dec as said above; else it is zero."""
+    only_frequent: bool = field(default=False, metadata=LATER)
+    """With atoms=features: only the `d_sae` most frequent of them, the most that so many latents
+    can find."""
     truth: KnownSource | None = field(default=None, metadata=HIDDEN, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +85,7 @@ class Control(Method[Dictionary]):
         checks.whole("k", self.k, 1)
         checks.share("tolerance", self.tolerance)
         checks.flag("centre", self.centre)
+        checks.flag("only_frequent", self.only_frequent)
 
     @property
     def name(self) -> str:
@@ -90,7 +94,10 @@ class Control(Method[Dictionary]):
 
     @property
     def about(self) -> About:
-        return ABOUT[self.name]
+        about = ABOUT[self.name]
+        if not self.only_frequent:
+            return about
+        return replace(about, label=about.label.replace("true", "frequent"))
 
     @property
     def needs_truth(self) -> bool:
@@ -126,6 +133,9 @@ class Control(Method[Dictionary]):
             if self.truth is None:
                 raise ValueError("atoms=features needs a source whose features are known")
             features, no_offset = self.truth.features(), torch.zeros_like(sample[0])
+            if self.only_frequent:
+                order = self.truth.rates().to(features.device).argsort(descending=True, stable=True)
+                features = features[order[: self.d_sae]]
             added = (
                 self.truth.offset().to(no_offset) if isinstance(self.truth, Biased) else no_offset
             )

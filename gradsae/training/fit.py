@@ -179,14 +179,7 @@ def fit(
     if no training is left.
     """
     start = _resume(trainings, stream, settings.steps)
-    title = "train" if len(trainings) == 1 else f"train {len(trainings)} SAEs"
-    bar = tqdm(
-        range(start, settings.steps),
-        initial=start,
-        total=settings.steps,
-        desc=title,
-        disable=None,
-    )
+    bar = _bar(start, settings.steps, len(trainings))
     watch = Stopwatch(trainings[0].sae.device)
     # The sum of all activations: a NaN stays in it.
     total = torch.zeros((), device=trainings[0].sae.device)
@@ -218,6 +211,12 @@ def fit(
     errors = [t.error for t in trainings if t.error]
     if len(errors) == len(trainings):
         raise errors[0]
+
+
+def _bar(start: int, steps: int, n_saes: int) -> "tqdm[int]":
+    """Return the steps from `start` on, shown as they pass where someone looks."""
+    title = "train" if n_saes == 1 else f"train {n_saes} SAEs"
+    return tqdm(range(start, steps), initial=start, total=steps, desc=title, disable=None)
 
 
 def _is_sound(
