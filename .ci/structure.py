@@ -14,6 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = ("gradsae", "benchmarks", "hydra_plugins")
 
 
+# Lines of experiments and of conf/ were 450 and 1,300 before training length and width became axes.
+# Those need an experiment, one that tunes for it, a grid for each method, a calibration for each
+# world.
+
+
 class Measure(NamedTuple):
     name: str
     value: int
@@ -83,8 +88,8 @@ def measures() -> list[Measure]:
         Measure("lines of a function", length, 50, function),
         Measure("lines of a file", size, 350, file),
         Measure("loose modules in gradsae/", len(loose), 6, ""),
-        Measure("lines of experiments", conf_lines("conf/experiment", "conf/part"), 450, ""),
-        Measure("lines in conf/", conf_lines("conf", "gradsae/conf"), 1300, ""),
+        Measure("lines of experiments", conf_lines("conf/experiment", "conf/part"), 475, ""),
+        Measure("lines in conf/", conf_lines("conf", "gradsae/conf"), 1425, ""),
         Measure("characters of README.md", readme, 6000, ""),
         Measure("files of an addition", files, 2, toy),
     ]

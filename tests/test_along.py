@@ -20,6 +20,7 @@ from toy import ToyStream
 from gradsae.bench.cell import build
 from gradsae.bench.experiment import run
 from gradsae.errors import UserError
+from gradsae.interfaces import Scores
 from gradsae.metrics.along import Along
 from gradsae.metrics.recovery import Recovery
 from gradsae.optim import Optim
@@ -39,12 +40,12 @@ SMALL = (
     *("source.n_features=20", "source.width=10", "source.l0=2", "d_sae=24", "fit.steps=12"),
     *("fit.batch_size=32", "fit.init_rows=64", "metric=[recovery,reconstruction]", "device=cpu"),
     *("metric.recovery.n_rows=64", "metric.reconstruction.n_rows=64", "tracking=none"),
-    *("task=recovery/along", "task.along.first=90", "task.along.n_rows=64"),
 )
+LOOKS = ("task=recovery/along", "task.along.first=90", "task.along.n_rows=64")
 
 
 def cell(tmp_path, *words: str):
-    cfg = composed(f"results={tmp_path}", *SMALL, *words)
+    cfg = composed(f"results={tmp_path}", *SMALL, *(words or LOOKS))
     OmegaConf.set_struct(cfg, False)
     return build(cfg, "example")
 
@@ -56,8 +57,9 @@ def record_of(built):
 
 
 def test_every_trainer_ends_with_the_same_weights_whether_it_is_looked_at_or_not(tmp_path):
-    looked_at = [request(tmp_path / "a", trainer, along=(3, 10, 17)) for trainer in TRAINERS]
-    plain = [request(tmp_path / "b", trainer) for trainer in TRAINERS]
+    short = replace(SETTINGS, steps=12)
+    looked_at = [request(tmp_path / "a", t, settings=short, along=(3, 10)) for t in TRAINERS]
+    plain = [request(tmp_path / "b", trainer, settings=short) for trainer in TRAINERS]
     assert [asked.id() for asked in looked_at] == [asked.id() for asked in plain]
     for group in (looked_at, plain):
         checkpoints.train(group, hear_nothing)
@@ -154,12 +156,13 @@ def test_a_look_scores_the_sae_of_that_step(tmp_path):
     table = record.series["along/scores"]
     asked = cell(tmp_path).requests()[0]
     sae = asked.snapshots().load(3, CPU, asked.method.blank)
-    scores = Recovery(n_rows=64).measure(sae, asked.source, 0)
-    assert table["recovery.mcc"][0] == scores.scores["recovery/mcc"]
+    answer = Recovery(n_rows=64).measure(sae, asked.source, 0)
+    assert isinstance(answer, Scores)
+    assert table["recovery.mcc"][0] == answer.scores["recovery/mcc"]
 
 
 def test_a_control_is_looked_at_once(tmp_path):
-    record = record_of(cell(tmp_path, "trainer=untrained"))
+    record = record_of(cell(tmp_path, *LOOKS, "trainer=untrained"))
     assert record.series["along/scores"]["rows"] == [384]
 
 
@@ -176,7 +179,7 @@ def test_snapshots_over_the_stated_size_go_when_the_record_is_written(tmp_path, 
     record_of(built)
     assert not built.requests()[0].snapshots().folder.exists()
     monkeypatch.undo()
-    record_of(cell(tmp_path, "force=true"))
+    record_of(cell(tmp_path, *LOOKS, "force=true"))
     assert cell(tmp_path).requests()[0].is_done()
 
 
@@ -189,10 +192,15 @@ def test_a_damaged_snapshot_says_what_to_delete(tmp_path):
         asked.snapshots().load(4, CPU, PLAIN.blank)
 
 
+def test_looks_that_are_not_chosen_are_refused_with_the_word_that_chooses_them(tmp_path):
+    with pytest.raises(UserError, match="choose task=recovery/along"):
+        cell(tmp_path, "task=recovery", "task.along.first=90")
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [("first=0", "first"), ("factor=1", "factor"), ("n_rows=0", "n_rows")],
 )
 def test_a_grid_of_looks_that_cannot_be_is_refused(word, said, tmp_path):
     with pytest.raises(UserError, match=rf"along\.{said} must be"):
-        cell(tmp_path, f"task.along.{word}")
+        cell(tmp_path, *LOOKS, f"task.along.{word}")

@@ -1,6 +1,7 @@
 """What `${name:...}` means in conf/ besides OmegaConf's own resolvers."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,17 @@ def register() -> None:
 def calibrated(method: str, field: str, otherwise: Any, *, _root_: DictConfig) -> Any:
     """Return the value of a method's field at the place of `calibration=...`.
 
-    A table holds one value, or one for each `k`; `otherwise` where it has none for the method.
+    A table holds one value, one for each `k`, or under `by_rows` one for each length of training in
+    rows; of these the nearest on a log scale counts. `otherwise` where it has none for the method.
     Raises UserError if the table has no value for this k.
     """
     table = OmegaConf.select(_root_, f"calibration.{method}") or {}
     value = table.get(field, otherwise)
     if not isinstance(value, DictConfig):
         return value
+    if "by_rows" in value:
+        n_rows = max(1, _root_.fit.steps * _root_.fit.batch_size)
+        return value.by_rows[min(value.by_rows, key=lambda rows: abs(math.log(rows / n_rows)))]
     if _root_.k not in value:
         ks = ", ".join(str(k) for k in value)
         raise UserError(

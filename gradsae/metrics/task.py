@@ -46,6 +46,10 @@ class RecoveryTask(Task):
         if not self.metrics:
             raise ValueError("metric must name at least one, got []: metric=[recovery], for one")
         check_metrics(self.metrics)
+        if not isinstance(self.along, Along | None):
+            raise ValueError(
+                f"along must be an Along, got {self.along!r}: choose task=recovery/along"
+            )
 
     def asks(self) -> dict[str, Any]:
         asked = ask_metrics(self.metrics)
