@@ -104,7 +104,7 @@ def checkpoints(folder: Path, named: set[str]) -> Iterator[Finding]:
         weights = path / "sae.safetensors"
         try:
             if (said := read_meta(path)["extra"].get("id")) != path.name:
-                raise UserError(f"{path}: it says that its id is {said!r}")
+                raise UserError(f"{path}: its id must be {path.name}, got {said!r:.60}")
             check_tensors(weights)
         except UserError as error:
             yield Finding(state="damaged", path=path, reason=str(error), remove=(path,))

@@ -116,7 +116,10 @@ def sections(settings: Iterable[Setting]) -> list[Section]:
             key = [setting.origin, sae_config(setting), prompts, setting.setup.ask.scalar]
             groups.setdefault(content_id(key), []).append(setting)
     if not groups:
-        raise UserError(f"no records of experiment={EXPERIMENT} among those read")
+        raise UserError(
+            f"no records of experiment={EXPERIMENT} among those read: "
+            f"`python -m benchmarks.run experiment={EXPERIMENT}` makes some"
+        )
     made = [Section(most_asked_first(group)) for group in groups.values()]
     return sorted(made, key=lambda section: section.order)
 

@@ -39,7 +39,10 @@ def markdown(settings: Sequence[Setting]) -> str:
         if setting.task == "recovery" and setting.setup.experiment == EXPERIMENT
     )
     if not worlds:
-        raise UserError(f"no records of experiment={EXPERIMENT} among those read")
+        raise UserError(
+            f"no records of experiment={EXPERIMENT} among those read: "
+            f"`python -m benchmarks.run experiment={EXPERIMENT}` makes some"
+        )
     seeds = [c for c in settings if (c.task, c.setup.experiment) == ("consistency", SEEDS)]
     heads = ["world, method", *(settings[0].score(name).header for name in COLUMNS)]
     return markdown_table(heads, [row for world in worlds for row in _block(world, seeds)])

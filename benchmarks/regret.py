@@ -203,7 +203,10 @@ def table_of(records: Sequence[Record]) -> str:
     chosen = choices(runs_of(records, CHOOSING))
     found = regrets(runs_of(records, REPORTED), chosen)
     if not found:
-        raise UserError(f"no world has records of both {CHOOSING} and {REPORTED}")
+        raise UserError(
+            f"no world has records of both experiment={CHOOSING} and experiment={REPORTED}: run "
+            "them on the same worlds"
+        )
     return table(found)
 
 

@@ -166,7 +166,10 @@ def test_a_wrong_name_within_a_hub_data_set_is_a_user_error(hub, changes, messag
         ({"eval_percent": 0}, "eval_percent must be between 1 and 99, got 0"),
         ({"min_chars": 0}, "min_chars must be at least 1"),
         ({"n_documents": 0}, "n_documents must be at least 1"),
-        ({"texts": ["short"]}, "no document of 20 characters"),
+        (
+            {"texts": ["short"]},
+            "no document of min_chars=20 characters .its texts.: lower min_chars",
+        ),
         ({"texts": TEXTS[:1]}, r"no document of 1 falls into the (train|eval) split"),
         ({"source": "folder", "folder": "/nowhere"}, "there is no folder /nowhere"),
     ],
@@ -210,7 +213,7 @@ def test_every_window_starts_with_the_prefix_and_keeps_the_length():
 
 
 def test_a_context_without_room_is_refused():
-    with pytest.raises(UserError, match="context_length must exceed 1, got 1"):
+    with pytest.raises(UserError, match="context_length=1 leaves no room for text"):
         list(pack(["abc"], letters, 1, prefix=[1]))
 
 

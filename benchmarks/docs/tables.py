@@ -147,7 +147,10 @@ def of_experiment(settings: Iterable[Setting], *names: str) -> list[Setting]:
     """Return the settings of some experiments; UserError if there are none."""
     chosen = [s for s in settings if s.setup.experiment in names]
     if not chosen:
-        raise UserError(f"no records of experiment={' or '.join(names)} among those read")
+        raise UserError(
+            f"no records of experiment={' or '.join(names)} among those read: "
+            f"`python -m benchmarks.run experiment={names[0]}` makes some"
+        )
     return chosen
 
 

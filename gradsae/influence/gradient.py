@@ -67,7 +67,10 @@ def gradient_and(
         total = evaluate(seen, target, activation).sum()
         grad, *slopes = torch.autograd.grad(total, (codes, *other_tensors(activation)))
     if not all(bool(g.isfinite().all()) for g in (grad, *slopes)):
-        raise UserError("the gradient of the target is not finite (weights or dtype)")
+        raise UserError(
+            "the gradient of the target is not finite: its numbers grow too large for the model's "
+            "dtype; take model.dtype=float32, or another target"
+        )
     return grad, slopes
 
 

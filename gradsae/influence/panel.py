@@ -116,5 +116,8 @@ class Panel:
 def _finite(scores: Float[Tensor, " active"], name: str) -> Float[Tensor, " active"]:
     scores = scores.detach().cpu()
     if not bool(scores.isfinite().all()):
-        raise UserError(f"the scores of {name} are not finite")
+        raise UserError(
+            f"estimator {name} gave {int((~scores.isfinite()).sum())} of {len(scores)} latents a "
+            "score that is not a finite number: take another, or model.dtype=float32"
+        )
     return scores

@@ -128,7 +128,10 @@ def _attend(
     for name in ("s_aux", "position_bias"):
         if settings.get(name) is not None:
             kind = type(module).__name__
-            raise UserError(f"attention with {name} cannot be watched, as {kind} has it")
+            raise UserError(
+                f"attention with {name}, as {kind} has it, cannot be watched: take an estimator "
+                "that does not read attention, for example gradsae"
+            )
     n_heads, n_pos = query.shape[1:3]
     if len(query) != 1 or key.shape[2] != n_pos:
         raise ValueError(f"one prompt without a cache, got {tuple(query.shape)}, {key.shape[2]}")

@@ -76,8 +76,7 @@ class Decoder:
     def skips_logits(self) -> bool:
         """True if the model computes logits at given positions only, when it is told them.
 
-        The model is asked by two passes over a few tokens, for the reasons of `cache_word`. Where
-        it does not, a note says so. Raises what the model raises on tokens alone.
+        Asked by two passes, for the reasons of `cache_word`; raises what the model raises there.
         """
         tokens, row = self.probe(), torch.tensor([1], device=self.model.device)
         with torch.no_grad():

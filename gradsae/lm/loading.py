@@ -55,7 +55,10 @@ def load_parts(spec: LanguageModel) -> Parts:
     for name, value in parts.model.named_parameters():
         # A sum is ten times faster than isfinite; only one that overflowed needs the long way.
         if not value.sum(dtype=torch.float32).isfinite() and not value.isfinite().all():
-            raise UserError(f"model {spec.name}: the weights in {name} are not all finite")
+            raise UserError(
+                f"model {spec.name}: the weights in {name} are not all finite in "
+                f"model.dtype={spec.dtype}: take a wider type, or fetch undamaged weights"
+            )
     parts.model.eval().requires_grad_(False)
     return parts
 
@@ -80,7 +83,11 @@ def _converted(spec: LanguageModel) -> Path:
         gguf = work / "weights.gguf"
         _join(_gguf_files(spec), gguf)
         if (got := sha256_file(gguf)) != digest:
-            raise UserError(f"model {spec.name}: the GGUF has sha256 {got}, expected {digest}")
+            raise UserError(
+                f"model {spec.name}: the GGUF has sha256 {got}, expected {digest} "
+                "(model.gguf_sha256): the file is another or damaged, so fetch it again, or set "
+                "model.gguf_sha256 to that of the file that is meant"
+            )
         _convert(gguf, work)
         gguf.unlink()
         return {"model": spec.name, "gguf_sha256": digest, "conversion": CONVERSION}
@@ -174,8 +181,12 @@ def _random(spec: LanguageModel) -> Parts:
 
     settings = plain(spec.config)
     tokenizer = _byte_tokenizer()
-    if settings.setdefault("vocab_size", len(tokenizer)) < len(tokenizer):
-        raise UserError(f"vocab_size must be at least {len(tokenizer)} for the byte tokenizer")
+    n_tokens = settings.setdefault("vocab_size", len(tokenizer))
+    if n_tokens < len(tokenizer):
+        raise UserError(
+            f"model.config.vocab_size must be at least {len(tokenizer)} for the byte tokenizer, "
+            f"got {n_tokens}"
+        )
     end = tokenizer.eos_token_id
     config = AutoConfig.for_model(**settings, bos_token_id=end, eos_token_id=end)
     model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[spec.dtype])

@@ -139,4 +139,7 @@ def greedy(
 def _check(scores: Mapping[str, Float[Tensor, " active"]]) -> None:
     for name, values in scores.items():
         if not bool(values.isfinite().all()):
-            raise UserError(f"the scores of {name} are not finite")
+            raise UserError(
+                f"ranking {name} gave {int((~values.isfinite()).sum())} of {len(values)} latents a "
+                "value that is not a finite number: take another, or model.dtype=float32"
+            )

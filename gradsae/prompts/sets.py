@@ -96,7 +96,11 @@ class CutPrompts(PromptSet):
             if len(prompts) == self.n_prompts:
                 break
         if not prompts:
-            raise UserError(f"the model predicts none of {n_tried} next tokens: target=argmax?")
+            raise UserError(
+                f"prompts.target={self.target} takes prompts whose next token {lm.name} predicts, "
+                f"and it predicts none of {n_tried} next tokens: set prompts.target=argmax to ask "
+                "about its own predictions"
+            )
         return Drawn(prompts, n_tried)
 
     def _rest(self, lm: LM, prompt: Prompt, window: Int[Tensor, " pos"]) -> tuple[int, ...]:

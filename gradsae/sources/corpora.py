@@ -207,8 +207,16 @@ class Corpus:
                 documents = iter(self.texts or ())
         texts = {sha256_text(text): text for text in documents if len(text) >= self.min_chars}
         if not texts:
-            raise UserError(f"corpus {self.name}: no document of {self.min_chars} characters")
+            raise UserError(
+                f"corpus {self.name}: it holds no document of min_chars={self.min_chars} "
+                f"characters ({self._where()}): lower min_chars, or name other texts"
+            )
         return texts
+
+    def _where(self) -> str:
+        """Return where the texts were looked for, for a message."""
+        folder = f"{self.folder}/{self.pattern}"
+        return {"folder": folder, "hub": str(self.hub_id)}.get(self.source, "its texts")
 
     def _read_files(self, folder: Path, pattern: str) -> Iterator[str]:
         for file in sorted(folder.glob(pattern)):
@@ -279,7 +287,10 @@ def pack(
     """
     room = context_length - len(prefix)
     if room < 1:
-        raise UserError(f"context_length must exceed {len(prefix)}, got {context_length}")
+        raise UserError(
+            f"context_length={context_length} leaves no room for text: the model's tokenizer puts "
+            f"{len(prefix)} tokens before each window, so it must be larger than that"
+        )
     for index, text in enumerate(documents):
         ids = list(tokenize(text))
         for start in range(0, len(ids), room):

@@ -166,8 +166,8 @@ class Harvest:
         # The norms are the cheaper test; one that overflowed needs the long way.
         if not norm.isfinite().all() and not x.isfinite().all():
             raise UserError(
-                f"{self.lm.name} has activations at {self.site} that are not finite "
-                f"(model.dtype={self.recipe.model_dtype})"
+                f"{self.lm.name} has activations at {self.site} that are not finite with "
+                f"model.dtype={self.recipe.model_dtype}: take a wider type, or an earlier site"
             )
         return Batch(x, self.lm.special_positions(token_ids).flatten(), norm)
 
@@ -243,7 +243,11 @@ class Harvest:
             for name in ("n_rows", "n_special", "n_outliers"):
                 counts[name] = sum(getattr(shard, name) for shard in own[split])
             if counts["n_rows"] == 0:
-                raise UserError(f"no {split} rows are left after the filters: {counts}")
+                raise UserError(
+                    f"no {split} rows are left: of {counts['n_tokens']} tokens, "
+                    f"{counts['n_special']} are special (source.drop_special) and "
+                    f"{counts['n_outliers']} have outlying norms (source.outlier_factor)"
+                )
             meta[split] = {"counts": counts, "shards": [asdict(shard) for shard in own[split]]}
         write_whole(self.folder / META, json.dumps(sealed(meta), indent=1) + "\n")
 

@@ -127,7 +127,10 @@ def _shard(values: Any, path: Path, remedy: str) -> Shard:
         for name in ("bytes", "n_rows", "n_special", "n_outliers"):
             checks.whole(name, getattr(shard, name), 0)
         if Path(shard.file).name != shard.file or len(shard.sha256) != 64:
-            raise ValueError(f"file or sha256 of {shard.file!r:.60}")
+            raise ValueError(
+                f"file must name one in the same folder and sha256 have 64 digits, got "
+                f"{shard.file!r:.60} and {shard.sha256!r:.70}"
+            )
     except (TypeError, ValueError) as error:
         raise UserError(f"damaged file {path}: {error}; {remedy}") from None
     return shard

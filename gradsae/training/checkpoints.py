@@ -219,7 +219,7 @@ def _load(folder: Path, request: Request) -> Checkpoint:
     try:
         extra = saes.read_meta(folder)["extra"]
         if extra.get("id") != name:
-            raise UserError(f"{folder}: this checkpoint says it is {extra.get('id')!r:.60}")
+            raise UserError(f"{folder}: its id must be {name}, got {extra.get('id')!r:.60}")
         _check_cost(extra, folder)
         sae = saes.load(folder, request.device, blank=request.method.blank)
     except UserError as error:  # one that was trained here can be trained again

@@ -78,8 +78,11 @@ class CleanPass:
         ran = run_one_position(self.entries.rerun, edited, position, layer)
         readings = [reading for block, reading in self.readings.items() if block <= layer]
         if ran is None or len(ran[0].blocks) != len(readings):
+            decoder = self.entries.rerun.decoder
+            reasons = f" ({'; '.join(decoder.notes)})" if decoder.notes else ""
             raise UserError(
-                "a model whose blocks do not all keep keys and values has no first hops"
+                f"{decoder.name}: a model whose blocks do not all keep keys and values has no "
+                f"first hops{reasons}: take an estimator without hops, for example gradsae"
             )
         key_values, stream = ran
         moved = (stream - self.streams[layer][position]).float() @ self.slopes[layer][
