@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, final
 
-from benchmarks.launch.command import command
+from benchmarks.launch.command import MAX_LINE, command
 from benchmarks.places import LOCAL
 from gradsae.errors import UserError
+from gradsae.tables.printing import printable_lines
 
 State = Literal["damaged", "left over", "reclaimable", "no checksum"]
 OLD_SECONDS = 3600
@@ -223,7 +224,8 @@ def doctor(args: argparse.Namespace) -> int:
         if is_mended:
             mend(finding)
         mark = " (mended)" if is_mended else ""
-        print(f"{finding.state}{mark}: {finding.path}: {finding.reason}")
+        line = f"{finding.state}{mark}: {finding.path}: {finding.reason}"
+        print(printable_lines(line, MAX_LINE))
     states = [finding.state for finding in findings]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     seconds = time.perf_counter() - started

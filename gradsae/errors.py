@@ -4,6 +4,11 @@
 class UserError(Exception):
     """Bad input. Commands print the message alone and exit with a non-zero status."""
 
+    def __str__(self) -> str:
+        """Return the message; letters of a file or of its name that steer a terminal become ?."""
+        shown = super().__str__()
+        return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in shown)
+
 
 class DivergedError(UserError):
     """Training left the finite numbers: of these settings, so that others may still be trained."""

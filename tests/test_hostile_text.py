@@ -1,4 +1,4 @@
-"""Hostile text in every field of a record, and every command that shows it: it stays text."""
+"""Hostile text in every field of a record, a release or a checkpoint: it stays text where shown."""
 
 import html
 import json
@@ -14,10 +14,15 @@ import example_masking as masking
 import example_records as example
 import markdown as python_markdown
 import pytest
+import test_formats as formats
+import torch
 from fuzz import commands, hostile, outputs
+from safetensors.torch import load_file, save_file
 from test_configs import composed
 
 import benchmarks.figures.__main__ as figures
+import gradsae
+from benchmarks import doctor
 from benchmarks.launch import site
 from benchmarks.places import PUBLISHED
 from benchmarks.results.commands import rebuilt
@@ -134,6 +139,80 @@ def test_text_of_a_record_stays_text_in_figures_their_captions_and_the_page_of_a
     assert len(list((root / "site" / "figures").glob("*.svg"))) >= len(some)
     assert outputs.faults_of_folder(root) == []
     assert not hostile.was_trapped(root.parent.parent)
+
+
+STEERING = ("\x1b[2J\x1b]0;title\x07\u202eright to left", *hostile.TEXTS[1:3], "\ud800", "../../x")
+
+
+def hostile_configs(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Write a stranger's text for each text, and for each name, in the JSON files of an SAE."""
+    texts = cycle(STEERING)
+    for path in sorted(folder.glob("*.json")):
+        whole = path.read_text()
+        data = {key: value for key, value in json.loads(whole).items() if key != CHECKSUM}
+        for place in hostile.places(data):
+            for _ in STEERING:
+                words = next(texts)
+                path.write_text(json.dumps(hostile.changed(data, place, lambda _, w=words: w)))
+                yield path, words
+        for key in data:
+            rest = {k: v for k, v in data.items() if k != key}
+            path.write_text(json.dumps(rest | {next(texts): data[key]}))
+            yield path, key
+        path.write_text(whole)
+
+
+def told(folder: Path) -> str:
+    """Return what a user sees of an SAE in a folder: a table of it, or why it was refused."""
+    try:
+        sae = gradsae.load_sae(folder)
+        sae.save(folder.parent / "again")
+        title = f"{sae.name} of {sae.model} at {sae.site}"
+    except UserError as error:
+        return str(error)
+    table = gradsae.Table(title=title, columns={"model": [str(sae.model)]}, notes=(title,))
+    assert outputs.faults_of_html(table._repr_html_(), outputs.TAGS | {"h4"}) == []
+    return repr(table)
+
+
+@pytest.mark.parametrize("write", formats.WRITERS)
+def test_text_of_a_release_or_a_checkpoint_stays_text(write, tmp_path: Path, monkeypatch):
+    inside = tmp_path / "a" / "b"
+    (inside / "sae").mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    write(inside / "sae", formats.parts())
+    n_tries = 0
+    for path, words in hostile_configs(inside / "sae"):
+        shown = told(inside / "sae")
+        shown.encode()  # a terminal of UTF-8 can print it
+        assert outputs.faults_of_terminal(shown.replace("\n", "")) == [], (path, words)
+        n_tries += 1
+    assert n_tries > 3 or write is formats.gemma_scope  # which has no JSON
+    assert not hostile.was_trapped(tmp_path)
+    assert {p.name for p in inside.iterdir()} <= {"sae", "again"}
+    assert {p.name for p in tmp_path.iterdir()} == {"a"}
+
+
+def test_names_of_tensors_and_files_stay_text(tmp_path: Path):
+    sae = tmp_path / "\x1b[2Jsae"
+    sae.mkdir()
+    w = formats.parts()
+    formats.sparsify(sae, w)
+    (weights,) = sae.glob("*.safetensors")
+    save_file(load_file(weights) | {"\x1b]0;title\x07": torch.ones(1)}, weights)
+    shown = told(sae)
+    assert "has no counterpart here" in shown
+    assert outputs.faults_of_terminal(shown) == []
+
+
+def test_the_doctor_shows_hostile_names_as_text(tmp_path: Path):
+    folder = tmp_path / "results" / "checkpoints" / "\x1b[2Jx"
+    folder.mkdir(parents=True)
+    (folder / "sae.json").write_text('{"format": "\\u001b[2J"}')
+    words = (str(tmp_path / "results"), "--cache", str(tmp_path / "cache"))
+    said = commands.run(doctor.main, *words)
+    assert "damaged: " in said.out
+    assert outputs.faults_of_terminal(said.out + said.err) == []
 
 
 def test_two_records_cannot_choose_what_is_built(root: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,7 @@ from typing_extensions import Buffer
 
 from gradsae.errors import UserError
 from gradsae.storage.files import unwritable
-from gradsae.tables.printing import printable
+from gradsae.tables.printing import printable_lines
 
 MAX_LINE = 2_000
 """Characters in a line of a message."""
@@ -68,7 +68,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _failed(message: str) -> int:
     sys.stdout.flush()
-    print("\n".join(_shown(f"error: {message}")), file=sys.stderr)
+    print(printable_lines(f"error: {message}", MAX_LINE), file=sys.stderr)
     return 1
 
 
@@ -79,11 +79,6 @@ def _lost_output() -> int:
     if not isinstance(raw, Unread) or raw.reason is None:
         return 0
     return _failed(f"the output could not be written: {raw.reason}. Files are as they should be")
-
-
-def _shown(message: str) -> list[str]:
-    """Return the lines of a message; what a record put into it must not steer the terminal."""
-    return [printable(line, MAX_LINE) for line in message.split("\n")]
 
 
 def outlive_readers() -> None:

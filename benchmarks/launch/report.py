@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from benchmarks.launch.command import MAX_LINE
 from benchmarks.launch.faults import begin
+from gradsae.tables.printing import printable_lines
 
 if TYPE_CHECKING:
     from benchmarks.results.reading import Entry
@@ -47,7 +49,7 @@ def _report(folder: Path) -> None:
         print(_table(entries), flush=True)
     if len(notes) > 1:
         for text in failures:
-            print(f"failed: {text}", file=sys.stderr, flush=True)
+            _say(f"failed: {text}")
         if entries and notes[0]["report"] == "page":
             _write_page(entries, folder / "site")
 
@@ -95,11 +97,16 @@ def _write_page(entries: "Sequence[Entry]", out: Path) -> None:
 
         page, problems = write_site(entries, failures, out)
     except Exception as error:  # whatever it is, the records are safe and the run has succeeded
-        print(f"no page was written: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        _say(f"no page was written: {type(error).__name__}: {error}")
         return
     for problem in problems:
-        print(f"left out of the page: {problem}", file=sys.stderr, flush=True)
+        _say(f"left out of the page: {problem}")
     print(f"\nopen {page}", flush=True)
+
+
+def _say(text: str) -> None:
+    """Print to stderr what may quote a record or another file."""
+    print(printable_lines(text, MAX_LINE), file=sys.stderr, flush=True)
 
 
 def _in_order(folder: Path) -> list[Path]:

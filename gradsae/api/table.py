@@ -101,7 +101,7 @@ class Table:
 
     def __repr__(self) -> str:
         """Return the table as plain text, with its parts below."""
-        lines = [self.title, *self._lines(), *self.notes]
+        lines = [_one_line(self.title), *self._lines(), *map(_one_line, self.notes)]
         return "\n".join([*lines, *(f"\n{part!r}" for part in self.parts.values())])
 
     def _repr_html_(self) -> str:
@@ -195,8 +195,8 @@ def _is_number(column: Sequence[Any]) -> bool:
 
 
 def _one_line(text: str) -> str:
-    """Return a text with its line breaks written as `\\n`."""
-    return repr(text)[1:-1] if "\n" in text else text
+    """Return a text with line breaks written as `\\n`, and so all that would steer a terminal."""
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 @lru_cache(maxsize=1)

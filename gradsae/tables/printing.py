@@ -14,6 +14,11 @@ def printable(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def printable_lines(text: str, limit: int) -> str:
+    """Return the lines of a text, each `printable`."""
+    return "\n".join(printable(line, limit) for line in text.split("\n"))
+
+
 def console_table(
     headers: Sequence[str],
     rows: Sequence[Sequence[str]],
