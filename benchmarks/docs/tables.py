@@ -7,6 +7,7 @@ from benchmarks import regret as regrets
 from benchmarks.influence_table import number
 from benchmarks.render.markdown import plain
 from benchmarks.results.settings import Setting
+from benchmarks.synthsaebench import page as synthsaebench
 from gradsae.errors import UserError
 from gradsae.tables.printing import Markdown, escaped, markdown_table
 
@@ -40,22 +41,6 @@ def gba_toy(settings: Sequence[Setting]) -> str:
         rest = [shown(setting, MCC, 3), shown(setting, L0, 1), shown(setting, FVU, 2)]
         rows.append([name, str(setting.n_seeds), ours, paper, *rest])
     return markdown_table(["method", "seeds", "ours", "paper", "MCC", "l0", "FVU"], rows)
-
-
-def published_world(settings: Sequence[Setting]) -> str:
-    """Return the scores of each method on SynthSAEBench's world of 16,384 features."""
-    scores = {
-        **{"latents/f1": 3, "detection/f1": 3, MCC: 3, "coverage/f1": 3},
-        **{L0: 1, FVU: 2, DEAD: 2},
-    }
-    chosen = of_experiment(settings, "synthsaebench")
-    chosen.sort(key=lambda s: (s.about.is_control, -mean(s, "latents/f1")))
-    rows = [
-        [name_of(setting), *(shown(setting, score, digits) for score, digits in scores.items())]
-        for setting in chosen
-    ]
-    heads = ["method", "F1 of latents", "F1", "MCC", "coverage", "l0", "FVU", "dead"]
-    return markdown_table(heads, rows)
 
 
 def lm_recovery(settings: Sequence[Setting]) -> str:
@@ -197,8 +182,13 @@ def interval(setting: Setting, score: str) -> str:
 TABLES: Mapping[str, Mapping[str, Table]] = {
     "recovery.md": {
         "gba_toy": gba_toy,
-        "published_world": published_world,
         "lm_recovery": lm_recovery,
+    },
+    "synthsaebench.md": {
+        "theirs": synthsaebench.theirs,
+        "over_all": synthsaebench.over_all,
+        "published": synthsaebench.sources,
+        "request": synthsaebench.request,
     },
     "masking.md": {"masking": masking},
     "steering.md": {"steering_budget": steering_budget},

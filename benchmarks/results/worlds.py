@@ -9,6 +9,7 @@ from benchmarks.results.declared import about_source
 from benchmarks.results.labels import differences, hyperparameters, seedless
 from benchmarks.results.settings import Setting
 from benchmarks.results.vocabulary import order
+from benchmarks.synthsaebench.world import NAME, version_of
 from gradsae.records.record import content_id
 from gradsae.tables.printing import printable
 
@@ -53,6 +54,8 @@ def world_title(setting: Setting) -> str:
     if setting.site:
         parts = [setting.setup.model.name, setting.site, setting.setup.corpus.name]
         return ", ".join(str(part) for part in parts if part)
+    if version := version_of(setting.first.config.get("source")):
+        return f"{NAME} {version}"
     n, d = setting.setup.source.get("n_features"), setting.setup.source.get("width")
     size = f", {n} features in {d} dimensions" if n and d else ""
     return f"{about_source(setting.first).label}{size}"
