@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from llvmlite.binding import get_host_cpu_features
 
 from gradsae.sae import kernels
 from gradsae.sae.codes import DenseCodes, SparseCodes, from_dense, from_rows
-from gradsae.sae.kernels import builtin, cpu, loops, reference
+from gradsae.sae.kernels import builtin, cpu, lanes, loops, reference
 from gradsae.sae.kernels.gates.gate import per_entry
 from gradsae.sae.kernels.gates.jumprelu import JumpReLUGate
 from gradsae.sae.kernels.gates.threshold import JumpGate, ReLUGate
@@ -136,6 +137,28 @@ def test_several_threads_give_the_bits_of_one(generator, monkeypatch):
     monkeypatch.setattr(loops, "SERIAL_BELOW", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert all(torch.equal(a, b) for a, b in zip(alone, products(), strict=True))
+
+
+@pytest.mark.parametrize("width", [32, 96])
+def test_sums_in_registers_have_the_bits_of_the_plain_loops(width, generator, monkeypatch):
+    codes = ragged(generator, torch.float32, batch=37, d_sae=23)
+    W = torch.randn(23, width, generator=generator)
+    g = torch.randn(37, width, generator=generator)
+
+    def products() -> list[torch.Tensor]:
+        v = codes.values
+        dots = [cpu.row_dots(codes, W, g), *cpu.dots_and_outer(codes, v, W, g)]
+        return [cpu.gather_sum(codes, v, W), cpu.scatter_outer(codes, v, g), *dots]
+
+    fast = products()
+    monkeypatch.setattr(lanes, "applies", lambda *matrices: False)
+    plain = products()
+    sums = (0, 1, 4)
+    assert all(torch.equal(fast[i], plain[i]) for i in sums)
+    for i in (2, 3):  # how wide LLVM makes a plain dot product is its own choice
+        torch.testing.assert_close(fast[i], plain[i])
+    if not get_host_cpu_features().get("avx512f", False):
+        assert all(torch.equal(a, b) for a, b in zip(fast, plain, strict=True))
 
 
 def test_bfloat16_takes_the_builtin_path(generator):

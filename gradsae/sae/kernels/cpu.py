@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsae.sae.codes import SparseCodes, Transpose
+from gradsae.sae.kernels import lanes
 from gradsae.sae.kernels.loops import as_numpy, compiled, even, in_parts
 from gradsae.sae.kernels.top import largest_of_rows
 
@@ -158,7 +159,8 @@ def gather_sum(
 ) -> Float[Tensor, "batch d_in"]:
     """See `reference.gather_sum`."""
     out = torch.empty(codes.n_rows, W.shape[1], dtype=W.dtype)
-    _run(_sum_rows, codes.offsets, codes.latents, values, W, out)
+    loop = lanes.sum_rows if lanes.applies(W) and values.dtype == W.dtype else _sum_rows
+    _run(loop, codes.offsets, codes.latents, values, W, out)
     return out
 
 
@@ -173,7 +175,7 @@ def row_dots(
     """See `reference.row_dots`. By latent: W, which may not fit the cache, is then read once."""
     order, rows, offsets = transpose(codes)
     out = torch.empty(len(order), dtype=W.dtype)
-    _run(_dots, offsets, rows, order, g, W, out)
+    _run(lanes.dots if lanes.applies(W, g) else _dots, offsets, rows, order, g, W, out)
     return out
 
 
@@ -186,7 +188,8 @@ def dots_and_outer(
     """Return `row_dots(codes, W, g)` and `scatter_outer(codes, values, g)`, reading g once."""
     order, rows, offsets = transpose(codes)
     dots, outer = torch.empty(len(values), dtype=W.dtype), torch.empty(W.shape, dtype=W.dtype)
-    _run(_dots_and_sums, offsets, rows, order, g, values, W, dots, outer)
+    loop = lanes.dots_and_sums if lanes.applies(W, g) else _dots_and_sums
+    _run(loop, offsets, rows, order, g, values, W, dots, outer)
     return dots, outer
 
 
@@ -196,5 +199,6 @@ def scatter_outer(
     """See `reference.scatter_outer`."""
     by_latent = transpose(codes)
     out = torch.empty(codes.d_sae, x.shape[1], dtype=x.dtype)
-    _run(_sum_rows, by_latent.offsets, by_latent.rows, values[by_latent.order], x, out)
+    loop = lanes.sum_rows if lanes.applies(x) and values.dtype == x.dtype else _sum_rows
+    _run(loop, by_latent.offsets, by_latent.rows, values[by_latent.order], x, out)
     return out
