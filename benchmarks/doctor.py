@@ -49,6 +49,7 @@ def check(results: Path, cache: Path) -> Iterator[Finding]:
     yield from records(results / "records", named)
     yield from checkpoints(results / "checkpoints", named)
     yield from trainings(results / "training", results / "checkpoints")
+    yield from along(results / "along", named)
     yield from stores(results / "activations", named)
     if cache.resolve() != results.resolve():
         yield from unfinished(cache)
@@ -114,6 +115,14 @@ def checkpoints(folder: Path, named: set[str]) -> Iterator[Finding]:
             yield Finding(state="no checksum", path=path, reason="an earlier version wrote it")
         if path.name not in named:
             reason = "no record names this SAE (consistency and grids use some that none names)"
+            yield Finding(state="reclaimable", path=path, reason=reason, remove=(path,))
+
+
+def along(folder: Path, named: set[str]) -> Iterator[Finding]:
+    """Yield the SAEs on their way whose finished one no record names."""
+    for path in entries(folder):
+        if path.name not in named:
+            reason = "no record names the SAE that these lead to"
             yield Finding(state="reclaimable", path=path, reason=reason, remove=(path,))
 
 

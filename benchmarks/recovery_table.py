@@ -1,4 +1,4 @@
-"""The table of known features in docs/results/recovery.md, from records alone.
+"""The tables of known features and of growth in docs/results/recovery.md, from records alone.
 
 python -m benchmarks.recovery_table           write it between its markers
 python -m benchmarks.recovery_table --check   fail if the page and the records differ
@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import growth_table
 from benchmarks.launch.command import command
-from benchmarks.render.markdown import RESULTS, plain, replaced, write_or_check
+from benchmarks.render.cells import italics, name_of, number
+from benchmarks.render.markdown import RESULTS, replaced, write_or_check
 from benchmarks.results.labels import seedless
 from benchmarks.results.settings import Estimate, Setting
 from benchmarks.results.worlds import World, make_worlds
@@ -74,14 +76,6 @@ def _row(name: str, scored: dict[str, Estimate | None], best: dict[str, float | 
     return [name, *texts]
 
 
-def name_of(setting: Setting) -> str:
-    return str(setting.setup.label or setting.about.label)
-
-
-def italics(setting: Setting) -> Markdown:
-    return Markdown(f"*{escaped(name_of(setting))}*")
-
-
 def _estimates(setting: Setting, seeds: Sequence[Setting]) -> dict[str, Estimate | None]:
     """Return the columns of a row; consistency comes from a record of its own task."""
     scored = {column: setting.estimate(column) for column in COLUMNS}
@@ -96,20 +90,10 @@ def _trained(setting: Setting) -> list[Any]:
     return [seedless(setting.first.config.get(key)) for key in ("source", "trainer", "fit")]
 
 
-def number(estimate: Estimate | None) -> str:
-    """Return `.812 ±.013` or `7.91 ±.05`; the mean alone where there is no interval."""
-    if estimate is None:
-        return "-"
-    digits = 3 if abs(estimate.mean) < 1.5 else 2 if abs(estimate.mean) < 100 else 0
-    text = plain(estimate.mean, digits)
-    if estimate.high is None:
-        return text
-    return f"{text} ±{plain(estimate.high - estimate.mean, digits)}"
-
-
 def pages(settings: Sequence[Setting]) -> dict[Path, str]:
     page = RESULTS / "recovery.md"
-    return {page: replaced(page.read_text(), EXPERIMENT, markdown(settings))}
+    text = replaced(page.read_text(), EXPERIMENT, markdown(settings))
+    return {page: replaced(text, growth_table.EXPERIMENT, growth_table.markdown(settings))}
 
 
 def main() -> None:

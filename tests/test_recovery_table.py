@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.recovery_table import markdown, number
+from benchmarks.recovery_table import markdown
+from benchmarks.render.cells import number
 from benchmarks.results.reading import Entry
 from benchmarks.results.settings import Estimate, Setting, make_settings
 from gradsae.errors import UserError

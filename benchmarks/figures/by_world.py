@@ -20,11 +20,15 @@ from benchmarks.figures.style import (
     new_figure,
     row_title,
 )
+from benchmarks.results import growth
 from benchmarks.results.labels import labels
 from benchmarks.results.settings import Setting, methods_of
 from benchmarks.results.worlds import World, in_order
 
-WITH_OWN_FIGURE = {*swept.NAMES, resonance.NAME, gba_toy.NAME, f1_l0.EXPERIMENT}
+WITH_OWN_FIGURE = {
+    *(*swept.NAMES, resonance.NAME, gba_toy.NAME, f1_l0.EXPERIMENT),
+    growth.EXPERIMENT,
+}
 """Experiments that have a figure of their own."""
 ROW, TALL_ROW = 1.35, 1.9
 """Inches: the height of a row of panels; if there are at most two rows, of a tall one."""

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.results.growth import by_width, longest, n_rows, rows_text
 from benchmarks.results.labels import labels
 from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN
 from benchmarks.results.rows import Line, columns, make_lines
@@ -65,9 +66,13 @@ class Table:
 
 
 def make_tables(settings: Iterable[Setting]) -> list[Table]:
-    """Tables by task and source; two versions of a task are two tables."""
+    """Tables by task and source, of recovery also by width; two versions of a task are two tables.
+
+    Of the trainings of `experiment=growth` the longest of each method is shown.
+    """
     worlds = make_worlds(setting for setting in settings if setting.is_on_board)
-    return [_make_table(world) for world in sorted(worlds, key=_task_order)]
+    parts = [part for world in sorted(worlds, key=_task_order) for part in by_width(world)]
+    return [_make_table(World(part.title, longest(part.settings))) for part in parts]
 
 
 def _task_order(world: World) -> int:
@@ -80,13 +85,17 @@ def _make_table(world: World) -> Table:
     lines = make_lines(settings, labels(settings))
     names = tuple(_columns(lines))
     ranked = first.ranked_by if first.ranked_by in names else ""
-    ranks = rank([line for line in lines if not _why_unranked(line, ranked)], ranked)
+    most_rows = max(
+        (n_rows(each.first) for each in settings if not each.about.is_control), default=0
+    )
+    why = {id(line): _why_unranked(line, ranked, most_rows) for line in lines}
+    ranks = rank([line for line in lines if not why[id(line)]], ranked)
     published = {setting.key: setting for setting in settings if setting.origin == OWN_ORIGIN}
     rows = [
         Row(
             line=line,
             rank=ranks.get(i),
-            unranked=_why_unranked(line, ranked),
+            unranked=why[i],
             badge=badge(line.setting, published, ranked),
             scores={name: estimate for name in names if (estimate := line.estimate(name))},
         )
@@ -146,11 +155,15 @@ def _overlap(a: Estimate, b: Estimate) -> bool:
     return (a.low or 0) <= (b.high or 0) and (b.low or 0) <= (a.high or 0)
 
 
-def _why_unranked(line: Line, score: str) -> str:
+def _why_unranked(line: Line, score: str, most_rows: int) -> str:
+    """Return why a line has no rank; `most_rows` is the longest training of its table."""
     if line.is_control:
         return "control"
     if not score:
         return "no ground truth to rank by"
+    rows = n_rows(line.setting.first)
+    if line.setting.task == "recovery" and rows < most_rows:
+        return f"{rows_text(rows)} of {rows_text(most_rows)} rows"
     if line.setting.n_seeds < MIN_SEEDS:
         return f"{line.setting.n_seeds} of {MIN_SEEDS} seeds"
     estimate = line.estimate(score)
