@@ -1,7 +1,8 @@
-"""sae-lens's own evaluation of our exported SAEs gives our numbers; every method makes the trip."""
+"""sae-lens's own evaluation of our SAEs gives our numbers; every method makes the trip."""
 
 import logging
 import math
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -13,13 +14,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from toy import OPTIM, no_log
 
-from gradsae.interfaces import Metric, Scores, Source, Trainer
-from gradsae.metrics.latents import Latents
-from gradsae.metrics.reconstruction import Reconstruction
-from gradsae.metrics.recovery import Recovery
-from gradsae.metrics.splitting import Splitting
+from benchmarks.synthsaebench import lens as lenses
+from benchmarks.synthsaebench.asked import asked_of
+from benchmarks.synthsaebench.scored import table
+from benchmarks.synthsaebench.terms import TERMS, measured
+from gradsae.interfaces import KnownSource, Source, Trainer
+from gradsae.metrics.truth import Truth, known_rows
+from gradsae.sae.dictionary import Dictionary
 from gradsae.sae.formats.saelens import from_saelens, to_saelens
-from gradsae.sae.model import SAE
 from gradsae.seeds import make_generator
 from gradsae.sources import saelens_world
 from gradsae.sources.forest import Forest
@@ -27,10 +29,12 @@ from gradsae.trainers.batchtopk import BatchTopK
 from gradsae.trainers.bias_rule import BiasRule
 from gradsae.trainers.gated import Gated
 from gradsae.trainers.gba import GBA
+from gradsae.trainers.ista_matryoshka import IstaMatryoshka
 from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.l1 import L1
 from gradsae.trainers.matryoshka import Matryoshka
 from gradsae.trainers.panneal import PAnneal
+from gradsae.trainers.peel import Peel
 from gradsae.trainers.topk import TopK
 from gradsae.training.fit import FitSettings, Training, fit
 
@@ -46,11 +50,25 @@ TRAINERS: dict[str, Trainer] = {
     "l1": L1(d_sae=40, l1=1.0, optim=OPTIM),
     "panneal": PAnneal(d_sae=40, l1=0.02, optim=OPTIM),
     "jumprelu": JumpReLU(d_sae=40, coefficient=2e-3, optim=OPTIM, threshold=0.1, bandwidth=0.1),
+    "jumprelu_tanh": JumpReLU(
+        d_sae=40,
+        coefficient=0.3,
+        optim=OPTIM,
+        penalty="tanh",
+        bandwidth=2.0,
+        to_input=True,
+        unit_dec=False,
+        normalise="sqrt_d",
+    ),
     "gated": Gated(d_sae=40, l1=0.02, optim=OPTIM),
     "gba": GBA(d_sae=40, optim=OPTIM, groups=4, tied=False, scale_init=0.05, normalise="unit"),
 }
+WITH_OUR_ENCODER: dict[str, Trainer] = {
+    "peel": Peel(d_sae=40, optim=OPTIM, first=8),
+    "ista_matryoshka": IstaMatryoshka(d_sae=40, k=4, optim=OPTIM, prefixes=(0.25, 0.5, 1.0)),
+}
+"""Methods whose encoder sae-lens cannot hold."""
 N = 4000
-METRICS: list[Metric] = [Recovery(n_rows=N), Reconstruction(n_rows=N), Latents(n_rows=N)]
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +78,11 @@ def lens() -> Any:
 
 
 @cache
-def trained(name: str, steps: int = 60) -> SAE:
-    return trained_on(WORLD, TRAINERS[name], steps)
+def trained(name: str, steps: int = 60) -> Any:
+    return trained_on(WORLD, (TRAINERS | WITH_OUR_ENCODER)[name], steps)
 
 
-def trained_on(source: Source, trainer: Trainer, steps: int) -> SAE:
+def trained_on(source: Source, trainer: Trainer, steps: int) -> Any:
     cpu = torch.device("cpu")
     sample = source.stream(2048, 1, cpu).next().float()
     training = Training(trainer, trainer.build(sample, make_generator(0, "init")))
@@ -73,71 +91,51 @@ def trained_on(source: Source, trainer: Trainer, steps: int) -> SAE:
     return training.sae.requires_grad_(False)
 
 
-def ours(sae: SAE) -> dict[str, float]:
-    """Our numbers under their names."""
-    found: dict[str, float] = {}
-    for metric in (*METRICS, Splitting()):
-        answer = metric.measure(sae, WORLD, 0)
-        assert isinstance(answer, Scores)
-        found |= answer.scores
-    return {
-        "mcc": found["recovery/mcc/matched"],
-        "uniqueness": found["splitting/uniqueness"],
-        "sae_l0": found["sparsity/l0"],
-        "dead_latents": found["sparsity/dead"] * sae.arch.d_sae,
-        "explained_variance": 1 - found["reconstruction/fvu"],
-        "f1_score": found["latents/f1"],
-        "precision": found["latents/precision"],
-        "recall": found["latents/recall"],
-    }
+def truth_of(source: KnownSource) -> Truth:
+    truth = known_rows(source, N, 0)
+    assert isinstance(truth, Truth)
+    return truth
 
 
-def theirs(
-    lens: Any, sae: SAE, folder: Path, features: Any, codes: Any, n: int
-) -> dict[str, float]:
-    """What sae-lens makes of the exported SAE on n rows of a generator of codes."""
-    evaluate = import_module("sae_lens.synthetic.evals").eval_sae_on_synthetic_data
-    to_saelens(sae, folder)
-    with torch.no_grad():
-        loaded = lens.SAE.load_from_disk(folder)
-        result = evaluate(loaded, features, codes, num_samples=n, batch_size=1000)
-    found = vars(result) | vars(result.classification)
-    names = ("mcc", "uniqueness", "sae_l0", "dead_latents", "explained_variance")
-    return {name: float(found[name]) for name in (*names, "f1_score", "precision", "recall")}
-
-
-class OurRows:
-    """Their generator's interface over the rows that our metrics see."""
-
-    def __init__(self) -> None:
-        truth = WORLD.held_out(N, 0).truth
-        assert truth is not None
-        self._codes, self._at = truth.to_dense(), 0
-
-    def sample(self, n: int) -> torch.Tensor:
-        self._at += n
-        return self._codes[self._at - n : self._at]
-
-
-def our_dictionary() -> Any:
-    """Their FeatureDictionary's interface: codes to activations."""
-
-    class Features:
-        feature_vectors = WORLD.features()
-
-        def __call__(self, codes: torch.Tensor) -> torch.Tensor:
-            return codes @ self.feature_vectors + WORLD.offset()
-
-    return Features()
+def agree(sae: Dictionary, source: KnownSource, encoder: str) -> None:
+    """Compare every score of theirs with ours, on the same rows."""
+    evaluation = lenses.evaluate(sae, truth_of(source))
+    assert encoder in evaluation.encoder
+    assert 0 < evaluation.scores["sae_l0"] < sae.d_sae
+    assert 0.1 < evaluation.scores["mcc"] < 1
+    ours = measured(sae, source, N, 0)
+    assert list(ours) == [term.name for term in TERMS]
+    assert ours == pytest.approx(evaluation.scores, abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", TRAINERS)
-def test_on_the_same_rows_their_evaluation_gives_our_numbers(name, lens, tmp_path):
-    sae = trained(name)
-    expected = theirs(lens, sae, tmp_path, our_dictionary(), OurRows(), N)
-    assert 0 < expected["sae_l0"] < 40 and 0.1 < expected["mcc"] < 1
-    assert ours(sae) == pytest.approx(expected, abs=1e-6)
+def test_on_the_same_rows_their_evaluation_gives_our_numbers(name, lens):
+    agree(trained(name), WORLD, "loaded by sae-lens")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", WITH_OUR_ENCODER)
+def test_an_encoder_that_they_cannot_hold_is_scored_as_it_is(name, lens):
+    agree(trained(name), WORLD, "our encoder")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_on_v1_whose_children_are_not_scaled_the_numbers_agree_too(lens):
+    agree(trained("gba"), replace(WORLD, scale_children=False), "loaded by sae-lens")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_command_shows_both_and_how_far_they_are_apart(lens, tmp_path):
+    trained("topk").save(tmp_path / "sae", {})
+    saelens_world.save(WORLD, tmp_path / "world")
+    asked = asked_of(str(tmp_path / "sae"), tmp_path, str(tmp_path / "world"), 500, 0)
+    lines = [line.split() for line in table(asked, has_lens=True).splitlines()]
+    assert lines[1] == ["score", "ours", "sae-lens", "difference"]
+    assert [line[0] for line in lines[3:]] == [term.header for term in TERMS]
+    for line in lines[3:]:
+        assert float(line[1]) == pytest.approx(float(line[2]), abs=2e-6)
+        assert float(line[3]) < 1e-6
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -146,10 +144,14 @@ def test_on_rows_that_they_draw_it_agrees_within_sampling_error(lens, tmp_path):
     synthetic = import_module("sae_lens.synthetic")
     model = synthetic.SyntheticModel.load_from_disk(tmp_path / "world")
     sae = trained("batchtopk", steps=300)
+    to_saelens(sae, tmp_path / "sae")
     torch.manual_seed(0)
-    given = (model.feature_dict, model.activation_generator, 4 * N)
-    other = theirs(lens, sae, tmp_path / "sae", *given)
-    mine, spread = ours(sae), 5 * math.sqrt((1 + 1 / 4) / N)  # five standard errors of a share
+    result = synthetic.eval_sae_on_synthetic_data(
+        *(lens.SAE.load_from_disk(tmp_path / "sae"), model.feature_dict),
+        *(model.activation_generator, 4 * N, 1000),
+    )
+    other = vars(result) | vars(result.classification)
+    mine, spread = measured(sae, WORLD, N, 0), 5 * math.sqrt((1 + 1 / 4) / N)  # 5 standard errors
     for name in ("mcc", "uniqueness"):  # of directions alone
         assert mine[name] == pytest.approx(other[name], abs=1e-5)
     for name in ("explained_variance", "f1_score", "precision", "recall"):
