@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from test_run import ROOT, TINY
 
 from gradsae.storage import lease as leases
 from gradsae.storage.files import replacing
-from gradsae.storage.lease import Lease, holder_of, holding, is_held
+from gradsae.storage.lease import Lease, holder_of, holding, is_held, working_alone
 from gradsae.storage.process import is_gone, machine, new_tag
 
 TAKE = """
@@ -109,6 +111,51 @@ def test_a_lease_that_cannot_be_written_stops_no_work(tmp_path):
     with holding(tmp_path / "file/x"):
         done = True
     assert done and (tmp_path / "file").read_text() == "in the way"
+
+
+class NoLocks:
+    """A file system without locks, as filelock meets it."""
+
+    def __init__(self, path: Path) -> None: ...
+
+    def __enter__(self) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_work_of_another_machine_is_waited_for_with_and_without_locks(
+    tmp_path, monkeypatch, has_locks
+):
+    if not has_locks:
+        monkeypatch.setattr(leases, "FileLock", NoLocks)
+    foreign(tmp_path / ".x.lock.lease")
+    waits: list[float] = []
+
+    def give_back(seconds: float) -> None:
+        waits.append(seconds)
+        (tmp_path / ".x.lock.lease").unlink()
+
+    monkeypatch.setattr(leases, "sleep", give_back)
+    with working_alone(tmp_path / ".x.lock"):
+        assert len(waits) == 1 and (tmp_path / ".x.lock.lease").exists()
+    assert not (tmp_path / ".x.lock.lease").exists()
+
+
+def test_two_threads_never_work_at_once(tmp_path):
+    inside: list[int] = []
+
+    def work(i: int) -> int:
+        with working_alone(tmp_path / ".x.lock"):
+            inside.append(i)
+            time.sleep(0.02)
+            n = len(inside)
+            inside.remove(i)
+        return n
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [1] * 4
 
 
 def test_a_process_that_ended_is_known_by_its_tag_and_others_are_not():

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import torch
-from filelock import FileLock
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
@@ -36,6 +35,7 @@ from gradsae.sources.store import (
     read_shard,
 )
 from gradsae.storage.files import PARTIAL, check_writable, replacing, write_whole, writing_below
+from gradsae.storage.lease import working_alone
 from gradsae.storage.sealed import sealed
 
 SHARD_TOKENS = 32_768
@@ -94,7 +94,7 @@ class Harvest:
         activations that are not finite. Shards that are finished stay.
         """
         check_writable(self.folder)
-        with writing_below(self.folder, "activations"), FileLock(self.folder / ".lock"):
+        with writing_below(self.folder, "activations"), working_alone(self.folder / ".lock"):
             _remove_partial(self.folder)  # of a process that was killed
             if is_complete(self.folder):
                 return
@@ -279,6 +279,6 @@ def _key(token_ids: Int[Tensor, "n_windows pos"]) -> bytes:
 
 
 def _remove_partial(folder: Path) -> None:
-    """Delete the unfinished files of a store; its lock is held, so they are nobody's."""
-    for partial in folder.glob(f"*{PARTIAL}"):
+    """Delete the unfinished files of a store; nobody else works on it, so they are nobody's."""
+    for partial in folder.glob(f"[!.]*{PARTIAL}"):  # a process that waits makes one for its lease
         partial.unlink()

@@ -7,13 +7,11 @@ last, into a temporary folder that then takes the final name, so no folder is ev
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from gradsae.errors import UserError
@@ -25,6 +23,7 @@ from gradsae.storage.files import (
     replacing,
     writing_below,
 )
+from gradsae.storage.lease import working_alone
 from gradsae.storage.sealed import read_object, sealed, unsealed
 
 MANIFEST = "manifest.json"
@@ -68,7 +67,7 @@ def cached_folder(
     if not target.exists():
         with writing_below(target.parent, "", CACHE):
             make_folder(target.parent)
-            with _lock(target):
+            with working_alone(target.parent / f".{target.name}.lock"):
                 if not target.exists():
                     _build(target, build)
     return check_folder(target, verify=verify)
@@ -166,9 +165,3 @@ def _damaged(file: Path, what: str, folder: Path) -> UserError:
     return UserError(
         f"damaged file {file}: {what}. To repair it, delete the folder {folder} and run again."
     )
-
-
-@contextmanager
-def _lock(target: Path) -> Iterator[None]:
-    with FileLock(target.parent / f".{target.name}.lock"):
-        yield

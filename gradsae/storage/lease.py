@@ -19,6 +19,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import final
 
+from filelock import FileLock
+
 from gradsae.storage.files import PARTIAL, remove, remove_unfinished
 from gradsae.storage.process import is_gone, new_tag
 
@@ -107,6 +109,20 @@ def holding(path: Path, on_wait: Callable[[str], None] = lambda holder: None) ->
         yield
     finally:
         lease.give_back()
+
+
+@contextlib.contextmanager
+def working_alone(path: Path) -> Iterator[None]:
+    """Keep other threads and processes from a piece of work during the block; wait for them first.
+
+    A lock of the system is sure on one machine, and ends with its process. Some network file
+    systems have none, or none that other machines see: there the lease stands for it.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, NotImplementedError):  # the work itself says what fails
+            stack.enter_context(FileLock(path))
+        stack.enter_context(holding(path.with_name(f"{path.name}.lease")))
+        yield
 
 
 def is_held(path: Path) -> bool:
