@@ -20,6 +20,7 @@ from gradsae.trainers.ista_matryoshka import IstaMatryoshka
 from gradsae.trainers.jumprelu import JumpReLU
 from gradsae.trainers.l1 import L1
 from gradsae.trainers.matryoshka import Matryoshka
+from gradsae.trainers.nested_gba import NestedGBA
 from gradsae.trainers.panneal import PAnneal
 from gradsae.trainers.peel import Peel
 from gradsae.trainers.topk import TopK
@@ -43,6 +44,14 @@ TRAINERS = [
     Matryoshka(d_sae=24, k=2, optim=OPTIM, prefixes=(0.25, 1.0), tied=True),
     IstaMatryoshka(
         d_sae=24, k=2, optim=OPTIM, prefixes=(0.25, 0.5, 1.0), sort_every=5, sort_after=10
+    ),
+    NestedGBA(
+        d_sae=24,
+        optim=OPTIM,
+        prefixes=(0.25, 0.5, 1.0),
+        memory=1000,
+        revive_every=5,
+        dead_below=0.02,
     ),
     Gated(d_sae=24, l1=0.02, optim=OPTIM),
     Gated(d_sae=24, l1=0.02, optim=OPTIM, tied=True),

@@ -126,7 +126,7 @@ class SAE(Normalised):
         return look(z, gate or self.gate, to_input=bool(early))._replace(early=early)
 
     def decode_in(self, codes: Codes, precision: Precision = "fp32") -> Float[Tensor, "batch d_in"]:
-        codes = _scaled(codes, self.output_scale)
+        codes = scaled(codes, self.output_scale)
         return kernels.decode(codes, self.decoder_weights(), precision) + self.b_dec
 
     def reading(self, x: Float[Tensor, "batch d_in"]) -> Reading:
@@ -179,7 +179,8 @@ def make_sae(
     return SAE(arch, make_gate(gate, d_sae, **settings))
 
 
-def _scaled(codes: Codes, scale: Float[Tensor, " d_sae"] | None) -> Codes:
+def scaled(codes: Codes, scale: Float[Tensor, " d_sae"] | None) -> Codes:
+    """Return codes whose values are multiplied by the output scale of their latent, if any."""
     if scale is None:
         return codes
     if isinstance(codes, SparseCodes):
