@@ -184,7 +184,8 @@ def small_words(module: str, arguments: list[str]) -> list[str]:
         flags.append(f"source={TINY_MODEL['source']}")
     if module == "benchmarks.suitability":
         changed["d_sae"] = "256"
-    sizes = {key: value for key, value in TINY.items() if key not in changed}
+    given = {*changed, "d_sae"} if "width" in changed else {*changed}
+    sizes = {key: value for key, value in TINY.items() if key not in given}
     words = [f"{key}={value}" for key, value in {**changed, **sizes}.items()]
     return list(dict.fromkeys([*flags, *words]))
 

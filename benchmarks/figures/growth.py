@@ -71,8 +71,8 @@ def _page(worlds: Sequence[Panel]) -> Drawing:
         "the ends of trainings, each with a schedule of its own length; mean over seeds; "
         f"{describe_intervals(settings, SHOWN[0])}. Thin lines: the way of the longest training, "
         "whose learning rate has not yet decayed there. Open mark: the interval at the end lies "
-        "below that at the method's best length. Dashed: controls. Dotted: so many latents per "
-        f"feature find {most(width):.0%} of the features at most.",
+        "below that at the method's best length. Grey and black: controls. Dotted: so many latents "
+        f"per feature find {most(width):.0%} of the features at most.",
         settings=settings,
     )
 

@@ -131,13 +131,16 @@ def panels(settings: Iterable[Setting]) -> list[Panel]:
 
 
 def by_width(world: World) -> list[World]:
-    """Return the settings of recovery on a world, one part for each width; other tasks whole."""
+    """Return the settings of recovery on a world, one part for each width; other tasks whole.
+
+    A part's title says its width where there are several, or where the experiment chose it.
+    """
     if world.settings[0].task != "recovery":
         return [world]
     parts: dict[float | None, list[Setting]] = {}
     for setting in world.settings:
         parts.setdefault(width(setting.first), []).append(setting)
-    if len(parts) == 1:
+    if len(parts) == 1 and all(each.setup.experiment != EXPERIMENT for each in world.settings):
         return [world]
     ordered = sorted(parts.items(), key=lambda item: item[0] or 0.0)
     return [
