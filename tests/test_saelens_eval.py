@@ -41,7 +41,7 @@ from gradsae.training.fit import FitSettings, Training, fit
 CONF = Path(__file__).parent.parent / "conf"
 WORLD = Forest(n_features=60, width=24, n_roots=4, branching=3, depth=2, lowest_rate=0.01, seed=3)
 RULE = BiasRule(groups=4, htf=0.2, ltf=0.02, bias_init="quantile", bias_every=5)
-TRAINERS: dict[str, Trainer] = {
+TRAINERS: dict[str, Trainer[Any]] = {
     "topk": TopK(d_sae=40, k=4, optim=OPTIM),
     "topk_tied": TopK(d_sae=40, k=4, optim=OPTIM, tied=True),
     "topk_rule": TopK(d_sae=40, k=4, optim=OPTIM, rule=RULE),
@@ -63,7 +63,7 @@ TRAINERS: dict[str, Trainer] = {
     "gated": Gated(d_sae=40, l1=0.02, optim=OPTIM),
     "gba": GBA(d_sae=40, optim=OPTIM, groups=4, tied=False, scale_init=0.05, normalise="unit"),
 }
-WITH_OUR_ENCODER: dict[str, Trainer] = {
+WITH_OUR_ENCODER: dict[str, Trainer[Any]] = {
     "peel": Peel(d_sae=40, optim=OPTIM, first=8),
     "ista_matryoshka": IstaMatryoshka(d_sae=40, k=4, optim=OPTIM, prefixes=(0.25, 0.5, 1.0)),
 }
@@ -82,7 +82,7 @@ def trained(name: str, steps: int = 60) -> Any:
     return trained_on(WORLD, (TRAINERS | WITH_OUR_ENCODER)[name], steps)
 
 
-def trained_on(source: Source, trainer: Trainer, steps: int) -> Any:
+def trained_on(source: Source, trainer: Trainer[Any], steps: int) -> Any:
     cpu = torch.device("cpu")
     sample = source.stream(2048, 1, cpu).next().float()
     training = Training(trainer, trainer.build(sample, make_generator(0, "init")))

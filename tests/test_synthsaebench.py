@@ -31,6 +31,7 @@ from gradsae.sae.model import SAE, Architecture
 from gradsae.seeds import make_generator
 from gradsae.sources import saelens_world
 from gradsae.sources.forest import Forest
+from gradsae.sources.saved_world import SavedWorld
 from gradsae.trainers.common import start_from
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -50,12 +51,56 @@ def test_v1_is_v2_but_for_the_magnitude_of_children():
     assert v1 == replace(v2, scale_children=False)
 
 
+def of_world(source: Any, **provenance: Any) -> Record:
+    where = {"source": source} if source else {}
+    origin = {**example.PROVENANCE, **provenance}
+    return example.record("recovery", where, {"name": "topk"}, 0, scores={}, provenance=origin)
+
+
 def test_a_world_has_a_version_only_where_its_law_and_numbers_are_the_published_ones():
     v2, v1 = preset("synthsaebench_16k"), preset("synthsaebench_16k_v1")
-    assert [version_of(world.identity()) for world in (v2, v1)] == ["v2", "v1"]
-    assert version_of(replace(v2, seed=0).identity()) == ""
-    assert version_of(preset("synthsaebench_4k").identity()) == ""
-    assert version_of({"name": "two_sparsity"}) == version_of(None) == ""
+    assert [version_of(of_world(world.identity())) for world in (v2, v1)] == ["v2", "v1"]
+    assert version_of(of_world(replace(v2, seed=0).identity())) == ""
+    assert version_of(of_world(preset("synthsaebench_4k").identity())) == ""
+    assert version_of(of_world({"name": "two_sparsity"})) == version_of(of_world(None)) == ""
+
+
+# The config that the page of SynthSAEBench gives, in the words in which sae-lens saves it.
+LAW = {
+    **{"num_features": 16_384, "hidden_dim": 768, "bias": 0.5, "seed": 42, "dtype": "float32"},
+    "firing_probability": {
+        **{"generator_name": "zipfian", "exponent": 0.5, "max_prob": 0.4, "min_prob": 5e-4},
+    },
+    "hierarchy": {
+        **{"total_root_nodes": 128, "branching_factor": 4, "max_depth": 3},
+        **{"mutually_exclusive_portion": 1.0, "mutually_exclusive_min_depth": 0},
+        **{"compensate_probabilities": True, "scale_children_by_parent": True},
+    },
+    "orthogonalization": {"num_steps": 100, "lr": 3e-4},
+    "correlation": {"rank": 25, "correlation_scale": 0.1},
+    "mean_firing_magnitudes": {"generator_name": "linear", "start": 5.0, "end": 4.0},
+    "std_firing_magnitudes": {"generator_name": "folded_normal", "mean": 0.5, "std": 0.5},
+}
+
+
+def test_a_saved_world_has_the_version_of_the_law_in_its_folder():
+    saved = {"name": "saved_world", "version": 1, "sha256": "0" * 64}
+    unscaled = {k: v for k, v in LAW["hierarchy"].items() if k != "scale_children_by_parent"}
+    laws = [LAW, {**LAW, "hierarchy": unscaled}, {**LAW, "num_features": 1024}, {}, None]
+    versions = [version_of(of_world(saved, law=law)) for law in laws]
+    assert versions == ["v2 as saved", "v1 as saved", "", "", ""]
+    assert version_of(of_world(saved)) == ""
+
+
+def test_a_record_of_a_saved_world_states_the_law_of_its_folder(tmp_path):
+    saelens_world.save(SMALL, tmp_path)
+    law = SavedWorld(folder=str(tmp_path)).provenance()["law"]
+    assert law["num_features"] == 60
+    assert law["hierarchy"]["scale_children_by_parent"] is True
+    saelens_world.save(replace(SMALL, scale_children=False), tmp_path)
+    saved = SavedWorld(folder=str(tmp_path))
+    assert saved.provenance()["law"]["hierarchy"]["scale_children_by_parent"] is False
+    assert not saved.world().trees.scaled.any()
 
 
 def test_the_half_of_eight_latents_that_is_dead_are_four_and_explained_is_what_is_left():

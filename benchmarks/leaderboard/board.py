@@ -114,7 +114,7 @@ def _make_table(world: World) -> Table:
 
 def _columns(lines: Sequence[Line]) -> list[str]:
     """Return the scores of a table; on SynthSAEBench-16k, those of its authors stand first."""
-    if not version_of(lines[0].setting.first.config.get("source")):
+    if not version_of(lines[0].setting.first):
         return columns(lines)
     theirs = [term.score for term in TERMS if any(line.estimate(term.score) for line in lines)]
     return list(dict.fromkeys([*theirs, *columns(lines)]))

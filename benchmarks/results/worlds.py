@@ -54,7 +54,7 @@ def world_title(setting: Setting) -> str:
     if setting.site:
         parts = [setting.setup.model.name, setting.site, setting.setup.corpus.name]
         return ", ".join(str(part) for part in parts if part)
-    if version := version_of(setting.first.config.get("source")):
+    if version := version_of(setting.first):
         return f"{NAME} {version}"
     n, d = setting.setup.source.get("n_features"), setting.setup.source.get("width")
     size = f", {n} features in {d} dimensions" if n and d else ""

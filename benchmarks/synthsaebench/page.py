@@ -48,7 +48,7 @@ def lines_of(settings: Sequence[Setting]) -> list[Line]:
     """
     groups: dict[tuple[str, int], list[Setting]] = {}
     for setting in settings:
-        if setting.task == "recovery" and (world := _version(setting)):
+        if setting.task == "recovery" and (world := version_of(setting.first)):
             groups.setdefault((world, rows_seen(setting)), []).append(setting)
     if not groups:
         raise UserError(f"no records of {NAME} among those read")
@@ -60,13 +60,9 @@ def lines_of(settings: Sequence[Setting]) -> list[Line]:
     return sorted(lines, key=_place)
 
 
-def _version(setting: Setting) -> str:
-    return version_of(setting.first.config.get("source"))
-
-
 def _place(line: Line) -> tuple[bool, bool, int, float]:
     is_control, f1 = line.setting.about.is_control, line.setting.mean("latents/f1") or 0.0
-    return is_control, line.world != "v2", 0 if is_control else -line.rows, -f1
+    return is_control, not line.world.startswith("v2"), 0 if is_control else -line.rows, -f1
 
 
 def rows_seen(setting: Setting) -> int:
@@ -153,7 +149,7 @@ def over_all(settings: Sequence[Setting]) -> str:
 def request(settings: Sequence[Setting]) -> str:
     """Return the text of an issue for their page of results: table and commands."""
     lines = [line for line in lines_of(settings) if not line.setting.about.is_control]
-    lines = [line for line in lines if line.world == "v2"]
+    lines = [line for line in lines if line.world.startswith("v2")]
     heads = ["SAE", "samples", "seeds", *(term.header for term in TERMS), SCORED]
     rows = [
         [

@@ -172,10 +172,11 @@ def save(source: Forest, folder: Path) -> None:
         save_file(weights, fresh)
     if source.n_roots:
         write_whole(folder / HIERARCHY, json.dumps({"roots": _nodes(world.trees)}) + "\n")
-    write_whole(folder / CONFIG, json.dumps(_config(source), indent=2) + "\n")
+    write_whole(folder / CONFIG, json.dumps(law_of(source), indent=2) + "\n")
 
 
-def _config(source: Forest) -> dict[str, Any]:
+def law_of(source: Forest) -> dict[str, Any]:
+    """Return the config of a world in their words: its laws and the seed of its spreads."""
     trees = {
         "total_root_nodes": source.n_roots,
         "branching_factor": source.branching,

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from gradsae.about import About
 from gradsae.interfaces import HeldOut, KnownSource
-from gradsae.sources.saelens_world import files, load
+from gradsae.sources.saelens_world import CONFIG, files, load
 from gradsae.sources.streams import DrawnStream
 from gradsae.sources.world.parts import World
 from gradsae.sources.world.sampler import Sampler
 from gradsae.storage.cache import sha256_file
 from gradsae.storage.files import expanded
+from gradsae.storage.sealed import read_object
 
 VERSION = 1
 
@@ -62,7 +63,10 @@ class SavedWorld(KnownSource):
         return {"name": self.name, "version": VERSION, "sha256": self._sha256()}
 
     def provenance(self) -> dict[str, Any]:
-        return {"kind": "synthetic", "folder": Path(self.folder).name}
+        """Return the folder's name and the law in its config, which readers name the world by."""
+        folder = self._path()
+        law = read_object(folder / CONFIG)
+        return {"kind": "synthetic", "folder": Path(self.folder).name, "law": law}
 
     def world(self) -> World:
         """Return the tensors of this world; callers must not write to them."""
