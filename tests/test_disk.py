@@ -55,15 +55,15 @@ def scores(tmp_path_factory) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "where"),
+    ("n_bytes", "where", "words"),
     [
-        (0, "Hydra's first file"),
-        (2_500, "another file of Hydra's"),
-        (4_500, "the state of a training"),
-        (6_000, "the record"),
+        (0, "Hydra's first file", ("seed=0",)),
+        (2_500, "another file of Hydra's", ("-m", "seed=0,1")),
+        (4_500, "the state of a training", ("seed=0",)),
+        (6_000, "the record", ("-m", "seed=0,1")),
+        (6_000, "the record", ("seed=0",)),
     ],
 )
-@pytest.mark.parametrize("words", [("seed=0",), ("-m", "seed=0,1")])
 def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
     monkeypatch, tmp_path, capsys, scores, words, n_bytes, where
 ):
