@@ -88,7 +88,7 @@ def measures() -> list[Measure]:
         Measure("lines of a function", length, 50, function),
         Measure("lines of a file", size, 350, file),
         Measure("loose modules in gradsae/", len(loose), 6, ""),
-        Measure("lines of experiments", conf_lines("conf/experiment", "conf/part"), 475, ""),
+        Measure("lines of experiments", conf_lines("conf/experiment", "conf/part"), 500, ""),
         Measure("lines in conf/", conf_lines("conf", "gradsae/conf"), 1425, ""),
         Measure("characters of README.md", readme, 6000, ""),
         Measure("files of an addition", files, 2, toy),

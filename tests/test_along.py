@@ -151,6 +151,26 @@ def test_a_record_holds_a_row_for_each_look_and_the_last_is_the_finished_sae(tmp
     assert len(set(table["reconstruction.fvu"])) == 4
 
 
+def test_a_record_after_a_kill_is_that_of_a_run_without_one(tmp_path, monkeypatch):
+    real, kept = Snapshots.keep, []
+
+    def keep(snapshots, sae, step):
+        kept.append(step)
+        if kept == [3, 6]:
+            raise KilledError
+        real(snapshots, sae, step)
+
+    monkeypatch.setattr(Snapshots, "keep", keep)
+    words = (*LOOKS, "fit.save_every=4")
+    with pytest.raises(KilledError):
+        run(cell(tmp_path / "killed", *words))
+    killed, whole = (record_of(cell(tmp_path / name, *words)) for name in ("killed", "whole"))
+    assert kept == [3, 6, 6, 11, 3, 6, 11]  # the killed one goes on from step 4
+    assert killed.id == whole.id
+    assert killed.scores == whole.scores
+    assert killed.series == whole.series
+
+
 def test_a_look_scores_the_sae_of_that_step(tmp_path):
     record = record_of(cell(tmp_path))
     table = record.series["along/scores"]

@@ -98,6 +98,8 @@ def test_the_board_has_a_table_for_each_width_and_ranks_only_the_longest_trainin
     by_method = {row.line.setting.method: row for row in square.rows}
     assert len(square.rows) == 4  # one of each method
     assert by_method["topk"].rank == 1
+    assert by_method["gba"].label == "GBA, falls after 0.5M rows"
+    assert by_method["topk"].label == "TopK"
     assert by_method["l1"].rank is None and by_method["l1"].unranked == "0.5M of 2.0M rows"
 
 

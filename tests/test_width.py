@@ -8,6 +8,8 @@ from test_configs import composed
 from gradsae.bench.cell import build
 from gradsae.errors import UserError
 from gradsae.seeds import make_generator
+from gradsae.sources import saelens_world
+from gradsae.sources.forest import Forest
 from gradsae.sources.superposition import Superposition
 from gradsae.trainers.controls import Control
 
@@ -45,6 +47,12 @@ def test_a_width_counts_latents_per_feature_of_the_source(words, d_sae, tmp_path
 def test_a_width_that_cannot_be_is_refused(words, said, tmp_path):
     with pytest.raises(UserError, match=said):
         cell(tmp_path, *words)
+
+
+def test_a_width_on_a_saved_world_counts_the_features_in_its_files(tmp_path):
+    saelens_world.save(Forest(n_features=60, width=24, n_roots=4, branching=3, depth=2), tmp_path)
+    built = cell(tmp_path, "source=saved_world", f"source.folder={tmp_path}", "width=0.5")
+    assert built.method.d_sae == 30
 
 
 def test_the_control_of_a_width_has_the_most_frequent_features():

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.results.growth import by_width, longest, n_rows, rows_text
+from benchmarks.results.growth import by_width, falling, longest, n_rows, rows_text
 from benchmarks.results.labels import labels
 from benchmarks.results.reading import LOCAL_ORIGIN, OWN_ORIGIN
 from benchmarks.results.rows import Line, columns, make_lines
@@ -24,8 +24,15 @@ class Row:
     unranked: str
     """Why there is no rank, or the empty string."""
     badge: str
+    falls: str
+    """After how many rows of training its ranked score falls, or the empty string."""
     scores: dict[str, Estimate]
     """By column; a score that is absent has no entry."""
+
+    @property
+    def label(self) -> str:
+        """Its name, and that it falls where it does."""
+        return f"{self.line.label}, {self.falls}" if self.falls else self.line.label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +77,11 @@ def make_tables(settings: Iterable[Setting]) -> list[Table]:
 
     Of the trainings of `experiment=growth` the longest of each method is shown.
     """
+    settings = list(settings)
+    falls = falling(settings)
     worlds = make_worlds(setting for setting in settings if setting.is_on_board)
     parts = [part for world in sorted(worlds, key=_task_order) for part in by_width(world)]
-    return [_make_table(World(part.title, longest(part.settings))) for part in parts]
+    return [_make_table(World(part.title, longest(part.settings)), falls) for part in parts]
 
 
 def _task_order(world: World) -> int:
@@ -80,7 +89,7 @@ def _task_order(world: World) -> int:
     return TASKS.index(task) if task in TASKS else len(TASKS)
 
 
-def _make_table(world: World) -> Table:
+def _make_table(world: World, falls: Mapping[Setting, str]) -> Table:
     settings, first = world.settings, world.settings[0]
     lines = make_lines(settings, labels(settings))
     names = tuple(_columns(lines))
@@ -97,6 +106,7 @@ def _make_table(world: World) -> Table:
             rank=ranks.get(i),
             unranked=why[i],
             badge=badge(line.setting, published, ranked),
+            falls=falls.get(line.setting, ""),
             scores={name: estimate for name in names if (estimate := line.estimate(name))},
         )
         for line, i in zip(lines, map(id, lines), strict=True)

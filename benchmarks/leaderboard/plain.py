@@ -76,7 +76,7 @@ def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
     ]
     rows = [
         [
-            row.line.label,
+            row.label,
             *(mean_text(row.scores.get(name)) for name in table.columns),
             str(row.line.setting.n_seeds),
             format_score(row.line.setting.seconds),

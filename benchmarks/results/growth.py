@@ -130,6 +130,13 @@ def panels(settings: Iterable[Setting]) -> list[Panel]:
     return made
 
 
+def falling(settings: Iterable[Setting]) -> dict[Setting, str]:
+    """Return the longest trainings of methods whose ranked score falls, and after how many rows."""
+    curves = [curve for panel in panels(settings) for curve in panel.curves]
+    rows = {curve.last: curve.falls_after(curve.last.ranked_by) for curve in curves}
+    return {each: f"falls after {rows_text(n)} rows" for each, n in rows.items() if n is not None}
+
+
 def by_width(world: World) -> list[World]:
     """Return the settings of recovery on a world, one part for each width; other tasks whole.
 
