@@ -49,7 +49,7 @@ def check(results: Path, cache: Path) -> Iterator[Finding]:
     yield from records(results / "records", named)
     yield from checkpoints(results / "checkpoints", named)
     yield from trainings(results / "training", results / "checkpoints")
-    yield from along(results / "along", named)
+    yield from along(results / "along", results / "training", named)
     yield from stores(results / "activations", named)
     if cache.resolve() != results.resolve():
         yield from unfinished(cache)
@@ -118,11 +118,13 @@ def checkpoints(folder: Path, named: set[str]) -> Iterator[Finding]:
             yield Finding(state="reclaimable", path=path, reason=reason, remove=(path,))
 
 
-def along(folder: Path, named: set[str]) -> Iterator[Finding]:
-    """Yield the SAEs on their way whose finished one no record names."""
+def along(folder: Path, training: Path, named: set[str]) -> Iterator[Finding]:
+    """Yield damaged SAEs on their way, and those that no record and no training leads to."""
     for path in entries(folder):
-        if path.name not in named:
-            reason = "no record names the SAE that these lead to"
+        for step in entries(path):
+            yield from damaged(step, lambda step=step: check_sae(step), (path,))
+        if path.name not in named and not (training / path.name).exists():
+            reason = "no record names the SAE to which these lead"
             yield Finding(state="reclaimable", path=path, reason=reason, remove=(path,))
 
 
@@ -190,6 +192,14 @@ def check_tensors(path: Path) -> None:
     for name, tensor in read_tensors(path, own=True).items():
         if tensor.is_floating_point():
             check_numbers(name, tensor, path)
+
+
+def check_sae(folder: Path) -> None:
+    """Raise UserError unless both files of an SAE are whole."""
+    from gradsae.sae.model import read_meta
+
+    read_meta(folder)
+    check_tensors(folder / "sae.safetensors")
 
 
 def entries(folder: Path) -> list[Path]:

@@ -97,6 +97,23 @@ def test_a_flipped_bit_in_any_file_is_found_named_and_mended(folders, capsys, at
     assert not any("damaged" in line for line in checked(folders, capsys))
 
 
+def test_saes_on_their_way_stay_while_a_training_is_there_unless_one_is_damaged(folders, capsys):
+    for name in ("b", "x"):  # of b there is a training
+        sae = make_sae(d_in=4, d_sae=6, gate="topk", k=2)
+        sae.save(folders.results / f"along/{name}/3", {"id": name, "step": 3})
+    ways = [line for line in checked(folders, capsys) if "along/" in line]
+    assert len(ways) == 1 and ways[0].startswith(f"reclaimable: {folders.results}/along/x")
+    for file in ("sae.json", "sae.safetensors"):
+        path = folders.results / "along/b/3" / file
+        content = path.read_bytes()
+        flip(path, 0.9)
+        assert any(f"damaged: {path.parent}" in line for line in checked(folders, capsys))
+        path.write_bytes(content)
+    flip(folders.results / "along/b/3/sae.json", 0.5)
+    checked(folders, capsys, "--fix")
+    assert not (folders.results / "along/b").exists() and (folders.results / "along/x").exists()
+
+
 def test_a_damaged_record_is_put_aside_and_not_deleted(folders, capsys):
     record = folders.results / "records/x.json"
     record.parent.mkdir()

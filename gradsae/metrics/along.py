@@ -29,8 +29,8 @@ class Along:
     shorter training gives is another cell.
     """
 
-    first: int = 1 << 19
-    """Rows before the first look, 524,288: 1,024 batches of 512."""
+    first: int = 512_000
+    """Rows before the first look: 1,000 batches of 512."""
     factor: int | float = 2
     """Rows before a look over those before the one before."""
     n_rows: int = 2048
