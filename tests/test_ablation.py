@@ -124,8 +124,8 @@ class Mixing(nn.Module):
         self.block, self.cached, self.self_attn = block, cached, block.self_attn
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Any:
-        if not self.cached:
-            kwargs["past_key_values"] = None
+        if not self.cached:  # by the name that this transformers has
+            kwargs |= {name: None for name in ("past_key_values", "cache") if name in kwargs}
         return self.block(hidden_states + 0.1 * hidden_states.cumsum(1), **kwargs)
 
 

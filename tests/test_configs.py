@@ -1,8 +1,10 @@
 """Every YAML in conf/ composes and builds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -129,3 +131,25 @@ def test_the_layers_of_qwen_differ_in_the_layer_alone():
         config.source.layer = 0
         plain.append({name: OmegaConf.to_container(config[name]) for name in OWN})
     assert plain[0] == plain[1] == plain[2]
+
+
+def merged(node: yaml.MappingNode) -> list[yaml.Node]:
+    """Return the mappings that a mapping takes over with `<<`."""
+    return [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+
+
+def mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        node = yaml.SequenceNode("", [child for pair in node.value for child in pair])
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            yield from mappings(child)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_no_mapping_takes_over_one_that_takes_over_another(path: Path):
+    """PyYAML 6.0.4 lets the first of them win over what the second says itself."""
+    for mapping in mappings(yaml.compose(path.read_text())):
+        for taken in merged(mapping):
+            assert isinstance(taken, yaml.MappingNode) and not merged(taken), taken.start_mark

@@ -59,9 +59,9 @@ def test_last_residual_site_through_norm_and_head_gives_the_logits(tokens):
 def test_reading_equals_a_plain_torch_hook_and_stopping_changes_nothing(lm, tokens):
     block = lm.model.get_submodule(lm.decoder.layout.blocks)[2]
     expected = hooked(lm, block, tokens)
-    site = Site("resid_post", 2)
-    assert torch.equal(lm.read(site, tokens), expected)
-    assert torch.equal(lm.read(site, tokens, stop=False), expected)
+    read = lm.read(Site("resid_post", 2), tokens)
+    torch.testing.assert_close(read, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(lm.read(Site("resid_post", 2), tokens, stop=False), read)
 
 
 def test_stopped_read_runs_no_later_block_and_no_head(tokens):
@@ -378,3 +378,12 @@ def test_smollm2_rerun_equals_a_full_pass(smollm2, kind):
 @pytest.mark.network
 def test_smollm2_records_say_that_its_weights_are_rounded(smollm2):
     assert smollm2.provenance()["quantisation"] == "4-bit-rounded (Q4_1 GGUF)"
+
+
+def test_attention_scores_are_capped_where_the_config_says_so(tokens):
+    """transformers 4 runs Gemma 2 on an attention of torch's that knows no cap."""
+    lm, uncapped = (random_lm("gemma2", attn_logit_softcapping=cap) for cap in (0.1, 1e6))
+    logits = lm.logits(tokens)
+    assert (logits - uncapped.logits(tokens)).abs().max() > 0.1
+    lm.model.set_attn_implementation("eager")
+    torch.testing.assert_close(lm.logits(tokens), logits)

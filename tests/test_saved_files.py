@@ -111,6 +111,8 @@ def test_a_checkpoint_that_is_loaded_and_saved_again_is_the_same(name: str, tmp_
 def test_a_training_state_of_an_earlier_version_goes_on_to_the_end_it_had(
     name: str, tmp_path: Path
 ):
+    if name == "peel" and not draws_as_then():
+        pytest.skip("this torch draws other rows from the same seed")
     trainer, saved = TRAINERS[name], SAVED / "trainings" / name
     (tmp_path / "state.safetensors").write_bytes((saved / "state.safetensors").read_bytes())
     stream = SavedStream()
@@ -122,6 +124,12 @@ def test_a_training_state_of_an_earlier_version_goes_on_to_the_end_it_had(
     if name in WITHOUT_BIAS:
         del end["b_enc"]
     assert_close(dict(sae.state_dict()), end, rtol=1e-4, atol=1e-6)
+
+
+def draws_as_then() -> bool:
+    """Whether torch draws rows, as peel does for new latents, as when the files were saved."""
+    drawn = torch.arange(1.0, 65).multinomial(5, generator=torch.Generator().manual_seed(0))
+    return drawn.tolist() == [58, 61, 47, 41, 62]
 
 
 def test_an_activation_store_of_an_earlier_version_opens_and_holds_its_rows():

@@ -102,5 +102,9 @@ def tokenizer_of(name: str) -> Any:
         ]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+        tokenizer_object=inner,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        add_prefix_space=family == "prefix_space",  # transformers 4 sets it over that of `inner`
     )

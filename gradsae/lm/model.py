@@ -42,6 +42,7 @@ def load(spec: LanguageModel, device: str | torch.device = "cpu") -> "LM":
 
 def wrap(model: nn.Module, tokenizer: Any, spec: LanguageModel) -> "LM":
     """Wrap a transformers causal LM that is already in memory."""
+    _cap_scores(model)
     config: Any = model.config
     config = config.get_text_config(decoder=True)
     layout = find_layout(
@@ -61,6 +62,17 @@ def wrap(model: nn.Module, tokenizer: Any, spec: LanguageModel) -> "LM":
     )
     decoder.check_runs()
     return LM(spec=spec, model=model, tokenizer=tokenizer, config=config, decoder=decoder)
+
+
+def _cap_scores(model: Any) -> None:
+    """Take transformers' plain attention where `sdpa` would leave out a cap on the scores.
+
+    transformers 4 lets Gemma 2 run so; later versions refuse.
+    """
+    config = model.config.get_text_config(decoder=True)
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    if capped and config._attn_implementation == "sdpa":
+        model.set_attn_implementation("eager")
 
 
 def _max_context(config: Any) -> int:

@@ -94,10 +94,12 @@ def _commit(checkout: Path | None) -> tuple[str | None, bool | None]:
 
 
 def _versions() -> dict[str, str]:
+    """Return versions of this Python and of the packages; a loaded one says its build, too."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            loaded = getattr(sys.modules.get(package), "__version__", None)
+            versions[package] = str(loaded or metadata.version(package))
         except metadata.PackageNotFoundError:
             continue
     return versions
