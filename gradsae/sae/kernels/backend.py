@@ -31,9 +31,10 @@ def screen(x: Tensor, W: Tensor) -> ModuleType | None:
     """Return the module that selects exactly from cheap products, where they are cheaper."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return None
-    from gradsae.sae.kernels import screen as module
+    from gradsae.sae.kernels import integers
+    from gradsae.sae.kernels import screen as bfloat16
 
-    return module if module.applies(x, W) else None
+    return next((module for module in (bfloat16, integers) if module.applies(x, W)), None)
 
 
 def wants_triton(tensor: Tensor) -> bool:

@@ -8,11 +8,11 @@ from itertools import chain
 from typing import Any, final
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 from torch import Tensor, float32
 
-from gradsae.sae.kernels.loops import compiled
+from gradsae.sae.kernels.loops import compiled, in_order
 
 LANES = 8
 """Numbers in a vector."""
@@ -33,7 +33,7 @@ def applies(*matrices: Tensor) -> bool:
 class _Array:
     """A C-contiguous array in generated code."""
 
-    def __init__(self, context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> None:
+    def __init__(self, context: Any, builder: Any, kind: Any, value: Any) -> None:
         self._array = context.make_array(kind)(context, builder, value)
         self._builder = builder
         self._is_matrix = kind.ndim > 1
@@ -70,12 +70,12 @@ class _Array:
         return [b.bitcast(p, self.vector.as_pointer()) for p in starts]
 
 
-def _fused(builder: ir.IRBuilder, total: Any, a: Any, b: Any) -> Any:
+def _fused(builder: Any, total: Any, a: Any, b: Any) -> Any:
     """Return total + a * b."""
     return builder.fadd(total, builder.fmul(a, b, flags=FUSED), flags=FUSED)
 
 
-def _spread(builder: ir.IRBuilder, value: Any) -> Any:
+def _spread(builder: Any, value: Any) -> Any:
     """Return a vector of 8 times the same number."""
     none = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
@@ -84,7 +84,7 @@ def _spread(builder: ir.IRBuilder, value: Any) -> Any:
     )
 
 
-def _halved(builder: ir.IRBuilder, vector: Any, n: int) -> Any:
+def _halved(builder: Any, vector: Any, n: int) -> Any:
     """Return the upper half of a vector of n added to its lower half."""
     halves = []
     for first in (0, n // 2):
@@ -95,7 +95,7 @@ def _halved(builder: ir.IRBuilder, vector: Any, n: int) -> Any:
     return builder.fadd(*halves)
 
 
-def _added_up(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
+def _added_up(builder: Any, vectors: list[Any]) -> Any:
     """Return the sum of all numbers of four vectors, as LLVM adds up a plain dot product."""
     a, b, c, d = vectors
     total = builder.fadd(builder.fadd(d, c), builder.fadd(b, a))
@@ -104,8 +104,7 @@ def _added_up(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
     return builder.extract_element(total, ir.IntType(32)(0))
 
 
-@intrinsic
-def sum_step(typing, start, stop, index, values, W, out, i, column):  # pyright: ignore
+def _sum_step(typing, start, stop, index, values, W, out, i, column) -> Any:
     """Write the STEP numbers out[i, column:] = sum of values[e] * W[index[e], column:].
 
     The sum is over start <= e < stop; entries of value 0 are left out.
@@ -114,7 +113,7 @@ def sum_step(typing, start, stop, index, values, W, out, i, column):  # pyright:
     return signature, _emit_sum
 
 
-def _emit_sum(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+def _emit_sum(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     start, stop, *_, i, column = args
     index, values, W, out = (
         _Array(context, builder, kind, value)
@@ -151,6 +150,9 @@ def _emit_sum(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) ->
     return context.get_dummy_value()
 
 
+sum_step: Any = intrinsic(_sum_step)
+
+
 def _dotting(n: int, sums: bool) -> Any:
     """Return an intrinsic for n entries of latent j at a time, which share what is read of it.
 
@@ -162,7 +164,7 @@ def _dotting(n: int, sums: bool) -> Any:
     def dots(typing, e, j, rows, order, g, W, dots, values, out):  # pyright: ignore
         return types.void(e, j, rows, order, g, W, dots, values, out), emit
 
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e, j, *arrays = args
         rows, order, g, W, dots, values, out = (
             _Array(context, builder, kind, value)
@@ -204,6 +206,97 @@ def _dotting(n: int, sums: bool) -> Any:
 
 dot_one, dot_two = _dotting(1, sums=False), _dotting(2, sums=False)
 dot_and_add_one, dot_and_add_two = _dotting(1, sums=True), _dotting(2, sums=True)
+
+
+WORDS = 16
+"""16-bit integers in a vector."""
+
+
+def _integer_products(typing, x, W, out, i, j, row) -> Any:
+    """Write the products of rows i to i + 4 of x and j to j + 2 of W, from out[row, j] on.
+
+    x and W hold 16-bit integers in rows of whole vectors; no sum may need more than 32 bits.
+    """
+    return types.void(x, W, out, i, j, row), _emit_integer_products
+
+
+def _emit_integer_products(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    x, W, out = (
+        _Array(context, builder, kind, value)
+        for kind, value in zip(signature.args[:3], args[:3], strict=True)
+    )
+    words, sums = ir.VectorType(ir.IntType(16), WORDS), ir.VectorType(ir.IntType(32), LANES)
+
+    def function(result: Any, name: str, *arguments: Any) -> Any:
+        kind = ir.FunctionType(result, arguments)
+        return cgutils.get_or_insert_function(builder.module, kind, name)
+
+    multiply = function(sums, "llvm.x86.avx2.pmadd.wd", words, words)
+    add_up = function(ir.IntType(32), "llvm.vector.reduce.add.v8i32", sums)
+    i, j, row = args[3:]
+    before, loop = builder.block, builder.append_basic_block("loop")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    column = builder.phi(INT)
+    totals = [builder.phi(sums) for _ in range(8)]
+
+    def load(matrix: Any, line: Any) -> Any:
+        place = builder.bitcast(matrix.place(line, column), words.as_pointer())
+        loaded = builder.load(place)
+        loaded.align = 2
+        return loaded
+
+    w = [load(W, builder.add(j, INT(u))) for u in range(2)]
+    pairs = [(load(x, builder.add(i, INT(r))), w_u) for r in range(4) for w_u in w]
+    added = [builder.add(t, builder.call(multiply, p)) for t, p in zip(totals, pairs, strict=True)]
+    following = builder.add(column, INT(WORDS))
+    column.add_incoming(INT(0), before)
+    column.add_incoming(following, loop)
+    for total, new in zip(totals, added, strict=True):
+        total.add_incoming(ir.Constant(sums, [0] * LANES), before)
+        total.add_incoming(new, loop)
+    done = builder.append_basic_block("done")
+    builder.cbranch(builder.icmp_signed("<", following, W.width()), loop, done)
+    builder.position_at_end(done)
+    for n, total in enumerate(added):
+        place = out.place(builder.add(row, INT(n // 2)), builder.add(j, INT(n % 2)))
+        builder.store(builder.call(add_up, [total]), place)
+    return context.get_dummy_value()
+
+
+integer_products: Any = intrinsic(_integer_products)
+
+
+@in_order
+def chained(first, stop, i, latents, x, W, b, block, out):
+    """Write out[e] = x[i] . W[latents[e]] + b[latents[e]] for 8 entries from `first`, up to `stop`.
+
+    `block` columns are summed up one after the other, then added to the bias: block after block.
+    Eight sums at a time keep the CPU busy while each waits for its last addition.
+    """
+    last = stop - 1
+    j0, j1 = latents[first], latents[min(first + 1, last)]
+    j2, j3 = latents[min(first + 2, last)], latents[min(first + 3, last)]
+    j4, j5 = latents[min(first + 4, last)], latents[min(first + 5, last)]
+    j6, j7 = latents[min(first + 6, last)], latents[min(first + 7, last)]
+    t0, t1, t2, t3, t4, t5, t6, t7 = b[j0], b[j1], b[j2], b[j3], b[j4], b[j5], b[j6], b[j7]
+    for start in range(0, W.shape[1], block):
+        a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = W.dtype.type(0)
+        for k in range(start, min(start + block, W.shape[1])):
+            v = x[i, k]
+            a0 += v * W[j0, k]
+            a1 += v * W[j1, k]
+            a2 += v * W[j2, k]
+            a3 += v * W[j3, k]
+            a4 += v * W[j4, k]
+            a5 += v * W[j5, k]
+            a6 += v * W[j6, k]
+            a7 += v * W[j7, k]
+        t0, t1, t2, t3 = t0 + a0, t1 + a1, t2 + a2, t3 + a3
+        t4, t5, t6, t7 = t4 + a4, t5 + a5, t6 + a6, t7 + a7
+    sums = (t0, t1, t2, t3, t4, t5, t6, t7)
+    for e in range(first, min(first + 8, stop)):
+        out[e] = sums[e - first]
 
 
 @compiled

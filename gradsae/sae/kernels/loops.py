@@ -22,9 +22,11 @@ SERIAL_BELOW = 1 << 21
 
 FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 """Sums in any order, so that they are vectorised; but NaN and infinity keep their meaning."""
+IN_ORDER = {"contract"}
+"""A product and its sum are rounded once where the CPU can; that is all."""
 
 
-def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(loop: Callable[..., Any], fastmath: set[str] = FASTMATH) -> Callable[..., Any]:
     """Compile at first use, kept on disk. `unwrap` takes off the shape checks that tests put on.
 
     Pass arrays, numbers and plain tuples. For a class of ours the file on disk would name it, and
@@ -32,9 +34,9 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """
     plain = inspect.unwrap(loop)
     try:
-        kept: Any = numba.njit(fastmath=FASTMATH, cache=True, nogil=True)(plain)
+        kept: Any = numba.njit(fastmath=fastmath, cache=True, nogil=True)(plain)
     except RuntimeError:  # neither the folder of the code nor one of the user's can be written
-        return numba.njit(fastmath=FASTMATH, nogil=True)(plain)
+        return numba.njit(fastmath=fastmath, nogil=True)(plain)
     save = kept._cache.save_overload
 
     def save_if_possible(signature: Any, compiled_loop: Any) -> None:
@@ -43,6 +45,11 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
 
     kept._cache.save_overload = save_if_possible
     return kept
+
+
+def in_order(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop whose sums must be taken as they are written."""
+    return compiled(loop, IN_ORDER)
 
 
 @lru_cache

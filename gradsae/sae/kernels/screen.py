@@ -204,18 +204,28 @@ def _candidates(
         find(bits, bounds, positions[rows], n_found[rows])
         if n_found[rows].max() > room:
             return None
+    codes = joined(positions, n_found, len(W), most)
+    if codes is None:
+        return None
+    return codes.with_values(row_dots(codes, W, x) + b[codes.latents])
+
+
+def joined(positions: np.ndarray, n_found: np.ndarray, d_sae: int, most: int) -> SparseCodes | None:
+    """Return codes, their values unset, at the first n_found[i] positions of each row i.
+
+    None where they are more than `most`.
+    """
     offsets = np.concatenate([[0], n_found.cumsum()])
     if offsets[-1] > most:
         return None
     latents = np.empty(offsets[-1], np.int64)
     in_parts(_join, offsets, 4 * len(latents), offsets, positions, latents)
-    codes = SparseCodes(
-        values=x.new_empty(len(latents)),
+    return SparseCodes(
+        values=torch.empty(len(latents)),
         latents=torch.from_numpy(latents),
         offsets=torch.from_numpy(offsets),
-        d_sae=len(W),
+        d_sae=d_sae,
     )
-    return codes.with_values(row_dots(codes, W, x) + b[codes.latents])
 
 
 def top_k(
@@ -232,12 +242,18 @@ def top_k(
 
     room = min(len(W), MOST * k + 64)
     some = _candidates(x, W, b, room, room * len(x), find)
+    return largest(some, k)
+
+
+def largest(some: SparseCodes | None, k: int) -> SparseCodes | None:
+    """Return the k largest of each row's candidates; None where there are none, or too few."""
     if some is None or some.offsets.diff().min() < k:  # too few: NaN
         return None
-    values, latents = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
+    n_rows = some.n_rows
+    values, latents = torch.empty(n_rows, k), torch.empty(n_rows, k, dtype=torch.int64)
     arrays = [t.numpy() for t in (some.offsets, some.values, some.latents, values, latents)]
-    in_parts(_keep, even(len(x)), len(some.values) * 8, *arrays)
-    return from_rows(values, latents, len(W))
+    in_parts(_keep, even(n_rows), len(some.values) * 8, *arrays)
+    return from_rows(values, latents, some.d_sae)
 
 
 def above_zero(
@@ -253,7 +269,11 @@ def above_zero(
         in_parts(_may_open, even(len(bits)), bits.size, *arrays)
 
     room = min(len(W), 4 * most // len(x) + 64)  # of one row
-    some = _candidates(x, W, b, room, 2 * most, find)
+    return above(_candidates(x, W, b, room, 2 * most, find), most)
+
+
+def above(some: SparseCodes | None, most: int) -> SparseCodes | None:
+    """Return the candidates above zero; None where there are none, or more than `most`."""
     if some is None:
         return None
     is_open = some.values > 0
@@ -264,5 +284,5 @@ def above_zero(
         values=some.values[is_open],
         latents=some.latents[is_open],
         offsets=n_before[some.offsets],
-        d_sae=len(W),
+        d_sae=some.d_sae,
     )
