@@ -213,7 +213,7 @@ def fit(
         raise errors[0]
 
 
-def _bar(start: int, steps: int, n_saes: int) -> "tqdm[int]":
+def _bar(start: int, steps: int, n_saes: int) -> tqdm:
     """Return the steps from `start` on, shown as they pass where someone looks."""
     title = "train" if n_saes == 1 else f"train {n_saes} SAEs"
     return tqdm(range(start, steps), initial=start, total=steps, desc=title, disable=None)
