@@ -94,10 +94,7 @@ def _make_table(world: World, falls: Mapping[Setting, str]) -> Table:
     lines = make_lines(settings, labels(settings))
     names = tuple(_columns(lines))
     ranked = first.ranked_by if first.ranked_by in names else ""
-    most_rows = max(
-        (n_rows(each.first) for each in settings if not each.about.is_control), default=0
-    )
-    why = {id(line): _why_unranked(line, ranked, most_rows) for line in lines}
+    why = _why_unranked_each(lines, ranked)
     ranks = rank([line for line in lines if not why[id(line)]], ranked)
     published = {setting.key: setting for setting in settings if setting.origin == OWN_ORIGIN}
     rows = [
@@ -165,15 +162,25 @@ def _overlap(a: Estimate, b: Estimate) -> bool:
     return (a.low or 0) <= (b.high or 0) and (b.low or 0) <= (a.high or 0)
 
 
-def _why_unranked(line: Line, score: str, most_rows: int) -> str:
-    """Return why a line has no rank; `most_rows` is the longest training of its table."""
+def _why_unranked_each(lines: Sequence[Line], score: str) -> dict[int, str]:
+    """Return why a line has no rank, or the empty string, by the `id` of the line.
+
+    Of recovery only the longest of the trainings that could be ranked are.
+    """
+    why = {id(line): _why_unranked(line, score) for line in lines}
+    could = [each for each in lines if not why[id(each)] and each.setting.task == "recovery"]
+    most_rows = max((n_rows(each.setting.first) for each in could), default=0)
+    for each in could:
+        if (rows := n_rows(each.setting.first)) < most_rows:
+            why[id(each)] = f"{rows_text(rows)} of {rows_text(most_rows)} rows"
+    return why
+
+
+def _why_unranked(line: Line, score: str) -> str:
     if line.is_control:
         return "control"
     if not score:
         return "no ground truth to rank by"
-    rows = n_rows(line.setting.first)
-    if line.setting.task == "recovery" and rows < most_rows:
-        return f"{rows_text(rows)} of {rows_text(most_rows)} rows"
     if line.setting.n_seeds < MIN_SEEDS:
         return f"{line.setting.n_seeds} of {MIN_SEEDS} seeds"
     estimate = line.estimate(score)
