@@ -26,7 +26,7 @@ from gradsae.storage.files import write_whole
 
 EXPERIMENT = "growth_tuning"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-"""Of a world and of a method: part of a file's name, and a key in it."""
+"""Of a world, a method and a field: part of a file's name, and keys in it."""
 Values = tuple[float | int, ...]
 
 
@@ -66,14 +66,16 @@ def _trials(record: Record) -> Trials:
         rows=n_rows(record),
         width=width(record) or 0.0,
         seed=record.seeds["data"],
-        fields=tuple(field.removeprefix("optim.") for field in fields),
+        fields=tuple(_name(field.removeprefix("optim.")) for field in fields),
         means=means,
     )
 
 
 def _name(text: Any) -> str:
     if not isinstance(text, str) or not NAME.fullmatch(text):
-        raise UserError(f"a world or method of {EXPERIMENT} must have a plain name, got {text!r}")
+        raise UserError(
+            f"a world, method or field of {EXPERIMENT} must have a plain name, got {text!r:.40}"
+        )
     return text
 
 

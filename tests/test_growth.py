@@ -175,9 +175,17 @@ def test_methods_with_different_numbers_of_trials_are_refused():
         tuning.files([TUNED[3], grid("topk", 1000, [0.1, 0.2])])
 
 
-def test_a_world_whose_name_is_a_path_is_refused():
+@pytest.mark.parametrize(
+    "record",
+    [
+        grid("topk", 1000, [0.1], label="../x"),
+        grid("topk:\n  _target_", 1000, [0.1]),
+    ],
+    ids=["world", "method"],
+)
+def test_a_name_that_would_be_read_as_something_else_is_refused(record: Record):
     with pytest.raises(UserError, match="must have a plain name"):
-        tuning.files([grid("topk", 1000, [0.1], label="../x")])
+        tuning.files([record])
 
 
 def test_a_trainer_takes_the_choice_of_the_nearest_length_on_a_log_scale():

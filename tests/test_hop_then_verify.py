@@ -480,7 +480,9 @@ def test_attention_with_more_than_scores_and_a_mask_is_named(lm):
 
     with watched(module):
         attend = AttentionInterface()[config._attn_implementation]
-        with pytest.raises(UserError, match="attention with s_aux cannot be watched"):
+        with pytest.raises(
+            UserError, match="attention with s_aux, as Module has it, cannot be watched"
+        ):
             attend(module, query, query, query, None, s_aux=torch.zeros(2))
     assert config._attn_implementation == "eager"
 

@@ -22,6 +22,7 @@ from benchmarks.results.settings import make_settings
 from benchmarks.results.tolerance import tolerant
 from gradsae.errors import UserError
 from gradsae.records.record import Record, load, load_folder, save, text
+from gradsae.storage.sealed import CHECKSUM, checksum_of
 from gradsae.training import checkpoints
 
 TOPK = {"name": "topk", "k": 32}
@@ -30,10 +31,11 @@ SAMPLES = {"selector": ["mean_act"], "latents": ["1"], "mode": ["set"], "dose": 
 
 
 def changed(change: Callable[[dict[str, Any]], Any]) -> str:
-    """Return the file of a record after a change of its JSON."""
+    """Return the file of a record after a change of its JSON, with the checksum of that."""
     data = json.loads(text(GOOD))
+    del data[CHECKSUM]
     change(data)
-    return json.dumps(data)
+    return json.dumps({**data, CHECKSUM: checksum_of(data)})
 
 
 def nested(depth: int) -> Any:

@@ -53,8 +53,10 @@ def elsewhere(records: Path, out: Path) -> Iterator[None]:
     """Let the commands take `records` for the published ones, and write below `out` alone."""
     docs_results = out / "docs" / "results"
     docs_results.mkdir(parents=True, exist_ok=True)
-    for page, marker in (("recovery", "known_features"), ("influence", "influence_table")):
-        (docs_results / f"{page}.md").write_text("\n".join(markers(marker)))
+    parts = {"recovery": ("known_features", "growth"), "influence": ("influence_table",)}
+    for page, names in parts.items():
+        lines = [line for name in names for line in markers(name)]
+        (docs_results / f"{page}.md").write_text("\n".join(lines))
     whole, short = docs_results / "influence_all.md", docs_results / "influence.md"
     before = Path.cwd()
     with (
