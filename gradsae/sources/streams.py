@@ -1,6 +1,8 @@
 """Training batches whose position can be saved: drawn as they come, or read from stored rows."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import lru_cache
 from typing import final
 
 import torch
@@ -25,7 +27,12 @@ Draw = Callable[[int, torch.Generator], Float[Tensor, "n d_in"]]
 
 @final
 class DrawnStream(Stream):
-    """Fresh samples, drawn on the CPU so that every device sees the same batches."""
+    """Fresh samples, drawn on the CPU so that every device sees the same batches.
+
+    With `ahead` the next batch is drawn on a thread of its own while the caller works on this one,
+    from the second batch on; `draw` must then come out the same on any number of threads. Batches
+    and states are those of a stream that draws when it is asked.
+    """
 
     def __init__(
         self,
@@ -33,20 +40,48 @@ class DrawnStream(Stream):
         batch_size: int,
         seed: int,
         device: torch.device,
+        *,
+        ahead: bool = False,
     ) -> None:
         self._draw = draw
         self._batch_size = batch_size
         self._device = device
         self._generator = make_generator(seed, "data")
+        self._ahead = ahead
+        self._is_first = True
+        self._pending: Future[Tensor] | None = None
+        self._state = self._generator.get_state()
+        """Of the generator before the pending batch was drawn."""
 
     def next(self) -> Float[Tensor, "batch d_in"]:
-        return _sent(self._draw(self._batch_size, self._generator), self._device)
+        pending, self._pending = self._pending, None
+        x = self._drawn() if pending is None else pending.result()
+        if self._ahead and not self._is_first:
+            self._state = self._generator.get_state()
+            self._pending = _drawer().submit(self._drawn)
+        self._is_first = False
+        return _sent(x, self._device)
+
+    def _drawn(self) -> Float[Tensor, "batch d_in"]:
+        return self._draw(self._batch_size, self._generator)
 
     def state(self) -> dict[str, Tensor]:
-        return {"generator": self._generator.get_state()}
+        state = self._generator.get_state() if self._pending is None else self._state
+        return {"generator": state}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
+        if self._pending is not None:
+            wait([self._pending])  # it draws from the same generator
+            self._pending = None
         self._generator.set_state(state["generator"].cpu())
+
+
+@lru_cache
+def _drawer() -> ThreadPoolExecutor:
+    """Return the thread that draws ahead; compiled loops leave the other cores to the caller."""
+    from gradsae.sae.kernels.loops import stay_on_one_thread  # numba takes a second to import
+
+    return ThreadPoolExecutor(1, "gradsae-ahead", initializer=stay_on_one_thread)
 
 
 Gather = Callable[[Int[Tensor, " batch"]], Float[Tensor, "batch d_in"]]

@@ -5,6 +5,7 @@ pool, and two pools that wait in a spin take each other's cores: see results/LOG
 """
 
 import inspect
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -57,13 +58,21 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, thread_name_prefix="gradsae-kernel")
 
 
+_LOCAL = threading.local()
+
+
+def stay_on_one_thread() -> None:
+    """Let the loops that the calling thread starts run on it alone."""
+    _LOCAL.alone = True
+
+
 def in_parts(loop: Callable[..., Any], cost: np.ndarray, total: int, *arrays: Any) -> None:
     """Run a loop over all rows: here, or on several threads in parts of like cost.
 
     `cost` is cumulative over rows, from 0; `total` counts multiply-adds.
     """
     n_rows, n_threads = len(cost) - 1, torch.get_num_threads()
-    if n_threads == 1 or total < SERIAL_BELOW:
+    if n_threads == 1 or getattr(_LOCAL, "alone", False) or total < SERIAL_BELOW:
         loop(0, n_rows, *arrays)
         return
     cuts = np.searchsorted(cost, np.linspace(0, cost[-1], 4 * n_threads + 1))

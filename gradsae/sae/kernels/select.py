@@ -4,6 +4,7 @@ The full matrix of pre-activations never outlives the call; what is returned is 
 W and b are rounded to the dtype of x for the product; the entries come back in the dtype of W.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -94,7 +95,10 @@ def _guess_level(
     n_wanted = int(MARGIN * n * some.numel() / (len(x) * len(W))) + 1
     if n_wanted >= some.numel():
         return 0.0
-    return some.float().kthvalue(some.numel() - n_wanted + 1).values.item()
+    rank = some.numel() - n_wanted
+    if some.device.type == "cpu":  # numpy takes a tenth of the time
+        return float(np.partition(some.detach().float().numpy(), rank)[rank])
+    return some.float().kthvalue(rank + 1).values.item()
 
 
 def _largest(pre: Codes, n: int) -> Codes:

@@ -32,7 +32,11 @@ class Sampler:
 
     def stream(self, batch_size: int, seed: int, device: torch.device) -> DrawnStream:
         """Return batches; the codes are drawn on the CPU and summed up on `device`."""
-        return DrawnStream(lambda n, g: self.draw(n, g, device).x, batch_size, seed, device)
+
+        def draw(n: int, generator: torch.Generator) -> Float[Tensor, "n d_in"]:
+            return self.draw(n, generator, device).x
+
+        return DrawnStream(draw, batch_size, seed, device, ahead=device == CPU)
 
     def held_out(self, n: int, seed: int) -> HeldOut:
         return self.draw(n, make_generator(seed, "eval"), CPU)
