@@ -15,6 +15,7 @@ from gradsae.optim import Optim
 from gradsae.sae.model import load
 from gradsae.seeds import Seeds
 from gradsae.sources.superposition import Superposition
+from gradsae.storage.lease import holding
 from gradsae.trainers.topk import TopK
 from gradsae.training import checkpoints, sharing
 from gradsae.training.checkpoints import Checkpoint, Request
@@ -226,6 +227,22 @@ def test_a_found_checkpoint_tells_its_curve_again(tmp_path):
     checkpoints.get(request(tmp_path, TRAINERS[0]), log=lambda *said: again.append(said))
     assert [step for step, _ in first] == [0, 5, 10, 15, 20, 23]
     assert again == first
+
+
+def test_a_state_that_a_kill_left_beside_its_checkpoint_is_removed_unless_somebody_trains(tmp_path):
+    asked = request(tmp_path, TRAINERS[0])
+    checkpoints.get(asked, log=hear_nothing_of_one)
+    state = asked.state_dir() / "state.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"")
+    with holding(asked.lease()):
+        checkpoints.get(asked, log=hear_nothing_of_one)
+    assert state.exists()
+    checkpoints.get(asked, log=hear_nothing_of_one)
+    assert not state.parent.exists()
+
+
+def hear_nothing_of_one(step: int, parts: dict[str, float]) -> None: ...
 
 
 def test_seconds_of_companions_add_up_to_less_than_the_wall_clock(tmp_path):

@@ -24,7 +24,7 @@ from gradsae.sae import model as saes
 from gradsae.sae.dictionary import Dictionary
 from gradsae.seeds import Seeds, make_generator
 from gradsae.storage.files import writing
-from gradsae.storage.lease import holding
+from gradsae.storage.lease import Lease, holding
 from gradsae.training.fit import FitSettings, Log, Training, fit
 from gradsae.training.sample import initial_sample
 from gradsae.training.snapshots import Snapshots
@@ -107,6 +107,10 @@ class Request:
         """Whether the SAE is there, and those on the way that are asked for."""
         return self.folder().exists() and not self.snapshots().missing(self.settings.steps)
 
+    def state_dir(self) -> Path:
+        """Return where the state of its unfinished training is saved."""
+        return self.root / "training" / self.id()
+
     def lease(self) -> Path:
         """Return the lease of whoever trains this SAE."""
         return self.root / "leases" / f"checkpoint-{self.id()}"
@@ -134,8 +138,12 @@ def get(
 
 
 def _found(request: Request, log: Callable[[int, dict[str, float]], None]) -> Checkpoint:
-    """Return the SAE that is there and log its curve."""
+    """Return the SAE that is there and log its curve; remove a state that a kill left behind."""
     checkpoint = _load(request.folder(), request)
+    lease = Lease(request.lease())
+    if request.state_dir().exists() and lease.take():
+        shutil.rmtree(request.state_dir(), ignore_errors=True)
+        lease.give_back()
     parts = {name: column for name, column in checkpoint.curve.items() if name != "step"}
     for i, step in enumerate(checkpoint.curve["step"]):
         log(step, {name: column[i] for name, column in parts.items()})
