@@ -125,6 +125,10 @@ def cell(world: str, trainer: str, seed: int, f1: float, steps: int) -> Record:
     )
 
 
+def with_latents(record: Record, n: int) -> Record:
+    return replace(record, n={**record.n, "latents/f1": n}, id="")
+
+
 def some_records() -> list[Record]:
     values = [("topk", (0.5, 0.6, 0.55)), ("gba", (0.7, 0.72, 0.71))]
     long = [
@@ -171,6 +175,16 @@ def test_what_others_published_stands_below_and_nothing_is_ranked():
     best = next(line for line in table.splitlines() if "○ Matryoshka (1) | v2 | 200M" in line)
     assert "| .879 |" in best
     assert "| .793 |" in best
+
+
+def test_another_width_is_no_line_but_of_a_control_and_its_dead_are_of_its_own_latents():
+    wide = with_latents(cell("synthsaebench_16k", "topk", 0, 0.9, 2000), 16_384)
+    ceiling = with_latents(cell("synthsaebench_16k", "ceiling_linear", 0, 0.9, 2000), 16_384)
+    rows = rows_of(theirs(settings_of([*some_records(), wide, ceiling])))
+    assert len(rows_of(theirs(settings_of([*some_records(), wide])))) == len(rows) - 1
+    row = next(row for name, row in rows.items() if name.endswith("16,384 latents*"))
+    assert row[1] == "-"
+    assert row[9] == "4096"  # a quarter of them
 
 
 def test_coverage_is_shown_by_band_and_chance_is_not():

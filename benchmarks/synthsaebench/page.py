@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.recovery_table import number
+from benchmarks.render.cells import number
 from benchmarks.render.markdown import plain
 from benchmarks.results.commands import commands_of
+from benchmarks.results.growth import n_rows
 from benchmarks.results.labels import labels
 from benchmarks.results.settings import Setting
 from benchmarks.synthsaebench.published import MILLION, PUBLISHED, Published
@@ -15,6 +16,8 @@ from benchmarks.synthsaebench.world import NAME, version_of
 from gradsae.errors import UserError
 from gradsae.tables.printing import Markdown, escaped, markdown_table
 
+D_SAE = 4096
+"""Latents of a trained SAE: the benchmark's."""
 HOLLOW = "○"
 """Marks a line that others published."""
 OVER_ALL = {"detection/f1": "F1", "recovery/mcc": "MCC", "coverage/f1": "coverage"}
@@ -36,20 +39,24 @@ class Line(NamedTuple):
 
     def where(self) -> list[str]:
         """Return its cells under WHERE."""
-        label = escaped(self.label)
+        n = n_latents(self.setting)
+        label = escaped(self.label + (f", {n:,} latents" if n != D_SAE else ""))
         name = Markdown(f"*{label}*") if self.setting.about.is_control else label
-        rows = "-" if self.setting.about.is_control else millions(self.rows)
+        is_trained = not self.setting.about.is_control and self.setting.method != "pretrained"
+        rows = millions(self.rows) if is_trained else "-"
         return [name, self.world, rows, str(self.setting.n_seeds)]
 
 
 def lines_of(settings: Sequence[Setting]) -> list[Line]:
-    """Return the settings on the published worlds: longest trainings first, then by F1, controls
-    last; UserError if there are none.
+    """Return the settings of D_SAE latents, and controls, on the published worlds.
+
+    v2 first, then longest trainings, then by F1; controls last. UserError if there are none.
     """
     groups: dict[tuple[str, int], list[Setting]] = {}
     for setting in settings:
-        if setting.task == "recovery" and (world := version_of(setting.first)):
-            groups.setdefault((world, rows_seen(setting)), []).append(setting)
+        world = version_of(setting.first) if setting.task == "recovery" else ""
+        if world and (setting.about.is_control or n_latents(setting) == D_SAE):
+            groups.setdefault((world, n_rows(setting.first)), []).append(setting)
     if not groups:
         raise UserError(f"no records of {NAME} among those read")
     lines = [
@@ -65,10 +72,9 @@ def _place(line: Line) -> tuple[bool, bool, int, float]:
     return is_control, not line.world.startswith("v2"), 0 if is_control else -line.rows, -f1
 
 
-def rows_seen(setting: Setting) -> int:
-    """Return the number of rows that the training saw."""
-    fit = setting.setup.fit
-    return (fit.steps or 0) * (fit.batch_size or 0)
+def n_latents(setting: Setting) -> int:
+    """Return the number of latents that F1 is a mean over; 0 where the record has none."""
+    return setting.first.n.get("latents/f1") or int(setting.setup.trainer.number("d_sae") or 0)
 
 
 def theirs(settings: Sequence[Setting]) -> str:
@@ -93,11 +99,10 @@ def scores_of(setting: Setting) -> list[str]:
 
 def _cell(setting: Setting, term: Term) -> str:
     estimate = setting.estimate(term.score)
-    d_sae = setting.setup.trainer.number("d_sae")
-    if estimate is None or d_sae is None:
+    if estimate is None:
         return "-"
     converted = {
-        end: term.of(value, int(d_sae))
+        end: term.of(value, n_latents(setting))
         for end in ("mean", "low", "high")
         if (value := getattr(estimate, end)) is not None
     }

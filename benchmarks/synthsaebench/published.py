@@ -5,6 +5,7 @@ from typing import final
 
 MILLION = 1_000_000
 PAPER = "SAELens, docs/synth_sae_bench.md at 53c8bea"
+AUTHOR = "chanind/claude-auto-research-synthsaebench, README.md"
 SEARCH = "bigsnarfdude/researchRalph, results.tsv at 872fcc8"
 
 
@@ -62,6 +63,14 @@ PUBLISHED = (
         200,
         0.9894,
         **{"precision": 0.9905, "recall": 0.9891, "mcc": 0.8245, "sae_l0": 25, "dead_latents": 0},
+    ),
+    Published(
+        method="LISTA Matryoshka",
+        world="v1",
+        source=AUTHOR,
+        rows=200 * MILLION,
+        seeds=1,
+        scores={"f1_score": 0.97},
     ),
     _of_search("ISTA Matryoshka, k from 100 to 25", 50, 0.9754),
     _of_search("ISTA Matryoshka", 50, 0.899),
