@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
+from tiny_prompts import Windows, tiny_lm
 from toy import OPTIM, ToyStream, start
 
 from gradsae.errors import UserError
 from gradsae.interfaces import Progress
 from gradsae.optim import Optim
+from gradsae.prompts.seen import see_from
 from gradsae.sae import model as saes
+from gradsae.sae.directions import random_directions
 from gradsae.sae.formats.saelens import to_saelens
 from gradsae.sae.kernels.gates.jumprelu import JumpReLUGate
 from gradsae.sae.model import SAE, make_sae
@@ -85,8 +88,7 @@ def test_a_step_of_ista_explains_more_of_the_row_with_the_same_directions():
     sae = make_sae(d_in=2, d_sae=2, gate="relu", ista_steps=1, ista_rate=1.0)
     directions = torch.tensor([[1.0, 0.0], [0.5, math.sqrt(0.75)]])
     sae.W_enc.data.copy_(directions)
-    saes_W = sae.decoder_weights()
-    saes_W.data.copy_(directions)
+    sae.decoder_weights().data.copy_(directions)
     codes = sae(torch.tensor([[1.0, 0.0]])).codes.to_dense()
     torch.testing.assert_close(codes, torch.tensor([[0.75, 0.0]]))
 
@@ -98,6 +100,26 @@ def test_an_sae_with_steps_of_ista_is_saved_whole_and_not_exported(tmp_path):
     assert torch.equal(again(x).recon, sae(x).recon)
     with pytest.raises(UserError, match="ista_steps=2 cannot be exported"):
         to_saelens(sae, tmp_path / "theirs")
+
+
+@torch.no_grad()
+def test_in_a_language_model_a_latent_is_switched_off_as_its_refined_code_says():
+    """The edit by hand: each position loses the latent's code times its direction."""
+    source = Windows(tiny_lm())
+    sae = make_sae(d_in=source.lm().d_model, d_sae=64, gate="topk", k=8, ista_steps=1)
+    directions = random_directions(64, sae.d_in, torch.Generator().manual_seed(0))
+    sae.W_enc.copy_(directions)
+    sae.decoder_weights().copy_(directions)
+    seen = see_from(source, sae, source.eval_windows(1, 0)[0])
+    codes = sae(seen.clean).codes.to_dense()
+    plain = make_sae(d_in=sae.d_in, d_sae=64, gate="topk", k=8)
+    plain.load_state_dict(sae.state_dict())
+    assert not torch.equal(codes, plain(seen.clean).codes.to_dense())
+    codes[0] = 0.0  # position 0 is dropped
+    for column, latent in enumerate(seen.latents.tolist()[:5]):
+        expected = seen.clean - codes[:, latent, None] * directions[latent]
+        found = seen.without(torch.tensor([column]))[0]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_sae_without_steps_of_ista_says_nothing_of_them():

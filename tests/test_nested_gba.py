@@ -135,6 +135,7 @@ def test_no_gradient_reaches_the_biases():
     [
         ({"start_low": 0.3}, "start_low <= start_high"),
         ({"margin": -1.0}, "margin"),
+        ({"scale_init": 0.0}, "scale_init"),
         ({"prefixes": (0.5,)}, "end with 1"),
         ({"least_rate": 0.0}, "least_rate"),
         ({"memory": 0}, "memory"),

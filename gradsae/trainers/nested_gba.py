@@ -52,13 +52,17 @@ class NestedGBA(Trainer):
 
     d_sae: int
     optim: Optim
-    start_high: float = 0.2
+    start_high: float = 0.05
     """Rate at which the first latent starts; rates between are geometric."""
     start_low: float = 0.002
     """Rate at which the last latent starts."""
-    margin: float = 0.5
+    scale_init: float = 0.1
+    """Output scale at the start. Small values decouple the latents, as in GBA."""
+    margin: float = 0.75
     """Weight of the odds: 0 puts the threshold halfway between closed and active, 1 where both are
-    as likely. Lower values find more of a rare latent's rows."""
+    as likely. Lower values find more of a rare latent's rows; much lower ones open latents that
+    have no feature yet on far too many rows (a normal y of variance v then settles where its
+    threshold is sqrt(v / (1 - margin)))."""
     prefixes: Sequence[float] = (1 / 32, 1 / 8, 1 / 4, 1 / 2, 1.0)
     """Share of all latents in each prefix; the last is 1. (1.0,) alone has no inner loss."""
     inner_weight: float = 0.5
@@ -66,7 +70,7 @@ class NestedGBA(Trainer):
     """Let the error of an inner prefix train only the latents that the prefix before lacks."""
     sort_every: int = 50
     """Steps between sortings of the latents by rate."""
-    memory: int = 20_000
+    memory: int = 5_000
     """Rows over which rates and values are averaged."""
     closed_rows: int = 64
     """Rows of a batch on which the noise of closed latents is measured."""
@@ -88,7 +92,14 @@ class NestedGBA(Trainer):
         checks.whole("d_sae", self.d_sae, 1)
         for name in ("sort_every", "memory", "closed_rows", "closed_memory", "revive_every"):
             checks.whole(name, getattr(self, name), 1)
-        for name in ("start_high", "start_low", "pace", "least_rate", "dead_below", "revive_share"):
+        for name in (
+            "start_high",
+            "start_low",
+            "pace",
+            "least_rate",
+            "dead_below",
+            "revive_share",
+        ):
             checks.share(name, getattr(self, name))
         for name in ("margin", "inner_weight"):
             checks.number(name, getattr(self, name), low=0)
@@ -96,6 +107,7 @@ class NestedGBA(Trainer):
             raise ValueError(
                 f"need 0 < start_low <= start_high, got {self.start_low}, {self.start_high}"
             )
+        checks.number("scale_init", self.scale_init, above=0)
         checks.number("least_rate", self.least_rate, above=0)
         checks.flag("detach", self.detach)
         checks.one_of("normalise", self.normalise, MODES)
@@ -126,7 +138,8 @@ class NestedGBA(Trainer):
         sae.set_normaliser(fit_normaliser(sample, self.normalise))
         x, rates = sae.normaliser.apply(sample).x, self.start_rates()
         directions = random_directions(d_sae, d_in, generator)
-        assert sae.W_dec is not None
+        assert sae.W_dec is not None and sae.output_scale is not None
+        sae.output_scale.fill_(self.scale_init)
         sae.W_enc.copy_(directions)
         sae.W_dec.copy_(directions)
         sae.b_dec.copy_(x.mean(0))
@@ -204,10 +217,10 @@ class NestedGBA(Trainer):
         sae.W_enc[dead] = direction
         sae.decoder_weights()[dead] = direction
         assert sae.output_scale is not None
-        sae.output_scale[dead] = 1.0
         total, closed = sae.get_buffer("state_sum"), sae.get_buffer("state_closed")
         live = ~is_dead
         size = total[live].sum() / rate[live].sum()
+        sae.output_scale[dead] = sae.output_scale[live].median()
         rate[dead] = rate[live].median()
         total[dead] = rate[dead] * size
         closed[:, dead] = closed[:, live].mean(1, keepdim=True)
