@@ -46,12 +46,9 @@ TRAINERS = [
         d_sae=24, k=2, optim=OPTIM, prefixes=(0.25, 0.5, 1.0), sort_every=5, sort_after=10
     ),
     NestedGBA(
-        d_sae=24,
-        optim=OPTIM,
-        prefixes=(0.25, 0.5, 1.0),
-        memory=1000,
-        revive_every=5,
-        dead_below=0.02,
+        **{"d_sae": 24, "optim": OPTIM, "prefixes": (0.25, 0.5, 1.0), "margin": 0.5},
+        **{"start_high": 0.2, "scale_init": 1.0, "memory": 1000},
+        **{"revive_every": 5, "dead_below": 0.02},
     ),
     Gated(d_sae=24, l1=0.02, optim=OPTIM),
     Gated(d_sae=24, l1=0.02, optim=OPTIM, tied=True),
