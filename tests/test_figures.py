@@ -72,6 +72,14 @@ def records_of_all_figures() -> list[Record]:
         for i, sweep in enumerate(swept.SWEEPS)
     ]
     records.append(example.swept("resonance", {"name": "ba", "htf": 0.02}, 0))
+    records += [
+        example.recovery(
+            {**example.TOY, "fit": {"steps": steps, "batch_size": 512}},
+            *({**TOPK, "d_sae": 64}, 0, (0.5, 0.4), 8),
+            experiment="growth",
+        )
+        for steps in (1000, 4000)
+    ]
     records += [example.lm_recovery(TOPK, seed, 32, 0.35) for seed in range(2)]
     records += [example.lm_consistency(TOPK, 0.3), example.lm_consistency(GBA, 0.5)]
     records += [example.influence(depth, TOPK, 0) for depth in (8, 15)]
