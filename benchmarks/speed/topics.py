@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from benchmarks.speed.case import Case
 
-TOPICS = ("steps", "generator", "language", "sweeps", "metrics", "gpu")
+TOPICS = ("steps", "generator", "size", "language", "sweeps", "metrics", "gpu")
 
 
 def all_cases() -> list[Case]:
