@@ -1,5 +1,8 @@
 """Batches that are drawn ahead are those of a stream that draws when it is asked."""
 
+import os
+import select
+import signal
 import threading
 
 import pytest
@@ -67,3 +70,21 @@ def test_an_error_in_a_batch_drawn_ahead_comes_up_where_it_is_asked_for():
     batches.next()
     with pytest.raises(ValueError, match="the third batch"):
         batches.next()
+
+
+def test_a_forked_process_draws_ahead_too():
+    ahead = stream(ahead=True)
+    for _ in range(3):
+        ahead.next()  # so that the pool of this process has its thread
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            batches = stream(ahead=True)
+            os.write(writer, b"%d" % len([batches.next() for _ in range(3)]))
+        finally:
+            os._exit(0)
+    ready, _, _ = select.select([reader], [], [], 60)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert ready
+    assert os.read(reader, 1) == b"3"

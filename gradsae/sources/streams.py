@@ -1,5 +1,6 @@
 """Training batches whose position can be saved: drawn as they come, or read from stored rows."""
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
@@ -82,6 +83,9 @@ def _drawer() -> ThreadPoolExecutor:
     from gradsae.sae.kernels.loops import stay_on_one_thread  # numba takes a second to import
 
     return ThreadPoolExecutor(1, "gradsae-ahead", initializer=stay_on_one_thread)
+
+
+os.register_at_fork(after_in_child=_drawer.cache_clear)  # a child has the pool, not its thread
 
 
 Gather = Callable[[Int[Tensor, " batch"]], Float[Tensor, "batch d_in"]]
