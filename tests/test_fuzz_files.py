@@ -18,7 +18,7 @@ def test_no_damage_to_a_file_ends_in_a_traceback_a_hang_or_a_silent_acceptance()
     [
         (weights, "n_not_finite", 0, "sparsify"),
         (tensors, "checksum", "0" * 64, "state"),
-        (sealed, "_checksum", "0" * 64, "checkpoint"),
+        (sealed, "checksum_of", "0" * 64, "checkpoint"),
     ],
 )
 def test_the_campaign_sees_a_check_that_is_gone(module, check, says, subject, monkeypatch):

@@ -16,8 +16,8 @@ from toy import OPTIM, no_log
 
 from benchmarks.synthsaebench import lens as lenses
 from benchmarks.synthsaebench.asked import asked_of
-from benchmarks.synthsaebench.scored import table
-from benchmarks.synthsaebench.terms import TERMS, measured
+from benchmarks.synthsaebench.scored import measured, table
+from benchmarks.synthsaebench.terms import TERMS
 from gradsae.interfaces import KnownSource, Source, Trainer
 from gradsae.metrics.truth import Truth, known_rows
 from gradsae.sae.dictionary import Dictionary

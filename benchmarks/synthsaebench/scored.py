@@ -4,10 +4,16 @@ from collections.abc import Mapping
 
 from benchmarks.synthsaebench import lens
 from benchmarks.synthsaebench.asked import Asked
-from benchmarks.synthsaebench.terms import TERMS, measured
+from benchmarks.synthsaebench.terms import TERMS, in_their_terms
 from gradsae.errors import UserError
-from gradsae.interfaces import Skipped
+from gradsae.interfaces import Metric, Skipped, Source
+from gradsae.metrics.latents import Latents
+from gradsae.metrics.reconstruction import Reconstruction
+from gradsae.metrics.recovery import Recovery
+from gradsae.metrics.splitting import Splitting
+from gradsae.metrics.task import measure_metrics
 from gradsae.metrics.truth import known_rows
+from gradsae.sae.dictionary import Dictionary
 from gradsae.tables.printing import console_table
 
 TOLERANCE = 1e-6
@@ -38,6 +44,17 @@ def table(asked: Asked, *, has_lens: bool) -> str:
         for term in TERMS
     ]
     return f"{title}\n{console_table(['score', *columns], rows)}{note}"
+
+
+def measured(sae: Dictionary, source: Source, n_rows: int, seed: int) -> dict[str, float]:
+    """Return what our metrics give on `n_rows` held-out rows, under their names."""
+    metrics: dict[str, Metric] = {
+        "recovery": Recovery(n_rows=n_rows),
+        "splitting": Splitting(),
+        "latents": Latents(n_rows=n_rows),
+        "reconstruction": Reconstruction(n_rows=n_rows),
+    }
+    return in_their_terms(measure_metrics(metrics, sae, source, seed).scores, sae.d_sae)
 
 
 def _gap(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:

@@ -3,14 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from gradsae.interfaces import Metric, Source
-from gradsae.metrics.latents import Latents
-from gradsae.metrics.reconstruction import Reconstruction
-from gradsae.metrics.recovery import Recovery
-from gradsae.metrics.splitting import Splitting
-from gradsae.metrics.task import measure_metrics
-from gradsae.sae.dictionary import Dictionary
-
 
 def _same(value: float, d_sae: int) -> float:
     return value
@@ -54,14 +46,3 @@ TERMS = (
 def in_their_terms(scores: Mapping[str, float], d_sae: int) -> dict[str, float]:
     """Return the scores of a record under their names; those that it does not have are left out."""
     return {term.name: term.of(scores[term.score], d_sae) for term in TERMS if term.score in scores}
-
-
-def measured(sae: Dictionary, source: Source, n_rows: int, seed: int) -> dict[str, float]:
-    """Return what our metrics give on `n_rows` held-out rows, under their names."""
-    metrics: dict[str, Metric] = {
-        "recovery": Recovery(n_rows=n_rows),
-        "splitting": Splitting(),
-        "latents": Latents(n_rows=n_rows),
-        "reconstruction": Reconstruction(n_rows=n_rows),
-    }
-    return in_their_terms(measure_metrics(metrics, sae, source, seed).scores, sae.d_sae)

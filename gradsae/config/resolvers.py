@@ -56,7 +56,7 @@ def latents(otherwise: int, *, _root_: DictConfig) -> int:
     return max(1, round(width * _n_features(_root_, width)))
 
 
-def _n_features(root: DictConfig, width: float) -> int:
+def _n_features(root: DictConfig, width: float | int) -> int:
     """Return the number of true features of the config's source, which is built if need be."""
     n = OmegaConf.select(root, "source.n_features")
     if isinstance(n, int):
