@@ -21,6 +21,7 @@ from gradsae.trainers.common import fvu, l0
 from gradsae.trainers.nested import (
     check_prefixes,
     decode_groups,
+    ends_of,
     follow_rates,
     groups_of,
     rank_by_rate,
@@ -122,10 +123,6 @@ class IstaMatryoshka(Trainer):
         k = self.k * (self.k_start + (1 - self.k_start) * share_done)
         return BatchTopKGate(k=min(k, self.d_sae))
 
-    def ends(self) -> list[int]:
-        """Return the number of latents in each prefix."""
-        return [round(share * self.d_sae) for share in self.prefixes]
-
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         sae = self.batchwise.build(sample, generator)
         sae.register_buffer("state_rate", torch.zeros(self.d_sae))
@@ -134,7 +131,7 @@ class IstaMatryoshka(Trainer):
 
     def groups(self, sae: SAE) -> Int[Tensor, " d_sae"]:
         """Return for each latent the first prefix that has it."""
-        return groups_of(sae.get_buffer("state_rank"), self.ends())
+        return groups_of(sae.get_buffer("state_rank"), ends_of(self.prefixes, self.d_sae))
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         n_groups = len(self.prefixes)

@@ -20,7 +20,7 @@ from gradsae.sae.model import SAE
 from gradsae.sae.normalise import Mode
 from gradsae.trainers.batchwise import Batchwise
 from gradsae.trainers.common import fvu, l0, squared_error
-from gradsae.trainers.nested import check_prefixes
+from gradsae.trainers.nested import check_prefixes, ends_of
 
 
 @final
@@ -84,7 +84,7 @@ class Matryoshka(Trainer):
 
     def ends(self) -> list[int]:
         """Return the number of latents in each prefix."""
-        return [round(share * self.d_sae) for share in self.prefixes]
+        return ends_of(self.prefixes, self.d_sae)
 
     def build(self, sample: Float[Tensor, "batch d_in"], generator: torch.Generator) -> SAE:
         return self.batchwise.build(sample, generator)

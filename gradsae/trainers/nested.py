@@ -16,13 +16,18 @@ def check_prefixes(shares: Sequence[float], d_sae: int) -> None:
     """Raise ValueError unless the shares of latents in the prefixes rise and end with 1."""
     for share in shares:
         checks.share("each of prefixes", share)
-    ends = [round(share * d_sae) for share in shares]
+    ends = ends_of(shares, d_sae)
     rising = all(a < b for a, b in zip([0, *ends], ends, strict=False))
     if not ends or not rising or ends[-1] != d_sae:
         raise ValueError(
             f"prefixes must be rising shares that end with 1, each with at least one latent more "
             f"than the one before; {list(shares)} of d_sae={d_sae} latents gives {ends}"
         )
+
+
+def ends_of(shares: Sequence[float], d_sae: int) -> list[int]:
+    """Return the number of latents in each prefix, given their shares."""
+    return [round(share * d_sae) for share in shares]
 
 
 def rank_by_rate(rate: Float[Tensor, " d_sae"]) -> Int[Tensor, " d_sae"]:

@@ -24,6 +24,7 @@ from gradsae.trainers.common import fvu, l0
 from gradsae.trainers.nested import (
     check_prefixes,
     decode_groups,
+    ends_of,
     follow_rates,
     groups_of,
     rank_by_rate,
@@ -158,8 +159,7 @@ class NestedGBA(Trainer):
 
     def groups(self, sae: SAE) -> Int[Tensor, " d_sae"]:
         """Return for each latent the first prefix that has it."""
-        ends = [round(share * self.d_sae) for share in self.prefixes]
-        return groups_of(sae.get_buffer("state_rank"), ends)
+        return groups_of(sae.get_buffer("state_rank"), ends_of(self.prefixes, self.d_sae))
 
     def loss(self, sae: SAE, out: Pass, progress: Progress) -> Loss:
         codes, W_dec = scaled(out.codes, sae.output_scale), sae.decoder_weights()
