@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from gradsae import checks
 from gradsae.errors import UserError
 from gradsae.sae import kernels
-from gradsae.sae.codes import Codes, DenseCodes, SparseCodes
+from gradsae.sae.codes import Codes
 from gradsae.sae.dictionary import FORMAT, Dictionary, Normalised, Reading, fresh_normaliser
 from gradsae.sae.directions import random_directions
 from gradsae.sae.kernels.gates import make_gate
-from gradsae.sae.kernels.gates.gate import Gate
+from gradsae.sae.kernels.gates.gate import Gate, per_entry
 from gradsae.sae.kernels.precision import Precision
 from gradsae.sae.normalise import MODES, Mode
 from gradsae.sae.pursuit import CODERS, blank_coder
@@ -181,11 +181,7 @@ def make_sae(
 
 def scaled(codes: Codes, scale: Float[Tensor, " d_sae"] | None) -> Codes:
     """Return codes whose values are multiplied by the output scale of their latent, if any."""
-    if scale is None:
-        return codes
-    if isinstance(codes, SparseCodes):
-        return codes.with_values(codes.values * scale.index_select(0, codes.latents))
-    return DenseCodes(values=codes.values * scale)
+    return codes if scale is None else codes.with_values(codes.values * per_entry(scale, codes))
 
 
 def _without_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
